@@ -1,0 +1,69 @@
+"""Where the data lies, and the loaders and the evaluator built on it."""
+
+import detectron2.data.transforms as T
+from detectron2.config import LazyCall as L
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+
+from detection.datasets import register_split
+from detection.evaluation import COCOEvaluator
+from detection.loaders import build_train_loader
+from detection.paths import DATASETS
+
+dataset = dict(
+    # `image_root` + `file_name` of the json = the image
+    train=dict(name="train", json_file=f"{DATASETS}/train.json", image_root=DATASETS),
+    val=dict(name="val", json_file=f"{DATASETS}/val.json", image_root=DATASETS),
+)
+
+dataloader = dict(
+    train=L(build_train_loader)(
+        dataset=L(get_detection_dataset_dicts)(
+            names=L(register_split)(
+                name="${dataset.train.name}",
+                json_file="${dataset.train.json_file}",
+                image_root="${dataset.train.image_root}",
+            ),
+            filter_empty=True,  # images without boxes are left out
+        ),
+        mapper=L(DatasetMapper)(
+            is_train=True,
+            augmentations=[
+                L(T.ResizeShortestEdge)(
+                    short_edge_length=(640, 704, 768, 832, 896, 960, 1024),
+                    sample_style="choice",
+                    max_size=1333,
+                ),
+                L(T.RandomFlip)(horizontal=True),
+            ],
+            image_format="BGR",
+        ),
+        total_batch_size=8,  # over all GPUs
+        seed="${train.seed}",
+        start_iter=0,  # set by a resumed training
+        num_workers=4,  # for each GPU
+    ),
+    test=L(build_detection_test_loader)(
+        dataset=L(get_detection_dataset_dicts)(
+            names=L(register_split)(
+                name="${dataset.val.name}",
+                json_file="${dataset.val.json_file}",
+                image_root="${dataset.val.image_root}",
+            ),
+            filter_empty=False,
+        ),
+        mapper=L(DatasetMapper)(
+            is_train=False,
+            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=1024, max_size=1333)],
+            image_format="${...train.mapper.image_format}",
+        ),
+        num_workers=4,
+    ),
+    evaluator=L(COCOEvaluator)(
+        dataset_name="${..test.dataset.names}",
+        output_dir="${train.output_dir}/inference",
+    ),
+)

@@ -1,0 +1,33 @@
+"""Where metrics go. Switch a writer off with e.g. `writers.tensorboard=null`."""
+
+from detectron2.config import LazyCall as L
+
+from detection.metric_names import MetricNames
+from detection.wandb_writer import WandbWriter
+from detection.writers import JSONWriter, TensorboardWriter, TqdmMetricPrinter
+
+writers = dict(
+    tqdm=L(TqdmMetricPrinter)(
+        max_iter="${train.max_iter}",
+        period="${train.log_period}",
+        best_metric="${train.best_checkpointer.val_metric}",
+        bar=None,  # True, False; None: a bar on a terminal, plain lines elsewhere
+    ),
+    json=L(JSONWriter)(json_file="${train.output_dir}/metrics.json", period="${train.log_period}"),
+    tensorboard=L(TensorboardWriter)(log_dir="${train.output_dir}", period="${train.log_period}"),
+    wandb=L(WandbWriter)(
+        project="{{ cookiecutter.wandb_project }}",
+        entity="{{ cookiecutter.wandb_entity }}",  # empty: your default one
+        name=None,  # None: the output directory's name
+        output_dir="${train.output_dir}",
+        period="${train.log_period}",
+        metric_names=L(MetricNames)(
+            preset="{{ cookiecutter.metric_names }}",  # mmdet2, mmdet3 or detectron2
+            dataset_name="${dataloader.evaluator.dataset_name}",
+        ),
+        mode=None,  # online, offline, disabled; None: online if a key is configured
+        init_timeout=15,  # seconds until a silent server means offline
+        finish_timeout=60,  # seconds at the end for what is still to be sent
+        capture=[],  # what else to record: code, console, git, machine, requirements, stats
+    ),
+)

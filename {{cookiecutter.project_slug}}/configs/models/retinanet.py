@@ -1,0 +1,10 @@
+"""RetinaNet R50-FPN (Lin et al., 2017)."""
+
+from detectron2 import model_zoo
+
+from detection.classes import CLASSES
+
+model = model_zoo.get_config("common/models/retinanet.py").model
+model.num_classes = len(CLASSES)
+# mAP counts low scores too: the default of 0.05 gives part of it away
+model.test_score_thresh = 0.001

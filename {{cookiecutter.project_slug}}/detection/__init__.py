@@ -1,0 +1,1 @@
+"""The project's library: data, evaluation, metric names, writers and hooks for detectron2."""

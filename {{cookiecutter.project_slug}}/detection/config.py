@@ -1,0 +1,140 @@
+"""Loads a LazyConfig and applies command line overrides, refusing those that name nothing."""
+
+import argparse
+import difflib
+import inspect
+from pathlib import Path
+
+from detectron2.config import LazyConfig
+from detectron2.engine import default_argument_parser
+from detectron2.utils.registry import locate
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from detection.errors import UserError
+from detection.paths import PROJECT_ROOT
+
+
+def parse_args(argv: list[str], epilog: str | None = None) -> argparse.Namespace:
+    """detectron2's flags and `opts`, the overrides; unlike upstream's, in any order."""
+    # argparse.REMAINDER would take each flag behind the first override for another override
+    overrides = [a for a in argv if not a.startswith("-") and ("=" in a or a.startswith("~"))]
+    flags = [a for a in argv if a not in overrides]
+    parser = default_argument_parser(epilog=epilog)
+    return parser.parse_args(flags + overrides)
+
+
+def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
+    """
+    Load a config and apply `key=value` overrides (Hydra's grammar).
+
+    Configs from elsewhere, such as upstream's model zoo, get this project's `train` and `writers`
+    wherever they say nothing of their own.
+
+    Raises:
+        UserError: no such file, a malformed override, or a key that does not exist.
+    """
+    if not config_file:
+        names = sorted(p.name for p in (PROJECT_ROOT / "configs").glob("*.py"))
+        raise UserError(f"--config-file is missing; configs/ has {', '.join(names)}")
+    if "://" not in config_file and not Path(config_file).is_file():
+        raise UserError(f"{config_file}: no such config file")
+    cfg = LazyConfig.load(config_file)
+    _fill_in(cfg)
+    return apply_overrides(cfg, list(overrides))
+
+
+def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """
+    Apply `key=value`, `+new_key=value` and `~key` overrides in place.
+
+    Raises:
+        UserError: a malformed override, or a key that does not exist, with the nearest one.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException as e:
+        raise UserError(f"cannot read the overrides {overrides}: {str(e).splitlines()[0]}") from e
+    for override in parsed:
+        key = override.key_or_group
+        if not override.is_add() and not _exists(cfg, key):
+            nearest = difflib.get_close_matches(key, all_keys(cfg), n=1, cutoff=0.0)
+            hint = f"did you mean {nearest[0]}?" if nearest else "the config is empty"
+            raise UserError(f"no such config key: {key}; {hint} (+{key}=… adds a new one)")
+        try:
+            if override.is_delete():
+                parent, _, name = key.rpartition(".")
+                node = OmegaConf.select(cfg, parent) if parent else cfg
+                node.pop(int(name) if isinstance(node, ListConfig) else name)
+            else:
+                OmegaConf.update(cfg, key, override.value(), force_add=True)
+        except (OmegaConfBaseException, TypeError, ValueError) as e:
+            reason = str(e).splitlines()[0]
+            raise UserError(f"cannot apply {override.input_line}: {reason}") from e
+    return cfg
+
+
+def all_keys(cfg: DictConfig | ListConfig, prefix: str = "") -> list[str]:
+    """Dotted names of all nodes, inner and leaf, interpolations unresolved."""
+    keys = []
+    for name in range(len(cfg)) if isinstance(cfg, ListConfig) else cfg.keys():
+        if name == "_target_":
+            continue
+        keys.append(f"{prefix}{name}")
+        if not OmegaConf.is_interpolation(cfg, name) and OmegaConf.is_config(cfg[name]):
+            keys += all_keys(cfg[name], f"{prefix}{name}.")
+    return keys
+
+
+def plain(cfg) -> object:
+    """The config as dicts, lists and scalars; callables as dotted names, for display elsewhere."""
+    if OmegaConf.is_config(cfg):
+        cfg = OmegaConf.to_container(cfg, resolve=True)
+    if isinstance(cfg, dict):
+        return {str(k): plain(v) for k, v in cfg.items()}
+    if isinstance(cfg, list | tuple):
+        return [plain(v) for v in cfg]
+    if cfg is None or isinstance(cfg, bool | int | float | str):
+        return cfg
+    if callable(cfg) and hasattr(cfg, "__qualname__"):
+        return f"{cfg.__module__}.{cfg.__qualname__}"
+    return str(cfg)
+
+
+def _exists(cfg: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    try:
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if isinstance(node, ListConfig):
+            return name.isdigit() and int(name) < len(node)
+        if not isinstance(node, DictConfig) or node._is_none():
+            return False
+        return name in node or ("_target_" in node and _takes(node._target_, name))
+    except OmegaConfBaseException:
+        return False
+
+
+def _takes(target, name: str) -> bool:
+    """Whether a LazyCall's callable has a parameter of that name, though the config leaves it out.
+
+    Only names written in the signature count: **kwargs would let any typing mistake through.
+    """
+    target = locate(target) if isinstance(target, str) else target
+    # @configurable constructors hide their signature behind functools.wraps, which inspect undoes
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return name != "self" and name in parameters and parameters[name].kind in kinds
+
+
+def _fill_in(cfg: DictConfig) -> None:
+    common = str(PROJECT_ROOT / "configs" / "common")
+    defaults = LazyConfig.load(f"{common}/train.py").train
+    cfg.train = OmegaConf.merge(defaults, cfg.get("train", {}))
+    if "writers" not in cfg:
+        cfg.writers = LazyConfig.load(f"{common}/writers.py").writers

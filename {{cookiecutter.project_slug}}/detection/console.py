@@ -1,0 +1,48 @@
+"""What the terminal shows: the long listings go to `log.txt` alone."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+
+def quiet_setup(cfg, args) -> None:
+    """
+    detectron2's `default_setup`, with the environment and the full config in log.txt alone.
+
+    An evaluation gets its own log and config, in `<output_dir>/inference`: those of the training
+    stay as they are.
+    """
+    if args.eval_only:
+        cfg = deepcopy(cfg)
+        cfg.train.output_dir = os.path.join(cfg.train.output_dir, "inference")
+    rank, output_dir = comm.get_rank(), cfg.train.output_dir
+    # made as default_setup makes them, which finds them again in setup_logger's cache
+    setup_logger(output_dir, distributed_rank=rank, name="fvcore")
+    setup_logger(output_dir, distributed_rank=rank)
+    with quiet_console():
+        default_setup(cfg, args)
+
+
+@contextmanager
+def quiet_console() -> Iterator[None]:
+    """Let only warnings and errors through to the terminal; files get all."""
+    handlers = [
+        handler
+        for name in ("detectron2", "fvcore")
+        for handler in logging.getLogger(name).handlers
+        if type(handler) is logging.StreamHandler
+    ]
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)

@@ -1,0 +1,136 @@
+"""Draws boxes and names, in any script that an installed font can write, with Pillow."""
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps, font_manager
+from PIL import Image, ImageDraw, ImageFont
+
+# How the file names of fonts with Chinese, Japanese or Korean glyphs begin, the best first.
+CJK_FONTS = (
+    "NotoSansCJK NotoSansKR NotoSansJP NotoSansSC NanumGothic NanumBarunGothic Malgun "
+    "AppleSDGothicNeo AppleGothic Hiragino PingFang YuGoth msyh UnDotum wqy DroidSansFallback"
+).split()
+
+
+class Box(NamedTuple):
+    """A box of class number `label`: corners (x1, y1, x2, y2) in pixels, scored if predicted."""
+
+    label: int
+    corners: tuple[float, float, float, float]
+    score: float | None = None
+
+
+def find_fonts(texts: Iterable[str]) -> tuple[list[str], set[int]]:
+    """The files of fonts to write `texts` with, the best first; the code points that none has."""
+    paths = [font_manager.findfont("DejaVu Sans")]  # comes with matplotlib
+    missing = {ord(character) for text in texts for character in text}
+    missing -= _code_points(paths[0])
+    if not missing:
+        return paths, missing
+    # on the disk rather than in matplotlib's list, which may be older than the newest font
+    installed = {path: Path(path).stem.lower() for path in font_manager.findSystemFonts()}
+    for prefix in CJK_FONTS:
+        matches = [path for path, stem in installed.items() if stem.startswith(prefix.lower())]
+        # the regular weight is the one that says so, or else has the shortest name
+        matches.sort(key=lambda path: ("regular" not in installed[path], len(path), path))
+        for path in matches[:1]:
+            if missing & _code_points(path):
+                paths.append(path)
+                missing -= _code_points(path)
+    return paths, missing
+
+
+def class_colors(count: int) -> list[tuple[int, int, int]]:
+    """As many different colours, RGB from 0 to 255; the same ones for the same count."""
+    if count <= 20:
+        colors = np.array(colormaps["tab10" if count <= 10 else "tab20"].colors)
+    else:
+        colors = colormaps["hsv"](np.linspace(0, 0.9, count))[:, :3]
+    return [tuple(int(v) for v in color) for color in (255 * colors[:count]).round()]
+
+
+class BoxPainter:
+    """Draws boxes with the names of their classes; a name that no font can write is `#number`."""
+
+    def __init__(self, class_names: list[str], titles: Iterable[str] = ()):
+        """
+        Args:
+            class_names: by number.
+            titles: those that `side_by_side` will get, so that a font for them is found too.
+        """
+        self._colors = class_colors(len(class_names))
+        self._fonts, self._missing = find_fonts([*class_names, *titles])
+        self._names = [
+            f"#{k}" if self._missing & set(map(ord, name)) else name
+            for k, name in enumerate(class_names)
+        ]
+
+    def side_by_side(self, image: np.ndarray, halves: dict[str, list[Box]]) -> np.ndarray:
+        """
+        The image as often as there are `halves`, each with its own boxes and a title over it.
+
+        Args:
+            image: uint8 (H, W, 3) RGB.
+            halves: {title: boxes in pixels of `image`, the later over the earlier}.
+
+        Returns:
+            uint8 (H + header, about 2 W, 3) RGB.
+        """
+        height, width = image.shape[:2]
+        size = max(11, round(max(height, width) / 45))
+        header, gap = size + 6, 4
+        picture = Image.new("RGB", (len(halves) * (width + gap) - gap, height + header), "white")
+        for number, (title, boxes) in enumerate(halves.items()):
+            half = Image.new("RGB", (width, height + header), "white")
+            draw = ImageDraw.Draw(half)
+            title = title.translate(dict.fromkeys(self._missing, "?"))
+            draw.text((3, header // 2), title, "black", self._font(title, size), anchor="lm")
+            half.paste(self._draw(image, boxes, size), (0, header))
+            picture.paste(half, (number * (width + gap), 0))
+        return np.asarray(picture)
+
+    def _draw(self, image: np.ndarray, boxes: list[Box], size: int) -> Image.Image:
+        drawn = Image.fromarray(image)
+        draw = ImageDraw.Draw(drawn)
+        line = max(2, size // 6)
+        for box in boxes:
+            x1, y1, x2, y2 = box.corners
+            draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=line + 2)
+            draw.rectangle(box.corners, outline=self._colors[box.label], width=line)
+        for box in boxes:  # after all lines, so that none runs through them
+            self._draw_label(draw, box, size, drawn.width)
+        return drawn
+
+    def _draw_label(self, draw: ImageDraw.ImageDraw, box: Box, size: int, width: int) -> None:
+        color = self._colors[box.label]
+        text = self._names[box.label]
+        text = text if box.score is None else f"{text} {box.score:.2f}"
+        font = self._font(text, size)
+        wide = draw.textlength(text, font) + 6
+        # above the box where there is room, and inside the image always
+        x1, y1 = box.corners[:2]
+        x = max(0, min(x1, width - wide))
+        y = y1 - size - 4 if y1 >= size + 4 else max(0, y1)
+        draw.rectangle((x, y, x + wide, y + size + 4), fill=color)
+        shade = "black" if np.dot(color, (0.3, 0.59, 0.11)) > 127 else "white"
+        draw.text((x + 3, y + size / 2 + 2), text, shade, font, anchor="lm")
+
+    def _font(self, text: str, size: int) -> ImageFont.FreeTypeFont:
+        # Pillow takes one font for a text: the one that has most of it
+        wanted = set(map(ord, text))
+        best = max(self._fonts, key=lambda path: len(wanted & _code_points(path)))
+        return _load_font(best, size)
+
+
+@cache
+def _code_points(path: str) -> frozenset[int]:
+    return frozenset(font_manager.get_font(path).get_charmap())
+
+
+@cache
+def _load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)

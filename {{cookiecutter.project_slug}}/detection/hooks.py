@@ -1,0 +1,132 @@
+"""Hooks that upstream lacks, or whose state does not survive a resume there."""
+
+import json
+import logging
+import math
+import operator
+from pathlib import Path
+
+import torch
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from fvcore.common.checkpoint import Checkpointer
+
+from detection.metric_names import MetricNames
+
+logger = logging.getLogger("detectron2.detection")
+
+
+class SeedIterations(HookBase):
+    """
+    Makes the random numbers of an iteration follow from the seed, the iteration and the process.
+
+    So a resumed run draws what an uninterrupted one would have drawn, on any number of processes,
+    and nothing has to be saved.
+    """
+
+    def __init__(self, seed: int):
+        """
+        Args:
+            seed: negative leaves the random numbers alone.
+        """
+        self._seed = seed
+
+    def before_step(self):
+        if self._seed >= 0:
+            torch.manual_seed(hash((self._seed, self.trainer.iter, comm.get_rank())))
+
+
+class EvalHook(hooks.EvalHook):
+    """
+    Upstream's, but the last evaluation belongs to the last iteration like every other.
+
+    Upstream runs it after training and stores it at `max_iter`, an iteration that never was: a
+    later resume with a higher `max_iter` would log that iteration twice.
+    """
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
+            self._do_eval()
+
+    def after_train(self):
+        """Nothing is left to do: unlike upstream's, it has evaluated the last iteration."""
+
+
+class BestCheckpointer(HookBase):
+    """
+    Keeps the weights with the best value of a metric as `model_best.pth`.
+
+    Unlike upstream's, it remembers the best value over a resume (in `model_best.json`) and leaves
+    `last_checkpoint` alone, so that a resume starts from the last checkpoint, not from the best.
+    Goes after EvalHook, whose results it reads.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, val_metric: str, mode: str = "max"):
+        """
+        Args:
+            checkpointer: of the model to keep; its `save_dir` is where.
+            val_metric: a metric that EvalHook stores, e.g. "bbox/AP50".
+            mode: "max" or "min".
+        """
+        self._model = checkpointer.model
+        self._folder = Path(checkpointer.save_dir)
+        self._val_metric = val_metric
+        self._is_better = {"max": operator.gt, "min": operator.lt}[mode]
+        self._record = self._folder / "model_best.json"
+        self._best = None
+        self._is_told = False
+
+    def before_train(self):
+        if self.trainer.start_iter > 0 and self._record.is_file():
+            record = json.loads(self._record.read_text())
+            if record["metric"] == self._val_metric:
+                self._best = record["value"]
+
+    def after_step(self):
+        latest = self.trainer.storage.latest()
+        if self._val_metric not in latest:
+            if not self._is_told and any(map(MetricNames.is_evaluation, latest)):
+                self._is_told = True
+                logger.warning(f"the evaluation has no {self._val_metric}: no model_best.pth")
+            return
+        value, iteration = latest[self._val_metric]
+        if not math.isfinite(value) or not (
+            self._best is None or self._is_better(value, self._best)
+        ):
+            return
+        self._best = value
+        record = {"metric": self._val_metric, "value": value, "iteration": iteration}
+        # a kill while saving must not cost the best model so far
+        partial = self._folder / "model_best.partial"
+        torch.save({"model": self._model.state_dict(), **record}, partial)
+        partial.replace(self._folder / "model_best.pth")
+        partial.write_text(json.dumps(record) + "\n")
+        partial.replace(self._record)
+        logger.info(f"best {self._val_metric} so far: {value:.2f}, kept as model_best.pth")
+
+
+class PeriodicWriter(hooks.PeriodicWriter):
+    """Upstream's, for one writer at its own `period`, told beforehand where training starts."""
+
+    def __init__(self, writer: EventWriter, cfg):
+        """
+        Args:
+            writer: written every `writer.period` iterations, or every `cfg.train.log_period` if
+                it has no such attribute; its `start(start_iter, cfg)` is called before training.
+            cfg: the whole config.
+        """
+        super().__init__([writer], period=getattr(writer, "period", cfg.train.log_period))
+        self._cfg = cfg
+        self._started = False
+
+    def before_train(self):
+        for writer in self._writers:
+            if hasattr(writer, "start"):
+                writer.start(self.trainer.start_iter, self._cfg)
+        self._started = True
+
+    def after_train(self):
+        if self._started:  # not when another hook failed before training began
+            super().after_train()

@@ -1,0 +1,15 @@
+"""Where things lie: relative paths start at the project's root, from whatever folder one works."""
+
+import os
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+# the folder of the data; the variable is detectron2's own
+DATASETS = os.environ.get("DETECTRON2_DATASETS", "datasets")
+
+
+def in_project(path: str) -> str:
+    """The absolute path; absolute ones and URLs stay as they are."""
+    if "://" in path:
+        return path
+    return str(PROJECT_ROOT / Path(path).expanduser())

@@ -1,0 +1,133 @@
+"""W&B runs on disk and on the server: what they record, where they go, how they are read back."""
+
+import json
+import netrc
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import wandb
+
+_MACHINE = {"x_disable_machine_info": False, "x_disable_meta": False, "program": sys.argv[0]}
+# what W&B may record beside metrics and config, and the settings that let it
+CAPTURE = {
+    "code": {"save_code": True, "disable_code": False, **_MACHINE},
+    "console": {"console": "wrap"},
+    "git": {"disable_git": False, "x_disable_machine_info": False},
+    "machine": _MACHINE,
+    "requirements": {"x_save_requirements": True},
+    "stats": {"x_disable_stats": False, "x_disable_machine_info": False},
+}
+_CAPTURE_NOTHING = {
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "label_disable": True,
+    "program": "",
+    "save_code": False,
+    "x_disable_machine_info": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+}
+
+_SECRET_NAME = re.compile(r"(?i)(^|_)(api_?)?(key|token|secret|passw(or)?d|credential)s?($|_)")
+# keys of W&B, Hugging Face, GitHub, AWS and OpenAI, and URLs with a password
+_SECRET_VALUE = re.compile(
+    r"[0-9a-f]{40}$|wandb_v\d|hf_|gh[a-z]_|github_pat_|AKIA|sk-|[a-z0-9+]+://[^/]*:[^/]*@"
+)
+
+
+def make_settings(capture: list[str], **settings) -> wandb.Settings:
+    """Settings that keep W&B quiet and let it record no more than `capture`, keys of CAPTURE."""
+    settings = {
+        "silent": True,
+        "x_transaction_log_flush_interval": 1.0,  # what a kill may cost, in seconds
+        **_CAPTURE_NOTHING,
+        **settings,
+    }
+    for what in capture:
+        settings |= CAPTURE[what]
+    # those with an x_ may go in any release
+    return wandb.Settings(**{k: v for k, v in settings.items() if k in wandb.Settings.model_fields})
+
+
+def default_mode() -> str:
+    """ "online" where an API key is configured (WANDB_API_KEY or `wandb login`), else "offline"."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return "online"
+    base_url = wandb.setup().settings.base_url
+    hosts = {urlsplit(base_url).netloc}
+    if base_url == wandb.Settings().base_url:
+        hosts.add("api.wandb.ai")  # the default server of other releases, whose keys still count
+    configured = os.environ.get("NETRC")
+    for path in [configured] if configured else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+        try:
+            if any(netrc.netrc(path).authenticators(host) for host in hosts):
+                return "online"
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return "offline"
+
+
+def find_parts(output_dir: Path, run_id: str) -> list[Path]:
+    """The folders of a run, one for each time that it was started or resumed, in that order."""
+    # offline-run-<time>-<id> and run-<time>-<id>
+    parts = (output_dir / "wandb").glob(f"*run-*-{run_id}")
+    return sorted(parts, key=lambda part: part.name.removeprefix("offline-"))
+
+
+def read_rows(parts: list[Path], timeout: float = 60) -> dict[int, dict]:
+    """{step: row} of what was logged; a part that W&B cannot read in time is left out."""
+    rows = {}
+    for file in (file for part in parts for file in part.glob("*.wandb")):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        try:
+            process = subprocess.run(
+                command, capture_output=True, encoding="utf-8", timeout=timeout, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            continue
+        for record in map(json.loads, process.stdout.splitlines()):
+            if record.get("type") == "history":
+                row = record["history"]["item"]
+                rows[int(row["_step"])] = row
+    return rows
+
+
+def sync_command(run: wandb.Run) -> str:
+    """The command that sends what the server does not have of a run."""
+    folder = Path(run.settings.sync_dir)
+    if not run.offline:
+        return f"wandb sync --include-online {shlex.quote(os.path.relpath(folder))}"
+    parts = [
+        part
+        for part in find_parts(folder.parents[1], run.id)
+        if part.name.startswith("offline-") and not list(part.glob("*.synced"))
+    ]
+    return shlex.join(["wandb", "sync", *map(os.path.relpath, parts)])
+
+
+def without_secrets(config: object) -> object:
+    """The config, of dicts, lists and scalars, less all that is named like a secret or is one."""
+    if isinstance(config, dict):
+        return {
+            name: without_secrets(value)
+            for name, value in config.items()
+            if not (_SECRET_NAME.search(name) and _has_text(value)) and not _is_secret(value)
+        }
+    if isinstance(config, list):
+        return [without_secrets(value) for value in config if not _is_secret(value)]
+    return config
+
+
+def _has_text(value: object) -> bool:
+    return any(map(_has_text, value)) if isinstance(value, list) else isinstance(value, str)
+
+
+def _is_secret(value: object) -> bool:
+    return isinstance(value, str) and bool(_SECRET_VALUE.match(value))

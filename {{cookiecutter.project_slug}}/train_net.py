@@ -1,0 +1,174 @@
+#!/usr/bin/env python
+"""
+Train or evaluate a detector that a LazyConfig describes:
+
+    python train_net.py --config-file configs/faster_rcnn_R_50_FPN.py train.max_iter=1000
+    python train_net.py --config-file … --resume
+    python train_net.py --config-file … --eval-only train.init_checkpoint=output/…/model_best.pth
+
+Any config with `model`, `dataloader.{train,test,evaluator}`, `optimizer` and `lr_multiplier` will
+do, detectron2's own included; `train` and `writers` come from configs/common where it has none.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
+from detectron2.engine import (
+    AMPTrainer,
+    HookBase,
+    SimpleTrainer,
+    hooks,
+    launch,
+)
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
+
+from detection.artifacts import ModelArtifacts
+from detection.checkpoints import last_iteration
+from detection.config import load_config, parse_args
+from detection.console import quiet_console, quiet_setup
+from detection.errors import UserError
+from detection.hooks import BestCheckpointer, EvalHook, PeriodicWriter, SeedIterations
+from detection.pictures import PictureHook
+
+logger = logging.getLogger("detectron2")
+
+
+def build_test(cfg, model, *onlookers: DatasetEvaluator) -> Callable[[], dict]:
+    """
+    The evaluation on `dataloader.test`, built ahead so that bad data is told before training.
+
+    `onlookers` see all predictions too.
+    """
+    test_loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    evaluators = DatasetEvaluators([evaluator, *onlookers])
+    return partial(inference_on_dataset, model, test_loader, evaluators)
+
+
+def do_test(cfg, model) -> dict:
+    """Evaluate once; returns {task: {metric: value}}."""
+    return build_test(cfg, model)()
+
+
+def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
+    """What happens around each iteration, in this order."""
+    is_main = comm.is_main_process()
+    writers = [instantiate(w) for w in cfg.writers.values() if w is not None and is_main]
+    test_set = instantiate(cfg.dataloader.evaluator.dataset_name)
+    pictures = PictureHook(test_set, writers, **cfg.train.pictures)
+    return [
+        # first, so that it times the step and not the other hooks
+        hooks.IterationTimer(),
+        SeedIterations(cfg.train.seed),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        # before checkpoint and evaluation, which use the statistics that it sets
+        hooks.PreciseBN(
+            cfg.train.eval_period,
+            model,
+            instantiate(cfg.dataloader.train),
+            cfg.train.precise_bn.num_iter,
+        )
+        if cfg.train.precise_bn.enabled and get_bn_modules(model)
+        else None,
+        # before the evaluation, so that a crash there loses no training
+        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
+        EvalHook(cfg.train.eval_period, build_test(cfg, model, pictures)),
+        # after the evaluation, whose predictions it draws
+        pictures,
+        # after the evaluation, whose result it reads
+        BestCheckpointer(checkpointer, **cfg.train.best_checkpointer) if is_main else None,
+        # after all that saves checkpoints
+        ModelArtifacts(checkpointer, cfg.train.best_checkpointer.val_metric)
+        if cfg.train.artifacts.enabled and is_main
+        else None,
+        # last, so that they see all that the hooks before them stored
+        *(PeriodicWriter(writer, cfg) for writer in writers),
+    ]
+
+
+def do_train(args, cfg) -> None:
+    """Train from the start, or from the last checkpoint with `--resume`."""
+    model = instantiate(cfg.model)
+    with quiet_console():
+        logger.info(f"Model:\n{model}")
+    model.to(cfg.train.device)
+
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    cfg.optimizer.params.pop("model")
+
+    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir)
+    start_iter = last_iteration(checkpointer) + 1 if args.resume else 0
+    if start_iter >= cfg.train.max_iter:
+        raise UserError(
+            f"{cfg.train.output_dir}: already trained for {start_iter} iterations; "
+            "set a higher train.max_iter to go on"
+        )
+    if "start_iter" in cfg.dataloader.train:
+        cfg.dataloader.train.start_iter = start_iter
+    train_loader = instantiate(cfg.dataloader.train)
+    # a device of its own for each process, unless they share the CPU
+    devices = {"device_ids": None} if cfg.train.device == "cpu" else {}
+    model = create_ddp_model(model, **cfg.train.ddp, **devices)
+    trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(
+        model, train_loader, optimizer
+    )
+    checkpointer.add_checkpointable("trainer", trainer)
+    trainer.register_hooks(build_hooks(cfg, model, checkpointer))
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+    trainer.train(start_iter, cfg.train.max_iter)
+
+
+def check(args, cfg) -> None:
+    """
+    Refuse what cannot end well, before anything is written.
+
+    Raises:
+        UserError: what it is, and the remedy.
+    """
+    if cfg.train.amp.enabled and not str(cfg.train.device).startswith("cuda"):
+        raise UserError("mixed precision needs a GPU; set train.amp.enabled=False")
+    if args.eval_only:
+        if not cfg.train.init_checkpoint and not args.resume:
+            raise UserError("--eval-only needs train.init_checkpoint=…, or --resume for the last")
+    elif not args.resume and DetectionCheckpointer(None, cfg.train.output_dir).has_checkpoint():
+        raise UserError(
+            f"{cfg.train.output_dir} holds a trained run: --resume goes on with it, "
+            "train.output_dir=… starts another one beside it"
+        )
+
+
+def main(args) -> None:
+    cfg = load_config(args.config_file, args.opts)
+    check(args, cfg)
+    quiet_setup(cfg, args)
+    if args.eval_only:
+        model = instantiate(cfg.model).to(cfg.train.device)
+        checkpointer = DetectionCheckpointer(model, cfg.train.output_dir)
+        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+        do_test(cfg, model)
+    else:
+        do_train(args, cfg)
+
+
+if __name__ == "__main__":
+    args = parse_args(sys.argv[1:], epilog=__doc__)
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except UserError as e:
+        sys.exit(f"error: {e}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; --resume goes on from the last checkpoint")
