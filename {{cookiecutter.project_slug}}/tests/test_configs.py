@@ -1,0 +1,100 @@
+"""Every config builds and takes a step; overrides reach it, and mistyped ones do not pass."""
+
+import math
+
+import pytest
+import torch
+from conftest import PROJECT_ROOT
+from detectron2.config import LazyConfig, instantiate
+from detectron2.utils.events import EventStorage
+
+from detection.classes import CLASSES
+from detection.config import apply_overrides, load_config, parse_args
+from detection.errors import UserError
+
+LEAVES = sorted(
+    str(path.relative_to(PROJECT_ROOT))
+    for folder in ("configs", "configs/debug")
+    for path in (PROJECT_ROOT / folder).glob("*.py")
+)
+
+
+@pytest.mark.parametrize("config_file", LEAVES)
+def test_config_takes_a_training_step_and_predicts(config_file, on_toy):
+    cfg = load_config(str(PROJECT_ROOT / config_file), on_toy)
+    torch.manual_seed(0)
+    model = instantiate(cfg.model)
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+
+    batch = next(iter(instantiate(cfg.dataloader.train)))
+    with EventStorage():
+        losses = model(batch)
+    sum(losses.values()).backward()
+    optimizer.step()
+
+    assert len(batch) == 2
+    assert all(math.isfinite(loss.item()) for loss in losses.values()), losses
+    after = [p for p in model.parameters() if p.requires_grad]
+    assert any(not torch.equal(b, a) for b, a in zip(before, after, strict=True))
+
+    model.eval()
+    with torch.no_grad():
+        (output,) = model(next(iter(instantiate(cfg.dataloader.test))))
+    assert (output["instances"].pred_classes < len(CLASSES)).all()
+    scheduler = instantiate(cfg.lr_multiplier)
+    assert scheduler(0.0) < scheduler(0.5) and scheduler(0.999) < scheduler(0.5)
+
+
+def test_milestones_follow_max_iter():
+    cfg = load_config(str(PROJECT_ROOT / LEAVES[-1]), ["train.max_iter=90"])
+    cfg.lr_multiplier = LazyConfig.load(
+        str(PROJECT_ROOT / "configs/common/schedule.py")
+    ).lr_multiplier_step
+    multiplier = instantiate(cfg.lr_multiplier)
+    assert [round(multiplier(i / 90), 3) for i in (59, 60, 79, 80, 89)] == [1, 0.1, 0.1, 0.01, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.max_itr=3", "did you mean train.max_iter?"),
+        ("model.roi_head.num_classes=3", "did you mean model.roi_heads.num_classes?"),
+        ("writers.wanb.project=x", "did you mean writers.wandb.project?"),
+        ("dataloader.train.mapper.augmentations.7.prob=1", "no such config key"),
+        ("train.max_iter.x=3", "did you mean train.max_iter?"),
+        ("train.max_iter=[3", "cannot read the overrides"),
+    ],
+)
+def test_override_that_names_no_key_is_refused(override, said):
+    with pytest.raises(UserError) as error:
+        load_config(str(PROJECT_ROOT / "configs/faster_rcnn_R_50_FPN.py"), [override])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_overrides_reach_the_config():
+    cfg = load_config(
+        str(PROJECT_ROOT / "configs/faster_rcnn_R_50_FPN.py"),
+        [
+            "train.max_iter=7",
+            "writers.tensorboard=null",
+            "optimizer.nesterov=True",  # an argument of SGD that the config does not mention
+            "~writers.json",
+            "+train.note=mine",
+            "dataloader.train.mapper.augmentations.0.short_edge_length=[64,96]",
+        ],
+    )
+    assert cfg.train.max_iter == 7 and cfg.train.note == "mine"
+    assert cfg.writers.tensorboard is None and "json" not in cfg.writers
+    assert cfg.optimizer.nesterov is True
+    assert list(cfg.dataloader.train.mapper.augmentations[0].short_edge_length) == [64, 96]
+    apply_overrides(cfg, ["train.max_iter=8"])
+    assert cfg.train.max_iter == 8
+
+
+def test_flags_may_come_after_overrides():
+    args = parse_args(["train.max_iter=3", "--config-file", "a.py", "--resume", "~writers.json"])
+    assert args.config_file == "a.py" and args.resume
+    assert args.opts == ["train.max_iter=3", "~writers.json"]

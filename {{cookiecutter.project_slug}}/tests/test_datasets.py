@@ -1,0 +1,340 @@
+"""detection/datasets.py and the checks: any file is loaded right, or refused in one line."""
+
+import copy
+import json
+import logging
+import random
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from detection.annotation_checks import check_annotations
+from detection.annotations import category_id_map, read_coco
+from detection.datasets import register_split
+from detection.errors import UserError
+from detection.evaluation import average_precision
+
+CLASSES = ["can", "종이", 'a/"b"']
+NAME = "datasets test"
+WIDTH, HEIGHT = 60, 40
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with two images; CLASSES are those of this file."""
+    monkeypatch.setattr("detection.annotations.CLASSES", CLASSES)
+    monkeypatch.setattr("detection.datasets.CLASSES", CLASSES)
+    for name in ("1.png", "2.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((HEIGHT, WIDTH, 3), 128, np.uint8))
+    yield tmp_path
+    DatasetCatalog.pop(NAME, None)
+    MetadataCatalog.pop(NAME, None)
+
+
+def make_coco(ids=(1, 2, 3)) -> dict:
+    """Two images, three annotations: one of each class."""
+    sizes = {"width": WIDTH, "height": HEIGHT}
+    boxes = ([5, 5, 20, 10], [30.5, 10, 12.25, 20], [0, 0, WIDTH, HEIGHT])
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", **sizes} for i in (1, 2)],
+        "categories": [{"id": id_, "name": name} for id_, name in zip(ids, CLASSES, strict=True)],
+        "annotations": [
+            {
+                "id": k,
+                "image_id": min(k, 2),
+                "category_id": id_,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+            }
+            for k, (id_, box) in enumerate(zip(ids, boxes, strict=True), start=1)
+        ],
+    }
+
+
+def register(folder, coco: dict | str, name="data.json") -> list[dict]:
+    path = folder / name
+    path.write_text(coco if isinstance(coco, str) else json.dumps(coco), encoding="utf-8")
+    return DatasetCatalog.get(register_split(NAME, str(path), str(folder)))
+
+
+def refusal(folder, coco: dict | str) -> str:
+    """The one line with which the file is refused."""
+    with pytest.raises(UserError) as error:
+        register(folder, coco)
+    line = str(error.value)
+    assert "\n" not in line and line.startswith(f"{folder}/data.json: ")
+    return line.removeprefix(f"{folder}/data.json: ")
+
+
+@pytest.mark.parametrize("ids", [(1, 2, 3), (0, 1, 2), (90, 7, 0), (2**40, 5, 6)])
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_category_ids_are_mapped_by_name(folder, ids, is_reversed):
+    coco = make_coco(ids)
+    if is_reversed:
+        coco["categories"].reverse()
+    records = register(folder, coco)
+
+    assert [r["file_name"] for r in records] == [f"{folder}/1.png", f"{folder}/2.png"]
+    assert [(r["image_id"], r["width"], r["height"]) for r in records] == [
+        (1, WIDTH, HEIGHT),
+        (2, WIDTH, HEIGHT),
+    ]
+    (first,), (second, third) = (r["annotations"] for r in records)
+    assert [a["category_id"] for a in (first, second, third)] == [0, 1, 2]
+    assert second["bbox"] == [30.5, 10, 12.25, 20]
+    assert second["bbox_mode"] == BoxMode.XYWH_ABS
+    metadata = MetadataCatalog.get(NAME)
+    assert metadata.thing_classes == CLASSES
+    assert metadata.thing_dataset_id_to_contiguous_id == {id_: k for k, id_ in enumerate(ids)}
+    assert read_coco(metadata.json_file) == coco
+
+
+def test_registering_again_replaces_data_and_metadata(folder):
+    register(folder, make_coco())
+    coco = make_coco((7, 8, 9))
+    del coco["images"][0], coco["annotations"][0]
+    (record,) = register(folder, coco, name="other.json")
+    assert [a["category_id"] for a in record["annotations"]] == [1, 2]
+    metadata = MetadataCatalog.get(NAME)
+    assert metadata.json_file == f"{folder}/other.json"
+    assert metadata.thing_dataset_id_to_contiguous_id == {7: 0, 8: 1, 9: 2}
+
+
+def test_file_without_annotations_is_fit_for_predictions(folder, caplog):
+    coco = make_coco()
+    del coco["annotations"]
+    with caplog.at_level(logging.WARNING, logger="detectron2.detection"):
+        assert [r["annotations"] for r in register(folder, coco)] == [[], []]
+    assert "no annotations" in caplog.text
+
+
+def test_relative_paths_start_at_the_project(folder, monkeypatch):
+    monkeypatch.setattr("detection.paths.PROJECT_ROOT", folder)
+    (folder / "data.json").write_text(json.dumps(make_coco()))
+    register_split(NAME, "data.json", ".")
+    assert DatasetCatalog.get(NAME)[0]["file_name"] == f"{folder}/1.png"
+
+
+def test_missing_file_says_which_key_to_set(folder):
+    with pytest.raises(UserError, match=r"nowhere.json: cannot be read .*dataset.train.json_file"):
+        register_split(NAME, str(folder / "nowhere.json"), str(folder))
+    assert NAME not in DatasetCatalog
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is no valid json"),
+        ('{"images": [', "is no valid json"),
+        ("\ufeff" + json.dumps(make_coco()), "is no valid json (Unexpected UTF-8 BOM"),
+        ("[]", 'it has no "images"'),
+        ("null", 'it has no "images"'),
+        ('{"images": {"id": 1}}', 'it has no "images"'),
+        ('{"images": [1], "categories": []}', 'it has no "categories"'),
+        ('{"images": [1], "categories": [1], "annotations": null}', '"annotations" are no list'),
+        ('{"images": [1], "categories": [1]}', "a category needs a name"),
+    ],
+)
+def test_files_that_are_no_coco_json(folder, text, says):
+    assert says in refusal(folder, text)
+
+
+def test_file_that_is_no_utf_8(folder):
+    (folder / "data.json").write_bytes("종이".encode("cp949"))
+    with pytest.raises(UserError, match="is no valid json"):
+        register_split(NAME, str(folder / "data.json"), str(folder))
+
+
+@pytest.mark.parametrize(
+    ("categories", "says"),
+    [
+        ({0: "can", 1: "종이"}, "only in CLASSES: ['a/\"b\"']"),
+        ({0: "can", 1: "종이", 2: 'a/"b"', 3: "new"}, "only in the json: ['new']"),
+        ({0: "Can", 1: "종이", 2: 'a/"b"'}, "only in the json: ['Can']; only in CLASSES: ['can']"),
+        ({0: "can", 1: "종이", 2: 'a/"b"', 3: "can"}, "two categories have the name 'can'"),
+        ({"0": "can", "1": "종이", 2: 'a/"b"'}, "whole number from 0 as its id: {'id': '0'"),
+        ({-1: "can", 1: "종이", 2: 'a/"b"'}, "whole number from 0 as its id: {'id': -1"),
+        ({0: ["can"], 1: "종이", 2: 'a/"b"'}, "needs a name"),
+    ],
+)
+def test_categories_that_are_not_the_classes(folder, categories, says):
+    coco = {"images": make_coco()["images"]}
+    coco["categories"] = [{"id": id_, "name": name} for id_, name in categories.items()]
+    assert says in refusal(folder, coco)
+
+
+def test_two_categories_with_one_id(folder):
+    assert "two categories have the id 4" in refusal(folder, make_coco((4, 4, 5)))
+
+
+def test_class_that_stands_twice_in_the_classes(folder, monkeypatch):
+    monkeypatch.setattr("detection.annotations.CLASSES", [*CLASSES, "can"])
+    with pytest.raises(UserError, match=r"classes.py: a class stands there twice"):
+        register(folder, make_coco())
+
+
+# (path into the json, new value) -> part of the error
+ERRORS = [
+    ("images.0.id", "1", "image number 0: \"id\" must be a whole number from 0, it is '1'"),
+    ("images.1.id", -1, 'image number 1: "id" must be a whole number from 0, it is -1'),
+    ("images.1.width", None, 'image number 1: "width" must be a whole number from 0, it is none'),
+    ("images.1.width", 60.0, '"width" must be a whole number'),
+    ("images.1.file_name", 5, '"file_name" must be text'),
+    ("images.1", [], 'image number 1: "id" must be'),
+    ("images.1.width", 10**30, '"width" must be a whole number'),
+    ("images.1", make_coco()["images"][0], "image ids that stand more than once: 1 (1)"),
+    ("images.1.file_name", "3.png", ": 1 (3.png)"),
+    ("annotations.2.id", 1, "annotation ids that stand more than once: 1 (1)"),
+    ("annotations.2.id", True, 'annotation number 2: "id" must be'),
+    ("annotations.2", None, 'annotation number 2: "id" must be'),
+    ("annotations.0.image_id", 9, "of an image that the file does not list: 1 (1)"),
+    ("annotations.0.category_id", 9, "of a category that the file does not list: 1 (1)"),
+    ("annotations.0.bbox", "1,2,3,4", '"bbox" must be a list'),
+    ("annotations.0.bbox", [], "not four finite numbers (x, y, w, h): 1 (1)"),
+    ("annotations.0.bbox", [1, 2, 3], "not four finite numbers"),
+    ("annotations.0.bbox", [1, 2, 3, "4"], "not four finite numbers"),
+    ("annotations.0.bbox", [1, 2, 3, float("nan")], "not four finite numbers"),
+    ("annotations.0.bbox", [1, 2, 3, -float("inf")], "not four finite numbers"),
+    ("annotations.0.bbox", [1, 2, 3, 10**400], "not four finite numbers"),
+    ("annotations.0.area", "12", "area is no number: 1 (1)"),
+    ("annotations.0.iscrowd", "0", "iscrowd is neither 0 nor 1: 1 (1)"),
+    ("annotations.0.iscrowd", None, "iscrowd is neither 0 nor 1: 1 (1)"),
+    ("annotations.0.ignore", 1, 'annotations to "ignore"'),
+    ("annotations.0.segmentation", [1, 2, 3, 4, 5, 6], "neither polygons nor RLE: 1 (1)"),
+    ("annotations.0.segmentation", {"size": [40]}, "neither polygons nor RLE: 1 (1)"),
+]
+WARNINGS = [
+    ("categories.0.id", 4, "category ids that do not run from 1; we map them"),
+    ("annotations.0.bbox", [1, 2, 0, 5], "box has no area, left out of training"),
+    ("annotations.0.bbox", [9, 9, 5, -5], "box has no area, left out of training"),
+    ("annotations.0.bbox", [5, 5, 60, 10], "more than a pixel outside their image"),
+    ("annotations.0.bbox", [-2, 5, 10, 10], "more than a pixel outside their image"),
+    ("annotations.0.bbox", [5, 38.5, 10, 3], "more than a pixel outside their image"),
+    ("annotations.0.segmentation", [[1, 2, 3, 4]], "without a polygon of three points or more"),
+    ("annotations.0.id", 0, "annotations with id 0, which pycocotools never counts"),
+    ("annotations.0.image_id", 2, "images without annotations, left out of training: 1 (1.png)"),
+    ("annotations.0.category_id", 2, "classes without annotations, for which there is no AP"),
+]
+
+
+def change(coco: dict, path: str, value) -> dict:
+    """The json with one value replaced; a category's new id is its annotations' too."""
+    coco = copy.deepcopy(coco)
+    *parents, last = (int(step) if step.isdigit() else step for step in path.split("."))
+    node = coco
+    for step in parents:
+        node = node[step]
+    node[last] = value
+    if path == "categories.0.id":
+        coco["annotations"][0]["category_id"] = value
+    return coco
+
+
+@pytest.mark.parametrize(("path", "value", "says"), ERRORS)
+def test_errors_stop_the_loading(folder, path, value, says):
+    coco = change(make_coco(), path, value)
+    finding = check_annotations(coco, str(folder))[0]
+    assert finding.is_error and says in finding.message
+    assert refusal(folder, coco) == finding.message
+
+
+@pytest.mark.parametrize(("path", "value", "says"), WARNINGS)
+def test_warnings_do_not(folder, path, value, says, caplog):
+    coco = change(make_coco(), path, value)
+    (finding,) = check_annotations(coco, str(folder))
+    assert not finding.is_error and says in finding.message
+    with caplog.at_level(logging.WARNING, logger="detectron2.detection"):
+        assert len(register(folder, coco)) == 2
+    assert f"data.json: {finding.message}" in caplog.text
+
+
+def test_nothing_is_said_of_good_data(folder):
+    coco = make_coco()
+    coco["annotations"][0]["bbox"] = [-1, -1, WIDTH + 2, HEIGHT + 2]  # rounding is no error
+    coco["annotations"][1]["segmentation"] = [[30, 10, 42, 10, 42, 30]]
+    coco["annotations"][2].update(segmentation={"size": [40, 60], "counts": [0, 2400]}, iscrowd=1)
+    assert check_annotations(coco, str(folder)) == []
+    for annotation in coco["annotations"]:
+        del annotation["area"], annotation["iscrowd"]
+    assert check_annotations(coco, str(folder)) == []
+
+
+def test_findings_name_five_examples(folder):
+    coco = make_coco()
+    coco["images"] = [{**coco["images"][0], "id": i, "file_name": f"{i}"} for i in range(1, 9)]
+    (finding, *_) = check_annotations(coco, str(folder))
+    assert finding.message.endswith(": 8 (1, 2, 3, 4, 5, …)")
+
+
+def test_boxes_without_area_load_but_never_reach_a_batch(folder):
+    coco = make_coco()
+    boxes = [[5, 5, 0, 10], [5, 5, 10, 0], [5, 5, -4, 10], [200, 5, 10, 10], [-30, -30, 20, 20]]
+    for k, box in enumerate(boxes, start=4):
+        coco["annotations"].append({**coco["annotations"][0], "id": k, "bbox": box})
+    records = register(folder, coco)
+    assert [len(r["annotations"]) for r in records] == [6, 2]
+
+    mapper = DatasetMapper(is_train=True, augmentations=[], image_format="BGR")
+    instances = mapper(records[0])["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[5, 5, 25, 15]]
+    assert instances.gt_classes.tolist() == [0]
+
+
+def damage(coco: dict, rng: random.Random):
+    """Replaces, removes or doubles a few random values of a json, wherever they are."""
+    odd = [None, True, -1, 0, 1, 1.5, 10**30, 1e308, float("nan"), float("inf"), "", "1", "\ud800"]
+    odd += [[], {}, [[]], [None], [0, 0, 0, 0], {"size": [1], "counts": []}, "x" * 300]
+    for _ in range(rng.choice([1, 1, 1, 3])):
+        node = coco
+        while True:
+            keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+            if not keys:
+                break
+            key = rng.choice(keys)
+            if isinstance(node[key], dict | list) and rng.random() < 0.95:
+                node = node[key]
+                continue
+            action = rng.random()
+            if action < 0.15:
+                del node[key]
+            elif action < 0.25 and isinstance(node, list):
+                node.append(copy.deepcopy(node[key]))
+            else:
+                node[key] = copy.deepcopy(rng.choice(odd))
+            break
+    return coco
+
+
+def test_damaged_files_are_refused_or_train_and_evaluate(folder):
+    """What the checks let pass, loads and can be evaluated; the rest is a UserError."""
+    rng = random.Random(0)
+    path = folder / "data.json"
+    outcomes = {"refused": 0, "loaded": 0}
+    for _ in range(700):
+        coco = make_coco()
+        coco["annotations"][0]["segmentation"] = [[5, 5, 25, 5, 25, 15]]
+        coco["annotations"][1]["segmentation"] = {"size": [40, 60], "counts": [0, 2400]}
+        coco["annotations"][2]["ignore"] = 0
+        text = json.dumps(damage(coco, rng))
+        if rng.random() < 0.05:
+            text = text[: rng.randrange(len(text))]
+        path.write_text(text)
+        try:
+            records = DatasetCatalog.get(register_split(NAME, str(path), str(folder)))
+            if any(r["annotations"] for r in records):
+                average_precision(read_coco(str(path)), [])
+            outcomes["loaded"] += 1
+        except UserError as e:
+            assert "\n" not in str(e) and len(str(e)) < 2000, text
+            outcomes["refused"] += 1
+        except Exception as e:
+            raise AssertionError(f"{e!r} for {text}") from e
+    assert min(outcomes.values()) > 20, outcomes
+
+
+def test_category_id_map_alone(folder):
+    assert category_id_map(make_coco((3, 9, 1)), "x.json") == {1: 2, 3: 0, 9: 1}

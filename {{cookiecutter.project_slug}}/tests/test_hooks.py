@@ -1,0 +1,234 @@
+"""detection/hooks.py, in real trainings of one parameter."""
+
+import json
+import logging
+import math
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import HookBase, hooks
+from detectron2.utils.events import EventWriter
+from omegaconf import OmegaConf
+from tiny_training import tiny_trainer
+
+from detection.hooks import BestCheckpointer, EvalHook, PeriodicWriter
+
+CFG = OmegaConf.create({"train": {"log_period": 5}})
+
+
+class CountSteps(HookBase):
+    """Makes the model's weight the number of iterations done."""
+
+    def after_step(self):
+        self.trainer.model.weight.data.fill_(self.trainer.iter + 1)
+
+
+def train(folder, values, start_iter=0, metric="AP", mode="max", last_hook=None) -> None:
+    """Trains with one evaluation an iteration, whose results are `values`."""
+    evaluations = iter(values)
+    trainer = tiny_trainer([1.0] * len(values))
+    checkpointer = DetectionCheckpointer(trainer.model, str(folder), trainer=trainer)
+    trainer.register_hooks(
+        [
+            CountSteps(),
+            hooks.PeriodicCheckpointer(checkpointer, period=1),
+            EvalHook(1, lambda: {"bbox": {"AP": next(evaluations)}}),
+            BestCheckpointer(checkpointer, f"bbox/{metric}", mode),
+            last_hook,
+        ]
+    )
+    trainer.train(start_iter, start_iter + len(values))
+
+
+def best(folder) -> tuple[float, int, int]:
+    """(value, iteration, weight) of the best checkpoint, by its record and by itself."""
+    record = json.loads((folder / "model_best.json").read_text())
+    checkpoint = torch.load(folder / "model_best.pth", weights_only=True)
+    assert checkpoint["value"] == record["value"]
+    assert checkpoint["iteration"] == record["iteration"]
+    return record["value"], record["iteration"], int(checkpoint["model"]["weight"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "expected"),
+    [
+        ("max", [1, 5, 3, 5], (5, 1, 2)),
+        ("min", [4, 2, 3, 2], (2, 1, 2)),
+        ("max", [0, 0], (0, 0, 1)),
+        ("max", [math.nan, -1, math.inf, math.nan], (-1, 1, 2)),
+        ("min", [math.nan, 3, -math.inf, 4], (3, 1, 2)),
+    ],
+)
+def test_best_checkpoint(tmp_path, mode, values, expected):
+    train(tmp_path, values, mode=mode)
+    assert best(tmp_path) == expected
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_best_checkpoint_loads_as_any_other(tmp_path):
+    train(tmp_path, [1, 5, 3])
+    trainer = tiny_trainer([1.0])
+    DetectionCheckpointer(trainer.model).load(str(tmp_path / "model_best.pth"))
+    assert trainer.model.weight == 2
+
+
+def test_best_value_outlives_a_resume(tmp_path):
+    train(tmp_path, [1, 5])
+    train(tmp_path, [4, 3], start_iter=2)
+    assert best(tmp_path) == (5, 1, 2)
+    train(tmp_path, [6, 2], start_iter=4)
+    assert best(tmp_path) == (6, 4, 5)
+
+
+def test_fresh_start_forgets_the_best_value(tmp_path):
+    train(tmp_path, [9])
+    train(tmp_path, [1, 2])
+    assert best(tmp_path) == (2, 1, 2)
+
+
+def test_best_value_of_another_metric_does_not_count(tmp_path):
+    train(tmp_path, [50])
+    record = json.loads((tmp_path / "model_best.json").read_text())
+    (tmp_path / "model_best.json").write_text(json.dumps({**record, "metric": "bbox/AP50"}))
+    train(tmp_path, [20], start_iter=1)
+    assert best(tmp_path) == (20, 1, 2)
+
+
+def test_metric_that_no_evaluation_has_is_told_at_the_first(tmp_path, caplog):
+    train(tmp_path, [1, 2, 3], metric="AP5O")
+    told = [r.message for r in caplog.records if "bbox/AP5O" in r.message]
+    assert told == ["the evaluation has no bbox/AP5O: no model_best.pth"]
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_kill_amid_saving_leaves_the_best_model(tmp_path, monkeypatch):
+    train(tmp_path, [5])
+    save = torch.save
+
+    def killed(state, path):
+        if "best" in str(path):
+            path.write_bytes(b"half a file")
+            raise KeyboardInterrupt
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, [6], start_iter=1)
+    monkeypatch.undo()
+    assert best(tmp_path) == (5, 0, 1)
+    train(tmp_path, [6], start_iter=1)
+    assert best(tmp_path) == (6, 1, 2)
+    assert not list(tmp_path.glob("*partial*"))
+
+
+class Record(HookBase):
+    """Notes at which iteration which evaluation was stored."""
+
+    def __init__(self):
+        self.stored = []
+
+    def after_train(self):
+        history = self.trainer.storage.histories().get("bbox/AP")
+        self.stored = history.values() if history else []
+
+
+@pytest.mark.parametrize(
+    ("period", "max_iter", "expected"),
+    [
+        (4, 10, [3, 7, 9]),
+        (5, 10, [4, 9]),
+        (1, 3, [0, 1, 2]),
+        (0, 10, [9]),
+        (50, 10, [9]),
+    ],
+)
+def test_evaluations_and_their_iterations(period, max_iter, expected):
+    calls = []
+    record = Record()
+
+    def evaluate() -> dict:
+        calls.append(None)
+        return {"bbox": {"AP": len(calls)}}
+
+    tiny_trainer([1.0] * max_iter, [EvalHook(period, evaluate), record]).train(0, max_iter)
+    assert record.stored == [(n, at) for n, at in enumerate(expected, start=1)]
+    assert len(calls) == len(expected)
+
+
+def test_evaluation_without_results():
+    record = Record()
+    tiny_trainer([1.0], [EvalHook(1, dict), record]).train(0, 1)
+    assert record.stored == []
+
+
+@pytest.mark.parametrize("crash_at", [0, 6, 9])
+def test_crash_is_not_followed_by_an_evaluation(crash_at):
+    losses = [1.0] * crash_at + [math.nan]
+    record = Record()
+    trainer = tiny_trainer(losses, [EvalHook(4, lambda: {"bbox": {"AP": 1}}), record])
+    with pytest.raises(FloatingPointError):
+        trainer.train(0, 10)
+    assert [at for _, at in record.stored] == [k for k in (3, 7) if k < crash_at]
+
+
+class NoteWriter(EventWriter):
+    """Notes its calls."""
+
+    def __init__(self, **attributes):
+        self.calls = []
+        self.__dict__.update(attributes)
+
+    def start(self, start_iter, cfg):
+        self.calls.append(("start", start_iter, cfg))
+
+    def write(self):
+        self.calls.append("write")
+
+    def close(self):
+        self.calls.append("close")
+
+
+class FailAtStart(HookBase):
+    def before_train(self):
+        raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize(("attributes", "writes"), [({}, 4), ({"period": 3}, 5)])
+def test_writer_is_started_written_and_closed(attributes, writes):
+    writer = NoteWriter(**attributes)
+    tiny_trainer([1.0] * 11, [PeriodicWriter(writer, CFG)]).train(7, 18)
+    # the last write is that of upstream's after_train
+    assert writer.calls == [("start", 7, CFG), *["write"] * writes, "close"]
+
+
+def test_upstream_writer_without_start_or_period():
+    class Plain(EventWriter):
+        written = 0
+
+        def write(self):
+            self.written += 1
+
+    writer = Plain()
+    tiny_trainer([1.0] * 10, [PeriodicWriter(writer, CFG)]).train(0, 10)
+    assert writer.written == 3
+
+
+def test_hook_that_fails_before_training_is_the_only_error(caplog):
+    before, after = NoteWriter(), NoteWriter()
+    trainer = tiny_trainer(
+        [1.0], [PeriodicWriter(before, CFG), FailAtStart(), PeriodicWriter(after, CFG)]
+    )
+    with caplog.at_level(logging.CRITICAL), pytest.raises(ValueError, match="no such") as error:
+        trainer.train(0, 1)
+    assert error.value.__context__ is None
+    assert [call[0] for call in before.calls if call != "write"] == ["start", "c"]
+    assert after.calls == []
+
+
+def test_writer_is_closed_after_a_crash():
+    writer = NoteWriter()
+    with pytest.raises(FloatingPointError):
+        tiny_trainer([1.0, math.nan], [PeriodicWriter(writer, CFG)]).train(0, 9)
+    assert writer.calls[-1] == "close"

@@ -1,0 +1,137 @@
+"""A W&B server on a loopback port: as much of its protocol as a run needs, and ways to fail."""
+
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Run:
+    """What the server knows of one run."""
+
+    config: str = "{}"
+    summary: str = "{}"
+    rows: list[dict] = field(default_factory=list)
+    exit_code: int | None = None
+    upserts: list[dict] = field(default_factory=list)  # the variables of each UpsertBucket
+    uploads: list[str] = field(default_factory=list)  # names of files
+
+
+class WandbServer(ThreadingHTTPServer):
+    """
+    Keeps what it is sent in `runs`, by run id; use it as a context manager.
+
+    Setting `status` to an HTTP error makes it answer that to everything, and None makes it accept
+    connections without ever answering. `stop` makes it refuse connections.
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.runs: dict[str, Run] = {}
+        self.status = 200
+        self.requests = []  # "method path", and GraphQL's operations by name
+        self.released = threading.Event()
+        self._thread = threading.Thread(target=self.serve_forever, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self.shutdown()
+            self.server_close()
+            self._thread.join()
+        self.released.set()
+
+    def __exit__(self, *exc_info) -> None:
+        self.stop()
+
+    def handle_error(self, request, client_address) -> None:
+        """Clients that give up are what the tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers one request; connections are not kept, so that a stopped server is gone at once."""
+
+    server: WandbServer
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.requests.append(f"{self.command} {self.path}")
+        status = self.server.status
+        if status is None:
+            self.server.released.wait()
+            return
+        answer = {}
+        if status == 200 and self.path == "/graphql":
+            request = json.loads(body)
+            operation = request.get("operationName", "")
+            self.server.requests.append(operation)
+            answer = {"data": self._query(operation, request.get("variables"))}
+        elif status == 200 and self.path.endswith("/file_stream"):
+            self._stream(self.server.runs[self.path.split("/")[-2]], json.loads(body))
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_PUT = do_GET = do_POST
+
+    def log_message(self, format, *args) -> None:
+        """Requests are kept in `requests` instead of printed."""
+
+    def _query(self, operation: str, variables: dict) -> dict:
+        runs = self.server.runs
+        project = {"id": "1", "name": "project", "entity": {"id": "2", "name": "entity"}}
+        if operation == "RunResumeStatus":
+            run = runs.get(variables["name"])
+            return {"model": {**project, "bucket": run and self._bucket(variables["name"], run)}}
+        if operation == "UpsertBucket":
+            run = runs.setdefault(variables["name"], Run())
+            run.upserts.append(variables)
+            run.config = variables.get("config") or run.config
+            bucket = {**self._bucket(variables["name"], run), "project": project}
+            return {"upsertBucket": {"bucket": bucket, "inserted": len(run.upserts) == 1}}
+        if operation == "CreateRunFiles":
+            runs[variables["run"]].uploads += variables["files"]
+            files = [
+                {"name": name, "uploadUrl": f"{self.server.url}/upload"}
+                for name in variables["files"]
+            ]
+            return {"createRunFiles": {"runID": "3", "uploadHeaders": [], "files": files}}
+        return {}
+
+    @staticmethod
+    def _bucket(run_id: str, run: Run) -> dict:
+        return {
+            "id": "3",
+            "name": run_id,
+            "displayName": run_id,
+            "config": run.config,
+            "summaryMetrics": run.summary,
+            "historyTail": json.dumps([json.dumps(row) for row in run.rows[-1:]]),
+            "historyLineCount": len(run.rows),
+            "eventsTail": "[]",
+            "eventsLineCount": 0,
+            "logLineCount": 0,
+            "tags": [],
+            "notes": "",
+            "wandbConfig": '{"t": 1}',
+        }
+
+    @staticmethod
+    def _stream(run: Run, request: dict) -> None:
+        files = request.get("files", {})
+        for line in files.get("wandb-history.jsonl", {}).get("content", []):
+            row = json.loads(line)
+            # like W&B, which keeps what it has
+            if not run.rows or row["_step"] > run.rows[-1]["_step"]:
+                run.rows.append(row)
+        if "wandb-summary.json" in files:
+            run.summary = files["wandb-summary.json"]["content"][-1]
+        if request.get("complete"):
+            run.exit_code = request["exitcode"]
