@@ -1,0 +1,42 @@
+# `make` lists what there is. Each target sets up what it needs, in this folder.
+
+# trust the certificates that the machine trusts
+export UV_SYSTEM_CERTS ?= true
+
+# the uv on PATH, or else one of this folder's own
+UV ?= $(or $(shell command -v uv),$(CURDIR)/.uv/bin/uv)
+export UV
+DEMO := build/demo
+
+.PHONY: help setup demo test test-fast lint benchmarks
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+$(CURDIR)/.uv/bin/uv:
+	@echo "== uv, into .uv"
+	python3 -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+setup: $(filter $(CURDIR)/%,$(UV))
+	@echo "== cookiecutter and the tests' tools, into .venv"
+	$(UV) sync --quiet
+
+demo: setup  ## generate a project; install, train, evaluate and draw in it; under 10 minutes
+	@echo "== a project with every default answer, into $(DEMO)"
+	$(UV) run --no-sync cookiecutter . --no-input --overwrite-if-exists --output-dir $(DEMO)
+	$(MAKE) -C $(DEMO)/recycling-trash-detection demo
+
+test: setup lint  ## all tests; a generated project is installed and trained
+	$(UV) run --no-sync pytest
+
+test-fast: setup lint  ## what needs no generated project to be installed
+	$(UV) run --no-sync pytest -m "not slow"
+
+lint: setup
+	$(UV) run --no-sync ruff check
+	$(UV) run --no-sync ruff format --check
+
+benchmarks: setup  ## the time that a generation takes; after `make demo`, that of evaluation too
+	$(UV) run --no-sync python benchmarks/generation_time.py
+	[ ! -d $(DEMO)/*/.venv ] || \
+	    $(DEMO)/*/.venv/bin/python benchmarks/evaluation_speed.py $(DEMO)/*/

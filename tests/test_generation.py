@@ -1,0 +1,185 @@
+"""What a project holds, for every combination of answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import (
+    CHOICES,
+    COMBINATIONS,
+    MATRIX,
+    PROJECT,
+    QUESTIONS,
+    TEMPLATE,
+    files_under,
+    ruff,
+)
+from cookiecutter.exceptions import FailedHookException
+from cookiecutter.main import cookiecutter
+
+from detectron2_prompts import DEPENDENCIES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+RENDERED = {
+    "README.md",
+    "configs/common/writers.py",
+    "detection/classes.py",
+    "detection/submission.py",
+    "pyproject.toml",
+    "sweep.yaml",
+}
+# One of each kind, where a test reads every file.
+SOME = ["default", "detectron2_source=git", "one class", "hard names"]
+
+
+def expected_files(source: str) -> set[str]:
+    """Return what expected_files.txt lists; of it, third_party/ belongs to one source only."""
+    files = (TEMPLATE / "tests" / "expected_files.txt").read_text(encoding="utf-8").split()
+    return {f for f in files if source == "pypi" or not f.startswith("third_party/")}
+
+
+@pytest.mark.parametrize("answers", MATRIX, ids=lambda answers: "-".join(answers.values()))
+def test_every_combination_of_choices(bake, answers):
+    project = bake(**answers)
+    assert files_under(project) == expected_files(answers["detectron2_source"])
+    writers = (project / "configs/common/writers.py").read_text(encoding="utf-8")
+    assert f'preset="{answers["metric_names"]}"' in writers
+    submission = (project / "detection/submission.py").read_text(encoding="utf-8")
+    assert f'DEFAULT_FORMAT = "{answers["submission_format"]}"' in submission
+    for path in files_under(project):
+        if path in RENDERED:
+            assert not re.search(r"\{\{|\{%|\{#|#\}|%\}", (project / path).read_text("utf-8")), path
+
+
+def test_only_these_files_depend_on_the_answers():
+    texts = {path: (PROJECT / path).read_text(encoding="utf-8") for path in files_under(PROJECT)}
+    assert {path for path, text in texts.items() if "cookiecutter." in text} == RENDERED
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_all_other_files_are_copied_byte_for_byte(bake, name):
+    project = bake(**COMBINATIONS[name])
+    copied = files_under(project) - RENDERED
+    assert copied
+    for path in copied:
+        assert (project / path).read_bytes() == (PROJECT / path).read_bytes(), path
+
+
+def test_files_keep_their_mode(bake):
+    for path in files_under(bake()):
+        assert (bake() / path).stat().st_mode == (PROJECT / path).stat().st_mode, path
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_a_new_project_is_clean_for_ruff(bake, name):
+    project = bake(**COMBINATIONS[name])
+    for command in (["check"], ["format", "--diff"]):
+        result = ruff(*command, "--no-cache", ".", cwd=project, encoding="utf-8")
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_pyproject_says_what_was_answered(bake, name):
+    answers = COMBINATIONS[name]
+    project = bake(**answers)
+    data = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    assert data["project"]["name"] == project.name
+    expected = answers.get("project_name", QUESTIONS["project_name"])
+    assert data["project"]["description"].startswith(f"{expected}: ")
+    source = data["tool"]["uv"]["sources"]["detectron2"]
+    if answers.get("detectron2_source") == "git":
+        assert re.fullmatch(r"[0-9a-f]{40}", source["rev"])
+        build = data["tool"]["uv"]["extra-build-dependencies"]["detectron2"]
+        assert {"requirement": "torch", "match-runtime": True} in build
+        assert not (project / "third_party").exists()
+    else:
+        assert (project / source["path"] / "pyproject.toml").is_file()
+
+
+def test_a_project_cannot_take_the_name_of_a_dependency(bake):
+    data = tomllib.loads((bake() / "pyproject.toml").read_text(encoding="utf-8"))
+    requirements = [*data["project"]["dependencies"], *data["dependency-groups"]["dev"]]
+    assert {re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in requirements} == DEPENDENCIES
+
+
+def test_no_dependency_is_open_ended_or_pinned(bake):
+    data = tomllib.loads((bake() / "pyproject.toml").read_text(encoding="utf-8"))
+    for line in data["project"]["dependencies"]:
+        assert line == "detectron2" or (">=" in line and ",<" in line), line
+
+
+def test_wandb_names_reach_the_writer_config(bake):
+    project = bake(wandb_project="my project", wandb_entity="team")
+    writers = (project / "configs/common/writers.py").read_text(encoding="utf-8")
+    assert 'project="my project"' in writers
+    assert 'entity="team"' in writers
+
+
+def test_the_wandb_project_is_the_slug_unless_answered(bake):
+    project = bake(project_slug="wheat-2")
+    writers = (project / "configs/common/writers.py").read_text(encoding="utf-8")
+    assert 'project="wheat-2"' in writers
+
+
+def test_nothing_in_a_project_depends_on_this_machine(bake, tmp_path):
+    path = tmp_path / "here" / "annotations.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"categories": [{"id": 1, "name": "car"}]}))
+    project = bake(classes=str(path))
+    for name in files_under(project):
+        content = (project / name).read_bytes()
+        for private in (tmp_path, TEMPLATE, Path.home()):
+            if len(private.parts) > 2:  # "/root" is in other people's words too
+                assert str(private).encode() not in content, name
+        assert b"annotations.json" not in content or name not in RENDERED, name
+
+
+def test_two_bakes_are_the_same(bake):
+    first, second = bake(), bake(fresh=True)
+    for path in files_under(first):
+        assert (first / path).read_bytes() == (second / path).read_bytes(), path
+
+
+def test_hooks_are_ascii():
+    # A hook's output goes through the terminal's encoding, which need not know more.
+    for hook in (TEMPLATE / "hooks").glob("*.py"):
+        assert hook.read_bytes().isascii(), hook
+
+
+def test_a_failing_hook_leaves_nothing(config_file, tmp_path):
+    broken = tmp_path / "template"
+    ignored = shutil.ignore_patterns(".git", ".venv", "third_party")  # what the hook removes
+    shutil.copytree(TEMPLATE, broken, ignore=ignored)
+    with pytest.raises(FailedHookException):
+        cookiecutter(
+            str(broken),
+            no_input=True,
+            extra_context={"detectron2_source": "git"},
+            output_dir=str(tmp_path / "out"),
+            config_file=str(config_file),
+        )
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_every_choice_has_a_label():
+    for name, answers in CHOICES.items():
+        labels = QUESTIONS["__prompts__"][name]
+        assert set(labels) == {"__prompt__", *answers}
+
+
+def test_labels_hold_nothing_that_the_prompt_eats():
+    def texts(labels):
+        for label in labels.values():
+            yield from texts(label) if isinstance(label, dict) else [label]
+
+    for label in texts(QUESTIONS["__prompts__"]):
+        assert not set("[]{}") & set(label), label
