@@ -304,7 +304,11 @@ def test_sweep_chooses_the_run(server, train, monkeypatch):
 
 
 @pytest.mark.parametrize("what", CAPTURE)
-def test_capture(server, train, what):
+def test_capture(server, train, what, monkeypatch):
+    # as if it were not pytest that trains, which may lie inside the project or outside
+    monkeypatch.setenv("WANDB_PROGRAM", str(PROJECT_ROOT / "train_net.py"))
+    wandb.teardown()
+
     def say_something():
         print("something")
         time.sleep(2)  # the machine is looked at in the background
@@ -314,7 +318,7 @@ def test_capture(server, train, what):
     assert run.exit_code == 0
     files = {name.split("/")[0] for name in run.uploads} - {"config.yaml", "wandb-summary.json"}
     assert files == {
-        "code": {"wandb-metadata.json"},  # and the program, if it is one of the project's
+        "code": {"code", "wandb-metadata.json"},
         "console": {"output.log"},
         "machine": {"wandb-metadata.json"},
         "requirements": {"requirements.txt"},
