@@ -24,7 +24,7 @@ def run(*command: str, cwd: Path, check: bool = True) -> subprocess.CompletedPro
         command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8"
     )
     if check:
-        assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-8000:]
+        assert result.returncode == 0, result.stdout[-20000:] + result.stderr[-8000:]
     return result
 
 
@@ -51,7 +51,7 @@ def python(project) -> str:
 
 def test_own_lint_and_tests_pass(project):
     run("make", "lint", cwd=project)
-    result = run("make", "test", cwd=project)
+    result = run("make", "test", "ARGS=--tb=short --show-capture=no", cwd=project)
     assert " passed" in result.stdout and " skipped" not in result.stdout
     print(result.stdout[-400:])
 

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from fvcore.common.checkpoint import Checkpointer
 
+from detection.checkpoints import read_best
 from detection.metric_names import MetricNames
 
 logger = logging.getLogger("detectron2.detection")
@@ -79,10 +80,8 @@ class BestCheckpointer(HookBase):
         self._is_told = False
 
     def before_train(self):
-        if self.trainer.start_iter > 0 and self._record.is_file():
-            record = json.loads(self._record.read_text())
-            if record["metric"] == self._val_metric:
-                self._best = record["value"]
+        if self.trainer.start_iter > 0:
+            self._best = read_best(self._folder, self._val_metric)
 
     def after_step(self):
         latest = self.trainer.storage.latest()

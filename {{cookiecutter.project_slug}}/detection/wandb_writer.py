@@ -14,6 +14,7 @@ from pathlib import Path
 import wandb
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
+from omegaconf import OmegaConf
 
 from detection.config import plain
 from detection.errors import UserError
@@ -27,7 +28,7 @@ from detection.wandb_runs import (
     sync_command,
     without_secrets,
 )
-from detection.writers import NewScalars
+from detection.writers import NewScalars, read_metrics
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -111,6 +112,8 @@ class WandbWriter(EventWriter):
         # a sweep's agent chooses the id
         run_id = os.environ.get("WANDB_RUN_ID") or record.get("id") or uuid.uuid4().hex[:8]
         rows = read_rows(find_parts(self._output_dir, run_id)) if start_iter > 0 else {}
+        json_file = OmegaConf.select(cfg, "writers.json.json_file") if start_iter > 0 else None
+        metrics = read_metrics(json_file) if json_file else {}
         self._open(run_id, without_secrets(plain(cfg)))
         if self._run is None:
             return
@@ -119,14 +122,17 @@ class WandbWriter(EventWriter):
             self._write_record({"id": self._run.id})
             self._run.define_metric("iter")
             self._run.define_metric("*", step_metric="iter")
-            self._catch_up(start_iter, rows, record.get("unfinished"))
+            self._catch_up(start_iter, rows, metrics, record.get("unfinished"))
 
     def write(self) -> None:
         if self._run is None:
             return
         # after a failure the iteration under way is incomplete, and may yet be repeated
         failed_at = get_event_storage().iter if sys.exc_info()[0] else None
-        rows = [self._rename(*row) for row in self._scalars.rows()]
+        rows = dict(self._scalars.rows())
+        for iteration in self.media:  # of an evaluation that had no scores
+            rows.setdefault(iteration, {})
+        rows = [self._rename(*row) for row in sorted(rows.items())]
         with self._never_in_the_way():
             for row, evaluated in rows:
                 if row["iter"] == failed_at:
@@ -179,9 +185,19 @@ class WandbWriter(EventWriter):
         else:
             logger.info(f"W&B: {self._run.url}")
 
-    def _catch_up(self, start_iter: int, rows: dict[int, dict], unfinished: dict | None) -> None:
+    def _catch_up(
+        self,
+        start_iter: int,
+        rows: dict[int, dict],
+        metrics: dict[int, dict],
+        unfinished: dict | None,
+    ) -> None:
         """Continue behind the run's last row, and log before what it lacks until `start_iter`."""
-        self._first = max(rows, default=-1) + 1 if self._run.offline else self._run.starting_step
+        last = max(rows, default=-1)
+        self._first = last + 1 if self._run.offline else self._run.starting_step
+        for iteration, scalars in metrics.items():
+            if iteration > last:  # a kill has cost W&B's own file the last second
+                rows[iteration] = self._rename(iteration, scalars)[0]
         if unfinished:
             rows = {unfinished["iter"]: unfinished, **rows}
         for step in sorted(rows):

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ from datetime import timedelta
 import torch
 from detectron2.utils.events import EventStorage, EventWriter, TensorboardXWriter, get_event_storage
 from detectron2.utils.file_io import PathManager
+from fvcore.common.history_buffer import HistoryBuffer
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from detection.checkpoints import read_best
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -54,7 +58,7 @@ class NewScalars:
         if iteration <= self._last[name]:
             return
         if storage.smoothing_hints()[name]:
-            yield iteration, storage.history(name).median(self._window_size)
+            yield iteration, _median(storage.history(name), self._window_size)
         elif name in _EVERY_ITERATION:
             yield iteration, value
         else:
@@ -150,6 +154,7 @@ class TqdmMetricPrinter(EventWriter):
         period: int = 20,
         window_size: int = 20,
         best_metric: str = "bbox/AP",
+        mode: str = "max",
         bar: bool | None = None,
     ):
         """
@@ -158,12 +163,15 @@ class TqdmMetricPrinter(EventWriter):
             period: iterations between two plain lines.
             window_size: of the median over losses and times.
             best_metric: detectron2's name of the metric shown.
+            mode: whether its best value is its "max" or its "min".
             bar: whether to draw a bar; None draws one where stderr is a terminal.
         """
         self._max_iter = max_iter
         self._line_period = period
         self._window_size = window_size
         self._best_metric = best_metric
+        self._better = {"max": max, "min": min}[mode]
+        self._earlier_best = []  # of a resumed run, one value at most
         self._is_bar = sys.stderr.isatty() if bar is None else bar
         self._bar = None
         self._redirect = ExitStack()
@@ -171,6 +179,8 @@ class TqdmMetricPrinter(EventWriter):
         self.period = 1 if self._is_bar else period
 
     def start(self, start_iter: int, cfg) -> None:
+        record = read_best(cfg.train.output_dir, self._best_metric) if start_iter > 0 else None
+        self._earlier_best = [record] if record is not None else []
         if self._is_bar:
             # log lines are printed above the bar instead of through it
             loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "")]
@@ -204,7 +214,7 @@ class TqdmMetricPrinter(EventWriter):
 
     def _status(self, storage: EventStorage) -> str:
         def median(name: str) -> float:
-            return storage.history(name).median(self._window_size)
+            return _median(storage.history(name), self._window_size)
 
         # the most wanted first: a narrow terminal cuts the line off
         scalars = storage.latest()
@@ -213,9 +223,14 @@ class TqdmMetricPrinter(EventWriter):
             left = median("time") * (self._max_iter - storage.iter - 1)
             parts.append(f"eta {timedelta(seconds=round(left))}  {median('time'):.3f} s/it")
         if self._best_metric in scalars:
-            history = storage.history(self._best_metric).values()
+            values = [value for value, _ in storage.history(self._best_metric).values()]
+            finite = [v for v in values + self._earlier_best if math.isfinite(v)]
+            best = self._better(finite, default=math.nan)
             name = self._best_metric.split("/")[-1]
-            parts.append(f"{name} {history[-1][0]:.1f} (best {max(v for v, _ in history):.1f})")
+            parts.append(f"{name} {values[-1]:.1f} (best {best:.1f})")
+        elif self._earlier_best:
+            name = self._best_metric.split("/")[-1]
+            parts.append(f"{name} best {self._earlier_best[0]:.1f}")
         if torch.cuda.is_available():
             parts.append(f"mem {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
         if "lr" in scalars:
@@ -224,6 +239,21 @@ class TqdmMetricPrinter(EventWriter):
         for name in sorted(losses, key=lambda n: n != "total_loss"):
             parts.append(f"{name} {median(name):.3g}")
         return "  ".join(parts)
+
+
+def _median(history: HistoryBuffer, window_size: int) -> float:
+    """As `HistoryBuffer.median`, whose NumPy takes ten times as long for so few values."""
+    values = [value for value, _ in history.values()[-window_size:]]
+    return math.nan if any(map(math.isnan, values)) else statistics.median(values)
+
+
+def read_metrics(json_file: str) -> dict[int, dict[str, float]]:
+    """{iteration: {name: value}} of a JSONWriter's file; {} where there is none."""
+    if not PathManager.isfile(json_file):
+        return {}
+    with PathManager.open(json_file, encoding="utf-8") as f:
+        rows = [json.loads(line) for line in f if _iteration(line) < math.inf]
+    return {row.pop("iteration"): row for row in rows}
 
 
 def _iteration(line: str) -> float:

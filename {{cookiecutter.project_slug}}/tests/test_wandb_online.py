@@ -94,7 +94,7 @@ def train(output_dir, names):
             "project",
             period=PERIOD,
             window_size=1,  # a median would span a resume
-            **{"init_timeout": 3, "finish_timeout": 3, **arguments},
+            **{"init_timeout": 60, **arguments},
         )
         trainer = tiny_trainer(losses)
 
@@ -195,7 +195,7 @@ def test_fresh_start_is_another_run(server, train):
 def test_resumed_run_sends_what_the_server_lacks(server, train, output_dir, names, first):
     server.status = 500 if first == "offline" else 200
     hooks = [At(5, lambda: setattr(server, "status", 401))] if first == "unsent" else []
-    train(max_iter=14, hooks=hooks)
+    train(max_iter=14, hooks=hooks, **IMPATIENT)
     assert not [row for run in server.runs.values() for row in run.rows]
     server.status = 200
     wandb.teardown()
@@ -230,6 +230,9 @@ def test_crash_in_an_evaluation(server, train, output_dir, names, start_iter):
     assert ("val/bbox_mAP" in row) == (start_iter == 12)
 
 
+# much less than what W&B itself takes to give up, and enough for a busy machine
+IMPATIENT = {"init_timeout": 3, "finish_timeout": 3}
+BOUND = 40
 FAILURES = {
     "refused": lambda server: server.stop(),
     "silent": lambda server: setattr(server, "status", None),
@@ -244,8 +247,8 @@ def test_server_fails_at_start(server, train, output_dir, names, said, failure, 
     FAILURES[failure](server)
     started = []
     begin = time.monotonic()
-    train(hooks=[At(0, lambda: started.append(time.monotonic()))])
-    assert started[0] - begin < 12 and time.monotonic() - started[0] < 12
+    train(hooks=[At(0, lambda: started.append(time.monotonic()))], **IMPATIENT)
+    assert started[0] - begin < BOUND and time.monotonic() - started[0] < BOUND
     check_rows(local_rows(output_dir), output_dir, names)
     (message,) = said()
     (part,) = find_parts(output_dir, "*")
@@ -262,8 +265,8 @@ def test_server_fails_in_mid_run(server, train, output_dir, names, said, failure
         FAILURES[failure](server)
         broken.append(time.monotonic())
 
-    train(hooks=[At(9, break_server)])
-    assert time.monotonic() - broken[0] < 12
+    train(hooks=[At(9, break_server)], **IMPATIENT)
+    assert time.monotonic() - broken[0] < BOUND
     check_rows(local_rows(output_dir), output_dir, names)
     _, message = said()
     (part,) = find_parts(output_dir, "*")
@@ -363,7 +366,14 @@ def test_interrupt(server, on_toy, output_dir):
         "train.checkpointer.period=4",
     ]
     command = train_command(on_toy, *arguments, "train.max_iter=1000")
-    process = subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=PROJECT_ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Ctrl-C works although the tests may run in the background, where it is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     # by then the rows before it have been logged
     while not (output_dir / "model_0000007.pth").exists():
         assert process.poll() is None

@@ -7,6 +7,7 @@ import math
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -23,12 +24,13 @@ from conftest import read_metrics, read_wandb_rows
 from detectron2.config import LazyCall as L
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase, hooks
+from fvcore.common.checkpoint import Checkpointer
 from fvcore.common.param_scheduler import LinearParamScheduler
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import tiny_trainer
 
-from detection.hooks import EvalHook, PeriodicWriter
+from detection.hooks import BestCheckpointer, EvalHook, PeriodicWriter
 from detection.metric_names import MetricNames
 from detection.wandb_writer import WandbWriter, default_mode
 from detection.writers import JSONWriter, TensorboardWriter, TqdmMetricPrinter
@@ -65,17 +67,29 @@ def evaluation(count: int) -> dict:
     return {"bbox": {**values, **per_class}}
 
 
-def train(writers, losses=LOSSES, start_iter=0, max_iter=MAX_ITER, eval_period=EVAL_PERIOD):
+def train(
+    writers,
+    losses=LOSSES,
+    start_iter=0,
+    max_iter=MAX_ITER,
+    eval_period=EVAL_PERIOD,
+    cfg=CFG,
+    best_in=None,
+):
     """Trains with `writers`; the n-th evaluation of the run gives `evaluation(n)`."""
     trainer = tiny_trainer(losses)
+    best = best_in and BestCheckpointer(
+        Checkpointer(trainer.model, cfg.train.output_dir), "bbox/AP", best_in
+    )
     multiplier = LinearParamScheduler(1.0, 0.0)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(trainer.optimizer, multiplier),
             EvalHook(eval_period, lambda: evaluation((trainer.iter + 1) // eval_period)),
+            best,
             PutScalars(),
-            *(PeriodicWriter(writer, CFG) for writer in writers),
+            *(PeriodicWriter(writer, cfg) for writer in writers),
         ]
     )
     trainer.train(start_iter, max_iter)
@@ -393,8 +407,58 @@ def test_no_terminal_no_bar(capsys):
     assert "%|" not in captured.out + captured.err
 
 
+@pytest.mark.parametrize(("mode", "before", "after"), [("max", 20, 20), ("min", 13, 12)])
+def test_best_value_outlives_a_resume(tmp_path, caplog, mode, before, after):
+    caplog.set_level(logging.INFO, logger="detectron2.detection")
+    cfg = OmegaConf.create({"train": {"log_period": 2, "output_dir": str(tmp_path)}})
+
+    def lines(start_iter: int, stop: int) -> list[str]:
+        caplog.clear()
+        printer = TqdmMetricPrinter(MAX_ITER, 2, WINDOW, mode=mode, bar=False)
+        losses = LOSSES[start_iter:stop]
+        train([printer], losses, start_iter, stop, cfg=cfg, best_in=mode)
+        return [m for m in caplog.messages if m.startswith("iter ")]
+
+    assert f"AP 20.0 (best {before}.0)" in lines(0, 24)[-1]
+    resumed = lines(24, MAX_ITER)
+    assert f"AP best {before}.0" in resumed[0]
+    assert f"AP 15.0 (best {after}.0)" in resumed[-1]
+
+
 def wandb_runs(folder: Path) -> list[Path]:
     return sorted((folder / "wandb").glob("offline-run-*"), key=lambda p: p.stat().st_ctime_ns)
+
+
+def test_wandb_gets_from_metrics_json_what_a_kill_cost_it(tmp_path, names):
+    cfg = OmegaConf.create({"writers": {"json": {"json_file": str(tmp_path / "metrics.json")}}})
+    cfg.train = CFG.train
+
+    def writers():
+        return [
+            JSONWriter(cfg.writers.json.json_file, PERIOD, WINDOW),
+            WandbWriter(str(tmp_path), names, period=PERIOD, window_size=WINDOW),
+        ]
+
+    train(writers(), LOSSES[:24], max_iter=24, cfg=cfg)
+    (lost,) = wandb_runs(tmp_path)
+    shutil.rmtree(lost)
+    train(writers(), LOSSES[24:], start_iter=24, cfg=cfg)
+    (resumed,) = wandb_runs(tmp_path)
+    rows = {row.pop("_step"): row for row in read_wandb_rows(resumed)}
+    lines = (tmp_path / "metrics.json").read_text(encoding="utf-8").splitlines()
+    expected = {row.pop("iteration"): row for row in map(json.loads, lines)}
+    assert rows.keys() == expected.keys() and min(rows) == 3
+    for at, row in expected.items():
+        assert {names(k, v)[0]: v for k, v in row.items()}.items() <= rows[at].items()
+
+
+def test_media_without_scalars_are_sent(tmp_path, names):
+    writer = WandbWriter(str(tmp_path), names, period=4)
+    writer.media[5] = {"note": wandb.Html("<p>5</p>")}
+    train([writer], LOSSES[:12], max_iter=12)
+    (run_dir,) = wandb_runs(tmp_path)
+    noted = [row["_step"] for row in read_wandb_rows(run_dir) if "note.path" in row]
+    assert noted == [5] and not writer.media
 
 
 def test_wandb_crash_resume_and_a_fresh_start(tmp_path, names):

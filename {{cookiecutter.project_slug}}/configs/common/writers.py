@@ -11,6 +11,7 @@ writers = dict(
         max_iter="${train.max_iter}",
         period="${train.log_period}",
         best_metric="${train.best_checkpointer.val_metric}",
+        mode="${train.best_checkpointer.mode}",
         bar=None,  # True, False; None: a bar on a terminal, plain lines elsewhere
     ),
     json=L(JSONWriter)(json_file="${train.output_dir}/metrics.json", period="${train.log_period}"),
