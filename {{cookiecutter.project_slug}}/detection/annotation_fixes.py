@@ -8,6 +8,7 @@ import numpy as np
 from detection.annotation_checks import (
     ANNOTATION,
     CATEGORY,
+    IMAGE,
     annotation_masks,
     complaint,
     has_id,
@@ -131,7 +132,7 @@ def _fix_annotations(coco: dict, changes: Counter) -> None:
         masks = annotation_masks(coco)
         if kind in masks:
             drop(kind, masks[kind])
-    sizes = {i["id"]: (i["width"], i["height"]) for i in coco["images"]}
+    sizes = {i["id"]: (i["width"], i["height"]) for i in coco["images"] if not complaint(i, IMAGE)}
     for a in odd_ones("partly_outside"):
         a["bbox"] = _clip(a["bbox"], *sizes[a["image_id"]])
         areas.append(a)

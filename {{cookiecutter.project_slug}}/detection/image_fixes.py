@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 
-from detection.annotation_checks import IMAGE, complaint, is_box
+from detection.annotation_checks import IMAGE, complaint, has_id, is_box
 from detection.image_checks import ImageFacts, file_name, same_content
 from detection.image_files import find_twins, is_file
 
@@ -31,9 +31,11 @@ def fix_images(coco: dict, facts: dict[str, ImageFacts], image_root: str, change
     for problem in ("unreadable", "truncated"):
         odd = [i for i in coco["images"] if problems.get(file_name(i)) == problem]
         drop(f"{problem}_images", odd)
-    counts = Counter(a.get("image_id") for a in coco["annotations"] if isinstance(a, dict))
+    counts = Counter(a["image_id"] for a in coco["annotations"] if has_id(a, "image_id"))
     for images in same_content(coco, facts):
-        kept = max(images, key=lambda i: counts[i["id"]])  # of equals the first
+        kept = max(
+            images, key=lambda i: counts[i["id"]] if has_id(i, "id") else 0
+        )  # of equals the first
         drop("repeated_images", [i for i in images if i is not kept])
 
 
@@ -50,7 +52,7 @@ def drop_images(coco: dict, odd: list[dict]) -> int:
     coco["annotations"] = [
         a
         for a in coco.get("annotations") or []
-        if not (isinstance(a, dict) and type(a.get("image_id")) is int and a["image_id"] in gone)
+        if not (has_id(a, "image_id") and a["image_id"] in gone)
     ]
     return len(odd)
 
@@ -67,7 +69,7 @@ def _take_names_that_exist(coco: dict, image_root: str, changes: Counter) -> Non
 def _fix_sizes(coco: dict, facts: dict[str, ImageFacts], changes: Counter) -> None:
     of_image = defaultdict(list)
     for a in coco.get("annotations") or []:
-        if isinstance(a, dict) and is_box(a.get("bbox")) and type(a.get("image_id")) is int:
+        if has_id(a, "image_id") and is_box(a.get("bbox")):
             of_image[a["image_id"]].append(a)
     for image in coco["images"]:
         fact = facts.get(file_name(image), ImageFacts())
@@ -128,6 +130,5 @@ def _merge_records(coco: dict, changes: Counter) -> None:
     ambiguous = {i["id"] for i in kept if not complaint(i, IMAGE)}
     coco["images"] = kept
     for a in coco.get("annotations") or []:
-        image_id = a.get("image_id") if isinstance(a, dict) else None
-        if type(image_id) is int and image_id in ids and image_id not in ambiguous:
-            a["image_id"] = ids[image_id]
+        if has_id(a, "image_id") and a["image_id"] in ids and a["image_id"] not in ambiguous:
+            a["image_id"] = ids[a["image_id"]]

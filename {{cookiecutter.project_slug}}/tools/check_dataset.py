@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(f"written  {path}" for path in written.values()), file=out)
         print(f"these have {count_findings(findings)}", file=out)
     if args.json == "-":
-        print(json.dumps(report, ensure_ascii=False, indent=1))
+        print(json.dumps(report, indent=1))  # in ASCII, whatever the terminal's encoding
     elif args.json:
         write_json(report, args.json)
     return status or int(any(f.is_error for f in findings))
