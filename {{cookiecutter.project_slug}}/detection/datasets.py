@@ -14,6 +14,7 @@ from detection.annotation_checks import check_annotations
 from detection.annotations import category_id_map, parse_coco, read_bytes, read_coco
 from detection.classes import CLASSES
 from detection.errors import UserError
+from detection.finding_kinds import KINDS, NOTE
 from detection.paths import in_project
 
 logger = logging.getLogger("detectron2.detection")
@@ -81,12 +82,14 @@ def _load(coco: dict, json_file: str, image_root: str) -> list[dict]:
     """
     id_map = category_id_map(coco, json_file)
     findings = check_annotations(coco, image_root)
-    errors = [f.message for f in findings if f.is_error]
+    errors = [f for f in findings if f.is_error]
     if errors:
         others = f" ({len(errors) - 1} more kinds of error)" if len(errors) > 1 else ""
-        raise UserError(f"{json_file}: {errors[0]}{others}; `make check` says more")
+        is_fixable = KINDS[errors[0].kind].fix
+        more = "`make check ARGS=--fix` mends a copy" if is_fixable else "`make check` says more"
+        raise UserError(f"{json_file}: {errors[0].message}{others}; {more}")
     for finding in findings:
-        log = logger.info if finding.severity == "note" else logger.warning
+        log = logger.info if finding.severity == NOTE else logger.warning
         log(f"{Path(json_file).name}: {finding.message}")
     objects = defaultdict(list)
     for annotation in coco.get("annotations") or []:

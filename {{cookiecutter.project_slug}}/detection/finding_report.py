@@ -46,29 +46,28 @@ def format_splits(splits: dict[str, dict], files: dict[str, str], num_read: int)
     return "\n".join([*lines, read])
 
 
-def format_changes(changes: dict[str, Counter], left: list[Finding]) -> str:
+def format_changes(changes: dict[str, Counter], left: list[Finding], width: int = 100) -> str:
     """
     What has been mended, and what needs a person.
 
     Args:
         changes: {split: cases by kind}.
         left: the findings on the mended copies.
+        width: of the lines, in columns.
     """
-    rows = [
-        (split, n, KINDS[kind]) for split, counts in changes.items() for kind, n in counts.items()
+    fixed = [
+        (split, count, KINDS[kind].what)
+        for split, counts in changes.items()
+        for kind, count in counts.items()
     ]
-    names = max((max(0, wcswidth(split)) for split, *_ in rows), default=0)
-    lines = ["fixed" if rows else "nothing to fix"]
-    lines += [f"{' ' * INDENT}{pad(split, names)}  {n:>6}  {kind.what}" for split, n, kind in rows]
-    needing = [f for f in left if f.severity != NOTE and (f.is_error or KINDS[f.kind].fix)]
+    needing = [
+        (f.split, len(f.items), f"{KINDS[f.kind].what}: {KINDS[f.kind].remedy}")
+        for f in left
+        if f.is_error or KINDS[f.kind].fix
+    ]
+    lines = ["fixed" if fixed else "nothing to fix", *_table(fixed, width)]
     if needing:
-        lines.append("not fixed, to be decided by you")
-        names = max(max(0, wcswidth(f.split)) for f in needing)
-        lines += [
-            f"{' ' * INDENT}{pad(f.split, names)}  {len(f.items):>6}  {KINDS[f.kind].what}: "
-            f"{KINDS[f.kind].remedy}"
-            for f in needing
-        ]
+        lines += ["not fixed, to be decided by you", *_table(needing, width)]
     return "\n".join(lines)
 
 
@@ -99,11 +98,7 @@ def pad(text: str, width: int) -> str:
 def _format_kind(findings: list[Finding], width: int) -> str:
     kind = KINDS[findings[0].kind]
     lines = _wrap(pad(kind.severity, INDENT), kind.what, width)
-    names = max(max(0, wcswidth(f.split)) for f in findings)
-    counts = max(len(str(len(f.items))) for f in findings)
-    for f in findings:
-        head = f"{' ' * INDENT}{pad(f.split, names)}  {len(f.items):>{counts}}  "
-        lines += _wrap(head, f.examples, width)
+    lines += _table([(f.split, len(f.items), f.examples) for f in findings], width)
     head = " " * INDENT
     lines += _wrap(f"{head}effect  ", kind.effect, width)
     if kind.remedy and kind.severity != NOTE:
@@ -111,6 +106,16 @@ def _format_kind(findings: list[Finding], width: int) -> str:
     if kind.fix:
         lines += _wrap(f"{head}--fix   ", kind.fix, width)
     return "\n".join(lines)
+
+
+def _table(rows: list[tuple[str, int, str]], width: int) -> list[str]:
+    """Lines with the split, how many, and a text."""
+    names = max((max(0, wcswidth(split)) for split, _, _ in rows), default=0)
+    counts = max((len(str(count)) for _, count, _ in rows), default=0)
+    lines = []
+    for split, count, text in rows:
+        lines += _wrap(f"{' ' * INDENT}{pad(split, names)}  {count:>{counts}}  ", text, width)
+    return lines
 
 
 def _wrap(head: str, text: str, width: int) -> list[str]:

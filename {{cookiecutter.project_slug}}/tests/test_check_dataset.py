@@ -589,6 +589,8 @@ def test_originals_are_never_overwritten(data, capsys):
         assert line.startswith(f"error: {path}: is there already") and line.count("\n") == 1
         assert Path(path).read_bytes() == before
     assert data.check("--fix")[0] == data.check("--fix")[0] == 0  # its own copies it may
+    copies = [str(data.folder / "fixed" / f"{split}.json") for split in COUNTS]
+    assert tool.main([*copies, "--fix", "--output", str(data.folder / "fixed")]) == 2
     assert not list(data.folder.rglob("*.partial"))
 
 

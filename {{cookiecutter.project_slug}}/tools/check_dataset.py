@@ -49,6 +49,16 @@ def check(splits: dict[str, dict], facts: dict[str, ImageFacts], image_root: str
     return findings + check_splits(splits, facts)
 
 
+def read_new_images(
+    splits: dict[str, dict], facts: dict[str, ImageFacts], image_root: str
+) -> dict[str, ImageFacts]:
+    """`facts` and those of images that it lacks; URLs are not fetched."""
+    if "://" in image_root:
+        return facts
+    names = {file_name(i) for coco in splits.values() for i in coco["images"]} - {None}
+    return facts | read_images(image_root, sorted(names - facts.keys()))
+
+
 def name_splits(json_files: list[str]) -> dict[str, str]:
     """{short name: path}; the stem, unless two files have the same."""
     stems = [Path(f).stem for f in json_files]
@@ -69,8 +79,10 @@ def write_fixed(fixed: dict[str, dict], changes: dict, files: dict[str, str], fo
     targets = {split: str(Path(folder) / Path(files[split]).name) for split in fixed}
     if len(set(targets.values())) < len(targets):
         raise UserError(f"{folder}: two of the files would have the same name; fix them one by one")
+    originals = {Path(file).resolve() for file in files.values()}
     for target in targets.values():
-        if Path(target).exists() and "fixes" not in read_coco(target):
+        is_original = Path(target).resolve() in originals
+        if is_original or (Path(target).exists() and "fixes" not in read_coco(target)):
             raise UserError(f"{target}: is there already and no corrected copy; choose --output")
     for split, target in targets.items():
         write_json({**fixed[split], "fixes": dict(changes[split])}, target)
@@ -121,23 +133,22 @@ def run(args: argparse.Namespace) -> int:
             status = 2
     if not splits:
         return status
-    facts = {}
-    if not args.no_images and "://" not in args.image_root:
-        names = [file_name(i) for coco in splits.values() for i in coco["images"]]
-        facts = read_images(args.image_root, [name for name in names if name])
+    facts = {} if args.no_images else read_new_images(splits, {}, args.image_root)
     findings = check(splits, facts, args.image_root)
     report = {"files": files, "images_read": len(facts), "findings": findings_json(findings)}
     print(format_splits(splits, files, len(facts)), end="\n\n", file=out)
+    width = min(shutil.get_terminal_size().columns, 110)
     if findings:
-        width = min(shutil.get_terminal_size().columns, 110)
         print(format_findings(findings, width), end="\n\n", file=out)
     print(count_findings(findings), file=out)
     if args.fix:
         fixed, changes = fix_splits(splits, facts, args.image_root)
         written = write_fixed(fixed, changes, files, args.output)
+        if not args.no_images:  # those that were found under another name
+            facts = read_new_images(fixed, facts, args.image_root)
         findings = check(fixed, facts, args.image_root)
         report |= {"fixed": written, "changes": changes, "findings_left": findings_json(findings)}
-        print(f"\n{format_changes(changes, findings)}\n", file=out)
+        print(f"\n{format_changes(changes, findings, width)}\n", file=out)
         print("\n".join(f"written  {path}" for path in written.values()), file=out)
         print(f"these have {count_findings(findings)}", file=out)
     if args.json == "-":
