@@ -43,10 +43,19 @@ def check_annotations(coco: dict, image_root: str) -> list[Finding]:
         Finding("malformed_annotations", *_told([complaint(a, ANNOTATION) for a in annotations]))
     )
     names = {i["id"]: i["file_name"] for i in sound}
+    sizes = {i["id"]: (i["width"], i["height"]) for i in sound}
     for kind, mask in annotation_masks(coco).items():
         rows = np.flatnonzero(mask)
         ids = [annotations[row]["id"] for row in rows]
         notes = [names.get(annotations[row]["image_id"], "") for row in rows]
+        if kind in ("outside", "partly_outside") and len(rows):
+            boxes = np.array([annotations[row]["bbox"] for row in rows], float)
+            size = np.array([sizes[annotations[row]["image_id"]] for row in rows], float)
+            fits = fit_as_corners(boxes, size).tolist()
+            notes = [
+                f"{note}, would fit as x1, y1, x2, y2" if fit else note
+                for note, fit in zip(notes, fits, strict=True)
+            ]
         found.append(Finding(kind, ids, notes))
 
     if annotations:
@@ -146,7 +155,7 @@ def box_masks(boxes: np.ndarray, sizes: np.ndarray, areas: np.ndarray) -> dict[s
     beyond = (right > width + 1) | (bottom > height + 1)
     partly = beyond | (x < -1) | (y < -1)
     # all fit as corners, and many do not otherwise, or have the area of corners
-    fits = (w > x) & (h > y) & (w <= width + 1) & (h <= height + 1)
+    fits = fit_as_corners(boxes, sizes)
     as_corners = (w - x) * (h - y)
     by_area = (abs(areas - as_corners) <= 0.01 * areas) & (abs(areas - w * h) > 0.01 * areas)
     many = len(boxes) >= FEW
@@ -162,6 +171,12 @@ def box_masks(boxes: np.ndarray, sizes: np.ndarray, areas: np.ndarray) -> dict[s
         "outside": outside,
         "partly_outside": partly & ~no_area & ~outside,
     }
+
+
+def fit_as_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which of the (N, 4) boxes could be (x1, y1, x2, y2) in images of (N, 2) those sizes."""
+    (x1, y1, x2, y2), (width, height) = boxes.T, sizes.T
+    return (x1 >= 0) & (y1 >= 0) & (x2 > x1) & (y2 > y1) & (x2 <= width + 1) & (y2 <= height + 1)
 
 
 def complaint(record: object, fields: dict[str, tuple[type, int]]) -> str:

@@ -43,7 +43,9 @@ class Finding:
                 f"{item} ({note})" if note else item
                 for item, note in zip_longest(shown, self.notes[: len(shown)])
             ]
-        return ", ".join(shown) + (", …" if len(self.items) > SHOWN else "")
+        text = ", ".join(shown) + (", …" if len(self.items) > SHOWN else "")
+        # names may hold line breaks and whatever else a terminal would obey
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
     @property
     def message(self) -> str:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 
 from detection import classes
@@ -396,6 +397,37 @@ def test_damaged_files_are_refused_or_train_and_evaluate(folder):
         except Exception as e:
             raise AssertionError(f"{e!r} for {text}") from e
     assert min(outcomes.values()) > 20, outcomes
+
+
+def test_records_are_those_of_detectron2(folder):
+    """But for the category ids: load_coco_json, without a name, leaves those of the file."""
+    coco = make_coco((3, 9, 1))
+    first, second, third = coco["annotations"]
+    first["segmentation"] = [[5, 5, 25, 5, 25, 15], [1, 2, 3, 4]]
+    first["keypoints"] = [5, 6, 2, 0, 0, 0]
+    second["segmentation"] = {"size": [40, 60], "counts": [100, 2300]}
+    third.update(segmentation={"size": [40, 60], "counts": "P2`R1"}, iscrowd=1)
+    coco["annotations"].append({**first, "id": 9, "segmentation": [[1, 2, 3, 4]]})
+    coco["images"].reverse()
+    records = register(folder, coco)
+    id_map = MetadataCatalog.get(NAME).thing_dataset_id_to_contiguous_id
+    theirs = load_coco_json(str(folder / "data.json"), str(folder))
+    for record in theirs:
+        for annotation in record["annotations"]:
+            annotation["category_id"] = id_map[annotation["category_id"]]
+    assert records == theirs
+
+
+def test_line_breaks_in_names_break_no_line(folder):
+    coco = change(make_coco(), "images.1.file_name", "a\nb\x1b[31m\u2028종이")
+    assert "(a\\nb\\x1b[31m\\u2028종이)" in refusal(folder, coco)
+
+
+def test_single_boxes_that_seem_to_be_corners_are_told(folder):
+    coco = change(make_coco(), "annotations.0.bbox", [30, 20, 50, 35])
+    (finding,) = check_annotations(coco, str(folder))
+    assert finding.kind == "partly_outside"
+    assert "1 (1.png, would fit as x1, y1, x2, y2)" in finding.message
 
 
 def test_category_id_map_alone(folder):
