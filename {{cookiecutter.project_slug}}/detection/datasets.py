@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
@@ -67,6 +67,30 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
     )
     _registered[name] = version
     return name
+
+
+def training_images(names: str | list[str], filter_empty: bool = True) -> list[dict]:
+    """
+    The data set dicts of registered data sets, to train on.
+
+    Args:
+        names: of the data sets.
+        filter_empty: leave out images without boxes, and those whose boxes are all crowds.
+
+    Raises:
+        UserError: no image is left.
+    """
+    try:
+        return get_detection_dataset_dicts(names, filter_empty=filter_empty)
+    except AssertionError as e:
+        if "No valid data" not in str(e):
+            raise
+        first = names if isinstance(names, str) else names[0]
+        json_file = MetadataCatalog.get(first).get("json_file", first)
+        raise UserError(
+            f"{json_file}: no image in it has annotations to train on; "
+            "set dataset.train.json_file to another file"
+        ) from e
 
 
 def first_images(dataset: list[dict], count: int) -> list[dict]:

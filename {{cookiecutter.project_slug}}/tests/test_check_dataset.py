@@ -356,6 +356,8 @@ def name_of(value) -> str:
 @pytest.mark.parametrize(("plant", "kind", "is_fixable"), DAMAGES, ids=name_of)
 def test_damage_is_found_and_mended(data, capsys, plant, kind, is_fixable):
     items = plant(data)
+    if kind == "missing_images" and (data.images / items[0]).exists():
+        pytest.skip("to this file system the names are the same")
     status, report = data.check("--fix")
     (found,) = (f for f in report["findings"] if f["kind"] == kind)
     assert found["split"] == "train"

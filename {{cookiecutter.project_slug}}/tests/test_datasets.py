@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode
 from detection import classes
 from detection.annotation_checks import check_annotations
 from detection.annotations import category_id_map, read_coco
-from detection.datasets import register_split
+from detection.datasets import register_split, training_images
 from detection.errors import UserError
 from detection.evaluation import average_precision
 
@@ -98,6 +98,14 @@ def test_category_ids_are_mapped_by_name(folder, ids, is_reversed):
     assert read_coco(metadata.json_file) == coco
 
 
+def test_images_without_boxes_are_left_out_of_training(folder):
+    coco = make_coco()
+    coco["annotations"][0]["image_id"] = 2
+    register(folder, coco)
+    assert [r["image_id"] for r in training_images(NAME)] == [2]
+    assert [r["image_id"] for r in training_images([NAME], filter_empty=False)] == [1, 2]
+
+
 def test_registering_again_replaces_data_and_metadata(folder):
     register(folder, make_coco())
     coco = make_coco((7, 8, 9))
@@ -115,6 +123,9 @@ def test_file_without_annotations_is_fit_for_predictions(folder, caplog):
     with caplog.at_level(logging.INFO, logger="detectron2.detection"):
         assert [r["annotations"] for r in register(folder, coco)] == [[], []]
     assert "no annotations" in caplog.text
+    assert [r["image_id"] for r in training_images(NAME, filter_empty=False)] == [1, 2]
+    with pytest.raises(UserError, match=r"data.json: no image in it has annotations to train on"):
+        training_images(NAME)
 
 
 def test_relative_paths_start_at_the_project(folder, monkeypatch):

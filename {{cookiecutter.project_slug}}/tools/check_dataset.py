@@ -12,6 +12,7 @@ Errors stop training or falsify scores, and make the exit status 1. Warnings and
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -167,6 +168,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
