@@ -20,6 +20,7 @@ from detection.image_checks import ImageFacts
 from detection.image_fixes import drop_images, fix_images
 from detection.split_checks import shared_images
 
+NUMBERS = {"id", "image_id", "category_id", "width", "height"}
 REMOVED = ("unknown_image_ids", "unknown_category_ids", "not_four_numbers", "no_area", "outside")
 
 
@@ -65,15 +66,17 @@ def _write_whole_numbers(coco: dict, changes: Counter) -> None:
         ("categories", "categories"),
     ):
         for record in coco.get(key) or []:
-            if not isinstance(record, dict):
-                continue
-            for field in {"id", "image_id", "category_id", "width", "height"} & set(record):
-                value = record[field]
-                if (type(value) is float and value.is_integer()) or (
-                    type(value) is str and value.isascii() and value.isdigit() and len(value) < 19
-                ):
-                    record[field] = int(value)
-                    changes[kind] += 1
+            fields = [] if not isinstance(record, dict) else NUMBERS & record.keys()
+            whole = {f: int(record[f]) for f in fields if _is_disguised(record[f])}
+            changes[kind] += bool(whole)
+            if whole:
+                record.update(whole)
+
+
+def _is_disguised(value: object) -> bool:
+    if type(value) is str:
+        return value.isascii() and value.isdigit() and len(value) < 19
+    return type(value) is float and value.is_integer()
 
 
 def _fix_categories(coco: dict, changes: Counter) -> None:

@@ -44,7 +44,8 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
     content = read_bytes(json_file)
     # a config registers a split wherever it names it: the same content is parsed but once
     version = json_file, image_root, hashlib.sha256(content).digest(), tuple(CLASSES)
-    if name in DatasetCatalog and _registered.get(name) == version:
+    is_there = name in DatasetCatalog and name in MetadataCatalog
+    if is_there and _registered.get(name) == version:
         return name
     coco = parse_coco(content, json_file)
     id_map = category_id_map(coco, json_file)
