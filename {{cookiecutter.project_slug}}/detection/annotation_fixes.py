@@ -39,7 +39,7 @@ def fix_splits(
         image_root: the folder of the images.
 
     Returns:
-        The mended copies, and for each how many cases of which kind (a key of KINDS) it had.
+        The mended copies, and for each {kind, a key of KINDS: cases mended}.
     """
     fixed = copy.deepcopy(splits)
     changes = {split: Counter() for split in splits}
