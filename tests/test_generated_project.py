@@ -85,6 +85,6 @@ def test_says_what_is_odd_in_annotations(bake, python, data_dir):
     path = bake(classes=str(annotations))
     result = run(python, "tools/check_dataset.py", str(annotations), cwd=path, check=False)
     assert result.returncode == 1  # its images are not there
-    for odd in ("4883 images, 23144 annotations", "id 0", "do not run from 1", "images that are"):
+    for odd in ("4,883 images", "23,144 annotations", "id 0", "not run from 1", "images that are"):
         assert odd in result.stdout
     assert result.stderr == ""

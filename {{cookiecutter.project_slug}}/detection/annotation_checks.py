@@ -1,22 +1,19 @@
 """The cheap checks of a COCO json: what would stop training, and what would spoil it quietly."""
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 
-SHOWN = 5  # examples a finding names
-WANTED = {int: "a whole number from 0", str: "text", list: "a list"}
-IMAGE = {"id": int, "file_name": str, "width": int, "height": int}
-ANNOTATION = {"id": int, "image_id": int, "category_id": int, "bbox": list}
+import numpy as np
 
+from detection.classes import CLASSES
+from detection.findings import Finding, sort_findings
+from detection.image_files import find_twins, is_file, likely_root
 
-@dataclass(frozen=True)
-class Finding:
-    """One kind of oddity in an annotation file; errors stop training, the rest are warnings."""
-
-    is_error: bool
-    message: str
+WANTED = {int: "a whole number from {}", str: "text", list: "a list"}
+IMAGE = {"id": (int, 0), "file_name": (str, 0), "width": (int, 1), "height": (int, 1)}
+CATEGORY = {"id": (int, 0), "name": (str, 0)}
+ANNOTATION = {"id": (int, 0), "image_id": (int, 0), "category_id": (int, 0), "bbox": (list, 0)}
+FEW = 10  # boxes below which nothing can be said of them all
 
 
 def check_annotations(coco: dict, image_root: str) -> list[Finding]:
@@ -24,121 +21,212 @@ def check_annotations(coco: dict, image_root: str) -> list[Finding]:
     Check a parsed COCO json without opening any image.
 
     Args:
-        coco: the parsed json, with `images` and `categories`; boxes are (x, y, w, h) in pixels.
+        coco: the parsed json; boxes are (x, y, w, h) in pixels.
         image_root: the folder of the images; they are looked for, not read.
 
     Returns:
-        Findings, errors first; where the records themselves are broken, only errors.
+        Findings, errors first. What is wrong with a record hides what else might be.
     """
     images, annotations = coco["images"], coco.get("annotations") or []
-    malformed = _malformed(images, IMAGE, "image") or _malformed(
-        annotations, ANNOTATION, "annotation"
+    categories = [c for c in coco["categories"] if not complaint(c, CATEGORY)]
+    image_complaints = [complaint(i, IMAGE) for i in images]
+    sound = [i for i, c in zip(images, image_complaints, strict=True) if not c]
+    found = [
+        Finding("malformed_images", *_told(image_complaints)),
+        Finding("repeated_image_ids", _repeated([i["id"] for i in sound])),
+        Finding("repeated_file_names", _repeated([i["file_name"] for i in sound])),
+    ]
+    if "://" not in image_root:
+        found.append(_missing_images([i["file_name"] for i in sound], image_root))
+
+    found.append(
+        Finding("malformed_annotations", *_told([complaint(a, ANNOTATION) for a in annotations]))
     )
-    if malformed:
-        return [Finding(True, malformed)]
+    names = {i["id"]: i["file_name"] for i in sound}
+    sizes = {i["id"]: (i["width"], i["height"]) for i in sound}
+    for kind, mask in annotation_masks(coco).items():
+        rows = np.flatnonzero(mask)
+        ids = [annotations[row]["id"] for row in rows]
+        notes = [names.get(annotations[row]["image_id"], "") for row in rows]
+        if kind in ("outside", "partly_outside") and len(rows):
+            boxes = np.array([annotations[row]["bbox"] for row in rows], float)
+            size = np.array([sizes[annotations[row]["image_id"]] for row in rows], float)
+            fits = fit_as_corners(boxes, size).tolist()
+            notes = [
+                f"{note}, would fit as x1, y1, x2, y2" if fit else note
+                for note, fit in zip(notes, fits, strict=True)
+            ]
+        found.append(Finding(kind, ids, notes))
 
-    sizes = {i["id"]: (i["width"], i["height"]) for i in images}
-    categories = {c["id"] for c in coco["categories"]}
-    annotated = {a["image_id"] for a in annotations}
-    present = {a["category_id"] for a in annotations}
+    if annotations:
+        annotated = {a["image_id"] for a in annotations if has_id(a, "image_id")}
+        present = {a["category_id"] for a in annotations if has_id(a, "category_id")}
+        empty = [i["file_name"] for i in sound if i["id"] not in annotated]
+        absent = [c["name"] for c in categories if c["id"] not in present]
+        found.append(Finding("empty_images", empty))
+        found.append(Finding("absent_classes", absent))
+    else:
+        found.append(Finding("no_annotations", [f"{len(images)} images"]))
+    ids = sorted(c["id"] for c in categories)
+    found.append(Finding("category_numbering", ids if ids != list(range(1, len(ids) + 1)) else []))
+    by_id = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
+    is_reordered = by_id != CLASSES and sorted(by_id) == sorted(CLASSES)
+    found.append(Finding("category_order", by_id if is_reordered else []))
+    return sort_findings(found)
 
-    def where(is_odd: Callable[[dict], bool]) -> list[int]:
-        return [a["id"] for a in annotations if is_odd(a)]
 
-    errors = {
-        "image ids that stand more than once": _repeated(i["id"] for i in images),
-        "annotation ids that stand more than once": _repeated(a["id"] for a in annotations),
-        "annotations of an image that the file does not list": where(
-            lambda a: a["image_id"] not in sizes
-        ),
-        "annotations of a category that the file does not list": where(
-            lambda a: a["category_id"] not in categories
-        ),
-        "annotations whose bbox is not four finite numbers (x, y, w, h)": where(
-            lambda a: not (len(a["bbox"]) == 4 and all(map(_is_number, a["bbox"])))
-        ),
-        "annotations whose area is no number": where(
-            lambda a: a.get("area") is not None and not _is_number(a["area"])
-        ),
-        "annotations whose iscrowd is neither 0 nor 1": where(
-            lambda a: a.get("iscrowd", 0) not in (0, 1)
-        ),
-        'annotations to "ignore", which detectron2 does not know (iscrowd: 1 comes closest)': where(
-            lambda a: a.get("ignore", 0) != 0
-        ),
-        "annotations whose segmentation is neither polygons nor RLE": where(
-            lambda a: not _is_segmentation(a.get("segmentation"))
-        ),
+def annotation_masks(coco: dict) -> dict[str, np.ndarray]:
+    """
+    For each kind of oddity the annotations that have it: arrays of bool, one for each annotation.
+
+    Malformed annotations are in none of them; nor are those without four numbers, an image or a
+    category in what is said of boxes.
+    """
+    annotations = coco.get("annotations") or []
+    sizes = {i["id"]: (i["width"], i["height"]) for i in coco["images"] if not complaint(i, IMAGE)}
+    image_ids = {i["id"] for i in coco["images"] if has_id(i, "id")}
+    category_ids = {c["id"] for c in coco["categories"] if has_id(c, "id")}
+    sound = np.array([not complaint(a, ANNOTATION) for a in annotations], bool)
+
+    def where(is_odd: Callable[[dict], bool], among: np.ndarray = sound) -> np.ndarray:
+        odd = (ok and is_odd(a) for a, ok in zip(annotations, among.tolist(), strict=True))
+        return np.fromiter(odd, bool, len(annotations))
+
+    seen_ids, seen, classes_of = set(), set(), {}
+
+    def is_new(key: object, among: set) -> bool:
+        size = len(among)
+        among.add(key)
+        return len(among) > size
+
+    masks = {
+        "repeated_annotation_ids": where(lambda a: not is_new(a["id"], seen_ids)),
+        "unknown_image_ids": where(lambda a: a["image_id"] not in image_ids),
+        "unknown_category_ids": where(lambda a: a["category_id"] not in category_ids),
+        "not_four_numbers": where(lambda a: not is_box(a["bbox"])),
+        "odd_area": where(lambda a: a.get("area") is not None and not is_number(a["area"])),
+        "odd_iscrowd": where(lambda a: a.get("iscrowd", 0) not in (0, 1)),
+        "ignored": where(lambda a: a.get("ignore", 0) != 0),
+        "odd_segmentation": where(lambda a: not _is_segmentation(a.get("segmentation"))),
+        "odd_keypoints": where(lambda a: not _are_keypoints(a.get("keypoints"))),
     }
-    if any(errors.values()):
-        return _findings(True, errors)
+    usable = sound & ~masks["not_four_numbers"] & ~masks["odd_area"]
+    usable &= where(lambda a: a["image_id"] in sizes) & ~masks["unknown_category_ids"]
+    rows = np.flatnonzero(usable)
+    boxes = np.array([annotations[r]["bbox"] for r in rows], float).reshape(-1, 4)
+    size = np.array([sizes[annotations[r]["image_id"]] for r in rows], float).reshape(-1, 2)
+    areas = np.array([annotations[r].get("area") or 0 for r in rows], float)
+    for kind, odd in box_masks(boxes, size, areas).items():
+        masks[kind] = np.zeros(len(annotations), bool)
+        masks[kind][rows] = odd
 
-    missing = {
-        f"images that are not in {image_root}": [
-            i["file_name"]
-            for i in images
-            if "://" not in image_root
-            and not os.path.exists(os.path.join(image_root, i["file_name"]))
-        ]
+    def key(a: dict) -> tuple:
+        return a["image_id"], *a["bbox"]
+
+    masks["repeated_annotations"] = where(
+        lambda a: not is_new((a["category_id"], *key(a)), seen), usable
+    )
+    masks["two_classes"] = where(
+        lambda a: classes_of.setdefault(key(a), a["category_id"]) != a["category_id"], usable
+    )
+    masks["no_polygon"] = where(
+        lambda a: (
+            isinstance(polygons := a.get("segmentation") or {}, list)
+            and not any(len(p) >= 6 and len(p) % 2 == 0 for p in polygons)
+        ),
+        sound & ~masks["odd_segmentation"],
+    )
+    masks["annotation_id_0"] = where(lambda a: a["id"] == 0)
+    masks["crowds"] = where(lambda a: a.get("iscrowd") == 1)
+    return masks
+
+
+def box_masks(boxes: np.ndarray, sizes: np.ndarray, areas: np.ndarray) -> dict[str, np.ndarray]:
+    """
+    What is odd about boxes, as arrays of bool.
+
+    Args:
+        boxes: (N, 4) as the json has them, (x, y, w, h) in pixels if all is well.
+        sizes: (N, 2) width and height of each box's image.
+        areas: (N,) as the json has them, 0 where it says nothing.
+    """
+    (x, y, w, h), (width, height) = boxes.T, sizes.T
+    right, bottom = x + w, y + h
+    beyond = (right > width + 1) | (bottom > height + 1)
+    partly = beyond | (x < -1) | (y < -1)
+    # all fit as corners, and many do not otherwise, or have the area of corners
+    fits = fit_as_corners(boxes, sizes)
+    as_corners = (w - x) * (h - y)
+    by_area = (abs(areas - as_corners) <= 0.01 * areas) & (abs(areas - w * h) > 0.01 * areas)
+    many = len(boxes) >= FEW
+    nowhere = np.zeros(len(boxes), bool)
+    if many and fits.mean() > 0.99 and (beyond.mean() > 0.1 or by_area.mean() > 0.5):
+        return {"corners": ~nowhere}
+    if many and (boxes.min() >= 0) and (boxes.max() <= 1):
+        return {"fractions": ~nowhere}
+    no_area = (w <= 0) | (h <= 0)
+    outside = ~no_area & ((right <= 0) | (bottom <= 0) | (x >= width) | (y >= height))
+    return {
+        "no_area": no_area,
+        "outside": outside,
+        "partly_outside": partly & ~no_area & ~outside,
     }
-    if not annotations:
-        none = Finding(False, "no annotations: fit for predictions, not to train or evaluate on")
-        return [*_findings(True, missing), none]
-    numbering = sorted(categories)
-    warnings = {
-        "category ids that do not run from 1; we map them to CLASSES, and back in predictions": (
-            numbering if numbering != list(range(1, len(numbering) + 1)) else []
-        ),
-        "annotations whose box has no area, left out of training, a miss in evaluation": where(
-            lambda a: min(a["bbox"][2:]) <= 0
-        ),
-        "annotations more than a pixel outside their image (are boxes x1, y1, x2, y2?)": where(
-            lambda a: _is_outside(a["bbox"], *sizes[a["image_id"]])
-        ),
-        "annotations without a polygon of three points or more, left out of training": where(
-            lambda a: (
-                isinstance(polygons := a.get("segmentation") or {}, list)
-                and not any(len(p) >= 6 and len(p) % 2 == 0 for p in polygons)
-            )
-        ),
-        "annotations with id 0, which pycocotools never counts as found; we do": where(
-            lambda a: a["id"] == 0
-        ),
-        "images without annotations, left out of training": [
-            i["file_name"] for i in images if i["id"] not in annotated
-        ],
-        "classes without annotations, for which there is no AP": [
-            c["name"] for c in coco["categories"] if c["id"] not in present
-        ],
-    }
-    return _findings(True, missing) + _findings(False, warnings)
 
 
-def _findings(is_error: bool, odd: dict[str, list]) -> list[Finding]:
-    findings = []
-    for text, items in odd.items():
-        if items:
-            shown = ", ".join(map(str, items[:SHOWN])) + (", …" if len(items) > SHOWN else "")
-            findings.append(Finding(is_error, f"{text}: {len(items)} ({shown})"))
-    return findings
+def fit_as_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which of the (N, 4) boxes could be (x1, y1, x2, y2) in images of (N, 2) those sizes."""
+    (x1, y1, x2, y2), (width, height) = boxes.T, sizes.T
+    return (x1 >= 0) & (y1 >= 0) & (x2 > x1) & (y2 > y1) & (x2 <= width + 1) & (y2 <= height + 1)
 
 
-def _malformed(records: list, fields: dict[str, type], noun: str) -> str:
-    for position, record in enumerate(records):
-        for key, kind in fields.items():
-            value = record.get(key) if isinstance(record, dict) else None
-            if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
-                found = "none" if value is None else repr(value)[:60]
-                return f'{noun} number {position}: "{key}" must be {WANTED[kind]}, it is {found}'
+def complaint(record: object, fields: dict[str, tuple[type, int]]) -> str:
+    """What is wrong with the types of a record's fields, IMAGE for one; empty if nothing."""
+    for key, (kind, least) in fields.items():
+        value = record.get(key) if isinstance(record, dict) else None
+        if type(value) is not kind or (kind is int and not least <= value < 2**63):
+            found = "none" if value is None else repr(value)[:60]
+            return f'"{key}" must be {WANTED[kind].format(least)}, it is {found}'
     return ""
 
 
-def _repeated(ids: Iterable) -> list:
-    return [id_ for id_, count in Counter(ids).items() if count > 1]
+def has_id(record: object, key: str) -> bool:
+    """Whether `record[key]` is a whole number, such as an id is."""
+    return isinstance(record, dict) and type(record.get(key)) is int
 
 
-def _is_number(value: object) -> bool:
+def is_box(value: object) -> bool:
+    """Whether it is a list of four finite numbers."""
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number of no absurd size."""
     return type(value) in (int, float) and abs(value) < 1e9  # which nan is not
+
+
+def _missing_images(names: list[str], image_root: str) -> Finding:
+    absent = [name for name in names if not is_file(image_root, name)]
+    if absent and len(absent) == len(names) and (root := likely_root(image_root, names[0])):
+        return Finding("missing_images", absent, [f"but {root} has it: is that image_root?"])
+    twins = find_twins(image_root, absent)
+    return Finding("missing_images", absent, [_twin_note(n, twins.get(n)) for n in absent])
+
+
+def _twin_note(name: str, twin: str | None) -> str:
+    if twin is None:
+        return ""
+    is_case = twin.casefold() == name.casefold()
+    return f"{twin} is there" if is_case else "is there in another Unicode form (NFC, NFD)"
+
+
+def _told(complaints: list[str]) -> tuple[list[str], list[str]]:
+    """Numbers and complaints of the records that are complained about."""
+    told = {f"number {k}": c for k, c in enumerate(complaints) if c}
+    return list(told), list(told.values())
+
+
+def _repeated(values: list) -> list:
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _is_segmentation(value: object) -> bool:
@@ -149,14 +237,14 @@ def _is_segmentation(value: object) -> bool:
         )
     polygons = value or []
     return isinstance(polygons, list) and all(
-        isinstance(p, list) and all(map(_is_number, p)) for p in polygons
+        isinstance(p, list) and all(map(is_number, p)) for p in polygons
     )
+
+
+def _are_keypoints(value: object) -> bool:
+    value = value or []
+    return isinstance(value, list) and len(value) % 3 == 0 and all(map(is_number, value))
 
 
 def _are_whole(values: object) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 1e9 for v in values)
-
-
-def _is_outside(bbox: list[float], width: int, height: int) -> bool:
-    x, y, w, h = bbox
-    return x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1

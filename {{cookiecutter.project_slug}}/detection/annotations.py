@@ -1,30 +1,57 @@
-"""Reads COCO annotation files; without detectron2, so that small tools start at once."""
+"""Reads and writes COCO annotation files; without detectron2, so that small tools start at once."""
 
 import json
 from collections import Counter
-from typing import TextIO
+from contextlib import suppress
+from pathlib import Path
 
+from detection.class_differences import describe_differences
 from detection.classes import CLASSES
 from detection.errors import UserError
 
 
 def read_coco(json_file: str) -> dict:
     """
-    Read a COCO json.
+    Read a COCO json; a byte order mark at its start does no harm.
 
     Raises:
         UserError: it is missing, no json, or no COCO json.
     """
+    return parse_coco(read_bytes(json_file), json_file)
+
+
+def read_bytes(json_file: str) -> bytes:
+    """
+    The file's content; URLs are fetched.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        with _open(json_file) as f:
-            coco = json.load(f)
-    except OSError as e:
+        if "://" not in json_file:
+            return Path(json_file).read_bytes()
+        from detectron2.utils.file_io import PathManager  # slow to import, and knows URLs
+
+        with PathManager.open(json_file, "rb") as f:
+            return f.read()
+    except (OSError, ValueError) as e:
         raise UserError(
-            f"{json_file}: cannot be read ({e.strerror or e}); put the annotations there, "
-            "or set dataset.train.json_file and dataset.val.json_file"
+            f"{json_file}: cannot be read ({getattr(e, 'strerror', None) or e}); put the "
+            "annotations there, or set dataset.train.json_file and dataset.val.json_file"
         ) from e
-    except ValueError as e:
-        raise UserError(f"{json_file}: is no valid json ({e})") from e
+
+
+def parse_coco(content: bytes, json_file: str) -> dict:
+    """
+    Parse a COCO json; `json_file` is its name in errors.
+
+    Raises:
+        UserError: it is no json, or no COCO json.
+    """
+    try:
+        coco = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{json_file}: is no valid json ({e}); write or fetch it again") from e
     for key in ("images", "categories"):
         if not isinstance(coco, dict) or not isinstance(coco.get(key), list) or not coco[key]:
             raise UserError(f'{json_file}: is no COCO json, it has no "{key}"')
@@ -33,9 +60,30 @@ def read_coco(json_file: str) -> dict:
     return coco
 
 
+def write_json(content: dict | list, json_file: str) -> None:
+    """
+    Write a json, all of it or nothing.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = Path(json_file)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # half a surrogate pair, which UTF-8 cannot hold, stays the escape that it was
+        text = json.dumps(content, ensure_ascii=False)
+        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
+        partial.replace(path)
+    except OSError as e:
+        with suppress(OSError):
+            partial.unlink()
+        raise UserError(f"{json_file}: cannot be written ({e.strerror or e})") from e
+
+
 def category_id_map(coco: dict, json_file: str) -> dict[int, int]:
     """
-    Map the file's category ids to positions in CLASSES, by name.
+    Map the file's category ids to positions in CLASSES, by name: their order does not matter.
 
     Raises:
         UserError: categories are missing, unknown to CLASSES, or listed twice.
@@ -54,24 +102,22 @@ def category_id_map(coco: dict, json_file: str) -> dict[int, int]:
     for key in ("id", "name"):
         repeated = [v for v, n in Counter(c[key] for c in coco["categories"]).items() if n > 1]
         if repeated:
-            raise UserError(f"{json_file}: two categories have the {key} {repeated[0]!r}")
+            raise UserError(
+                f"{json_file}: two categories have the {key} {repr(repeated[0])[:60]}; "
+                "give each its own"
+            )
     if len(set(CLASSES)) < len(CLASSES):
-        raise UserError("detection/classes.py: a class stands there twice")
+        raise UserError("detection/classes.py: a class stands there twice; take one out")
     names = {c["id"]: c["name"] for c in coco["categories"]}
-    missing = [name for name in CLASSES if name not in names.values()]
-    unknown = [name for name in names.values() if name not in CLASSES]
-    if missing or unknown:
-        raise UserError(
-            f"{json_file}: its categories differ from detection/classes.py "
-            f"(only in the json: {unknown or 'none'}; only in CLASSES: {missing or 'none'}); "
-            "edit one of the two"
+    if set(names.values()) != set(CLASSES):
+        used = {
+            names.get(a["category_id"])
+            for a in coco.get("annotations") or []
+            if isinstance(a, dict) and type(a.get("category_id")) is int
+        }
+        differences = describe_differences(
+            list(names.values()), CLASSES, set(names.values()) - used
         )
-    return {id_: CLASSES.index(name) for id_, name in sorted(names.items())}
-
-
-def _open(path: str) -> TextIO:
-    if "://" not in path:
-        return open(path, encoding="utf-8")
-    from detectron2.utils.file_io import PathManager  # slow to import, and knows URLs
-
-    return PathManager.open(path, "r", encoding="utf-8")
+        raise UserError(f"{json_file}: {differences}")
+    positions = {name: position for position, name in enumerate(CLASSES)}
+    return {id_: positions[name] for id_, name in sorted(names.items())}

@@ -1,18 +1,25 @@
 """Registers COCO json files with detectron2, under the project's own class list."""
 
+import hashlib
 import logging
+import os
+from collections import defaultdict
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.structures import BoxMode
+from pycocotools import mask as mask_util
 
 from detection.annotation_checks import check_annotations
-from detection.annotations import category_id_map, read_coco
+from detection.annotations import category_id_map, parse_coco, read_bytes, read_coco
 from detection.classes import CLASSES
 from detection.errors import UserError
+from detection.finding_kinds import KINDS, NOTE
 from detection.paths import in_project
 
 logger = logging.getLogger("detectron2.detection")
+
+_registered: dict[str, tuple] = {}  # what each name stands for, to know it again
 
 
 def register_split(name: str, json_file: str, image_root: str) -> str:
@@ -34,12 +41,24 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
         UserError: the file is missing or no COCO json, or its categories are not CLASSES.
     """
     json_file, image_root = in_project(json_file), in_project(image_root)
-    id_map = category_id_map(read_coco(json_file), json_file)
+    content = read_bytes(json_file)
+    # a config registers a split wherever it names it: the same content is parsed but once
+    version = json_file, image_root, hashlib.sha256(content).digest(), tuple(CLASSES)
+    is_there = name in DatasetCatalog and name in MetadataCatalog
+    if is_there and _registered.get(name) == version:
+        return name
+    coco = parse_coco(content, json_file)
+    id_map = category_id_map(coco, json_file)
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
     if name in MetadataCatalog:
         MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, lambda: _load(name, json_file, image_root))
+    parsed = [coco]  # for the first loading, which comes right after; then it is let go
+
+    def load() -> list[dict]:
+        return _load(parsed.pop() if parsed else read_coco(json_file), json_file, image_root)
+
+    DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         json_file=json_file,
         image_root=image_root,
@@ -47,7 +66,32 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
         thing_classes=list(CLASSES),
         thing_dataset_id_to_contiguous_id=id_map,
     )
+    _registered[name] = version
     return name
+
+
+def training_images(names: str | list[str], filter_empty: bool = True) -> list[dict]:
+    """
+    The data set dicts of registered data sets, to train on.
+
+    Args:
+        names: of the data sets.
+        filter_empty: leave out images without boxes, and those whose boxes are all crowds.
+
+    Raises:
+        UserError: no image is left.
+    """
+    try:
+        return get_detection_dataset_dicts(names, filter_empty=filter_empty)
+    except AssertionError as e:
+        if "No valid data" not in str(e):
+            raise
+        first = names if isinstance(names, str) else names[0]
+        json_file = MetadataCatalog.get(first).get("json_file", first)
+        raise UserError(
+            f"{json_file}: no image in it has annotations to train on; "
+            "set dataset.train.json_file to another file"
+        ) from e
 
 
 def first_images(dataset: list[dict], count: int) -> list[dict]:
@@ -55,16 +99,56 @@ def first_images(dataset: list[dict], count: int) -> list[dict]:
     return dataset[:count]
 
 
-def _load(name: str, json_file: str, image_root: str) -> list[dict]:
-    """detectron2's data set dicts, boxes as (x, y, w, h) in pixels, category ids contiguous."""
-    for finding in check_annotations(read_coco(json_file), image_root):
-        if finding.is_error:
-            raise UserError(f"{json_file}: {finding.message}")
-        logger.warning(f"{Path(json_file).name}: {finding.message}")
-    id_map = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
-    # Without the data set's name, load_coco_json leaves ids and metadata alone.
-    dataset_dicts = load_coco_json(json_file, image_root)
-    for record in dataset_dicts:
-        for annotation in record["annotations"]:
-            annotation["category_id"] = id_map[annotation["category_id"]]
-    return dataset_dicts
+def _load(coco: dict, json_file: str, image_root: str) -> list[dict]:
+    """detectron2's data set dicts, by image id; boxes (x, y, w, h) in pixels, classes contiguous.
+
+    Raises:
+        UserError: the annotations would train on rubbish, or not at all.
+    """
+    id_map = category_id_map(coco, json_file)
+    findings = check_annotations(coco, image_root)
+    errors = [f for f in findings if f.is_error]
+    if errors:
+        others = f" ({len(errors) - 1} more kinds of error)" if len(errors) > 1 else ""
+        is_fixable = KINDS[errors[0].kind].fix
+        more = "`make check ARGS=--fix` mends a copy" if is_fixable else "`make check` says more"
+        raise UserError(f"{json_file}: {errors[0].message}{others}; {more}")
+    for finding in findings:
+        log = logger.info if finding.severity == NOTE else logger.warning
+        log(f"{Path(json_file).name}: {finding.message}")
+    objects = defaultdict(list)
+    for annotation in coco.get("annotations") or []:
+        if (kept := _object(annotation, id_map)) is not None:
+            objects[annotation["image_id"]].append(kept)
+    return [
+        {
+            "file_name": os.path.join(image_root, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": objects[image["id"]],
+        }
+        for image in sorted(coco["images"], key=lambda image: image["id"])
+    ]
+
+
+def _object(annotation: dict, id_map: dict[int, int]) -> dict | None:
+    """detectron2's form of a checked annotation; None if it has polygons and none is usable."""
+    kept = {
+        "iscrowd": annotation.get("iscrowd") or 0,
+        "bbox": annotation["bbox"],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": id_map[annotation["category_id"]],
+    }
+    if segmentation := annotation.get("segmentation"):
+        if isinstance(segmentation, list):
+            segmentation = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
+            if not segmentation:
+                return None
+        elif isinstance(segmentation["counts"], list):
+            segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
+        kept["segmentation"] = segmentation
+    if keypoints := annotation.get("keypoints"):
+        # (x, y, visibility); positions of pixels, whose centres lie half a pixel further
+        kept["keypoints"] = [v if k % 3 == 2 else v + 0.5 for k, v in enumerate(keypoints)]
+    return kept

@@ -4,32 +4,37 @@ import copy
 import json
 import logging
 import random
+import unicodedata
 
 import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 
+from detection import classes
 from detection.annotation_checks import check_annotations
 from detection.annotations import category_id_map, read_coco
-from detection.datasets import register_split
+from detection.datasets import register_split, training_images
 from detection.errors import UserError
 from detection.evaluation import average_precision
 
 CLASSES = ["can", "종이", 'a/"b"']
+NFD = unicodedata.normalize("NFD", CLASSES[1])
 NAME = "datasets test"
 WIDTH, HEIGHT = 60, 40
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder with two images; CLASSES are those of this file."""
-    monkeypatch.setattr("detection.annotations.CLASSES", CLASSES)
-    monkeypatch.setattr("detection.datasets.CLASSES", CLASSES)
+def folder(tmp_path):
+    """A folder with two images; the project's CLASSES are those of this file."""
+    of_project = classes.CLASSES.copy()
+    classes.CLASSES[:] = CLASSES
     for name in ("1.png", "2.png"):
         cv2.imwrite(str(tmp_path / name), np.full((HEIGHT, WIDTH, 3), 128, np.uint8))
     yield tmp_path
+    classes.CLASSES[:] = of_project
     DatasetCatalog.pop(NAME, None)
     MetadataCatalog.pop(NAME, None)
 
@@ -93,6 +98,14 @@ def test_category_ids_are_mapped_by_name(folder, ids, is_reversed):
     assert read_coco(metadata.json_file) == coco
 
 
+def test_images_without_boxes_are_left_out_of_training(folder):
+    coco = make_coco()
+    coco["annotations"][0]["image_id"] = 2
+    register(folder, coco)
+    assert [r["image_id"] for r in training_images(NAME)] == [2]
+    assert [r["image_id"] for r in training_images([NAME], filter_empty=False)] == [1, 2]
+
+
 def test_registering_again_replaces_data_and_metadata(folder):
     register(folder, make_coco())
     coco = make_coco((7, 8, 9))
@@ -107,9 +120,12 @@ def test_registering_again_replaces_data_and_metadata(folder):
 def test_file_without_annotations_is_fit_for_predictions(folder, caplog):
     coco = make_coco()
     del coco["annotations"]
-    with caplog.at_level(logging.WARNING, logger="detectron2.detection"):
+    with caplog.at_level(logging.INFO, logger="detectron2.detection"):
         assert [r["annotations"] for r in register(folder, coco)] == [[], []]
     assert "no annotations" in caplog.text
+    assert [r["image_id"] for r in training_images(NAME, filter_empty=False)] == [1, 2]
+    with pytest.raises(UserError, match=r"data.json: no image in it has annotations to train on"):
+        training_images(NAME)
 
 
 def test_relative_paths_start_at_the_project(folder, monkeypatch):
@@ -130,7 +146,7 @@ def test_missing_file_says_which_key_to_set(folder):
     [
         ("", "is no valid json"),
         ('{"images": [', "is no valid json"),
-        ("\ufeff" + json.dumps(make_coco()), "is no valid json (Unexpected UTF-8 BOM"),
+        ("[" * 100_000, "is no valid json"),
         ("[]", 'it has no "images"'),
         ("null", 'it has no "images"'),
         ('{"images": {"id": 1}}', 'it has no "images"'),
@@ -152,9 +168,36 @@ def test_file_that_is_no_utf_8(folder):
 @pytest.mark.parametrize(
     ("categories", "says"),
     [
-        ({0: "can", 1: "종이"}, "only in CLASSES: ['a/\"b\"']"),
-        ({0: "can", 1: "종이", 2: 'a/"b"', 3: "new"}, "only in the json: ['new']"),
-        ({0: "Can", 1: "종이", 2: 'a/"b"'}, "only in the json: ['Can']; only in CLASSES: ['can']"),
+        ({0: "can", 1: "종이"}, "it lacks 'a/\"b\"' of detection/classes.py: add the category"),
+        (
+            {0: "can", 1: "종이", 2: 'a/"b"', 3: "new"},
+            "its 'new' is not in detection/classes.py and no annotation uses it: take",
+        ),
+        ({0: "Can", 1: "종이", 2: 'a/"b"'}, "its category 'Can' is 'can' in detection/classes.py"),
+        ({0: "Can", 1: "종이", 2: 'a/"b"'}, "they differ in upper and lower case"),
+        (
+            {0: " can", 1: "종 이", 2: 'a/"b"'},
+            "'종이' in detection/classes.py (they differ in blanks",
+        ),
+        ({0: "can", 1: NFD, 2: 'a/"b"'}, "(they differ in Unicode form (NFC, NFD), which no eye"),
+        (
+            {0: "cans", 1: "종이", 2: 'a/"b"'},
+            "its category 'cans' is 'can' in",
+        ),
+        (
+            {0: "can", 1: "paper", 2: 'a/"b"'},
+            "(renamed, as it seems): write it",
+        ),
+        (
+            {0: "can", 1: "x", 2: "y", 3: "z"},
+            "it lacks '종이', 'a/\"b\"' of detection/classes.py: add the category to the json, or "
+            "take the class out of CLASSES; its 'x', 'y', 'z' is not in",
+        ),
+        ({0: "cat", 1: "개"}, "its category 'cat' is 'can'"),
+        (
+            {0: "dog", 1: "개"},
+            "none of its categories ('dog', '개') is one of detection/cl",
+        ),
         ({0: "can", 1: "종이", 2: 'a/"b"', 3: "can"}, "two categories have the name 'can'"),
         ({"0": "can", "1": "종이", 2: 'a/"b"'}, "whole number from 0 as its id: {'id': '0'"),
         ({-1: "can", 1: "종이", 2: 'a/"b"'}, "whole number from 0 as its id: {'id': -1"),
@@ -165,6 +208,26 @@ def test_categories_that_are_not_the_classes(folder, categories, says):
     coco = {"images": make_coco()["images"]}
     coco["categories"] = [{"id": id_, "name": name} for id_, name in categories.items()]
     assert says in refusal(folder, coco)
+
+
+def test_category_that_only_the_json_has_but_annotations_use(folder):
+    coco = make_coco()
+    coco["categories"].append({"id": 8, "name": "new"})
+    coco["annotations"][0]["category_id"] = 8
+    assert "its 'new' is not in detection/classes.py: add the class at" in refusal(folder, coco)
+
+
+def test_categories_in_another_order_are_but_mentioned(folder, caplog):
+    coco = make_coco()
+    coco["categories"] = [{"id": 4 - c["id"], "name": c["name"]} for c in coco["categories"]]
+    with caplog.at_level(logging.INFO, logger="detectron2.detection"):
+        register(folder, coco)
+    (said,) = caplog.records
+    assert said.levelno == logging.INFO and "another order than CLASSES" in said.message
+
+
+def test_byte_order_mark_does_no_harm(folder):
+    assert len(register(folder, "\ufeff" + json.dumps(make_coco()))) == 2
 
 
 def test_two_categories_with_one_id(folder):
@@ -179,45 +242,53 @@ def test_class_that_stands_twice_in_the_classes(folder, monkeypatch):
 
 # (path into the json, new value) -> part of the error
 ERRORS = [
-    ("images.0.id", "1", "image number 0: \"id\" must be a whole number from 0, it is '1'"),
-    ("images.1.id", -1, 'image number 1: "id" must be a whole number from 0, it is -1'),
-    ("images.1.width", None, 'image number 1: "width" must be a whole number from 0, it is none'),
+    ("images.0.id", "1", "1 (number 0 (\"id\" must be a whole number from 0, it is '1'"),
+    ("images.1.id", -1, 'number 1 ("id" must be a whole number from 0, it is -1'),
+    ("images.1.width", None, 'number 1 ("width" must be a whole number from 1, it is none'),
+    ("images.1.width", 0, '"width" must be a whole number from 1, it is 0'),
+    ("images.0.height", 0, '"height" must be a whole number from 1, it is 0'),
     ("images.1.width", 60.0, '"width" must be a whole number'),
     ("images.1.file_name", 5, '"file_name" must be text'),
-    ("images.1", [], 'image number 1: "id" must be'),
+    ("images.1", [], 'image records that cannot be used: 1 (number 1 ("id" must be'),
     ("images.1.width", 10**30, '"width" must be a whole number'),
     ("images.1", make_coco()["images"][0], "image ids that stand more than once: 1 (1)"),
     ("images.1.file_name", "3.png", ": 1 (3.png)"),
-    ("annotations.2.id", 1, "annotation ids that stand more than once: 1 (1)"),
-    ("annotations.2.id", True, 'annotation number 2: "id" must be'),
-    ("annotations.2", None, 'annotation number 2: "id" must be'),
+    ("annotations.2.id", 1, "annotation ids that stand more than once: 1 (1 (2.png))"),
+    ("annotations.2.id", True, 'records that cannot be used: 1 (number 2 ("id" must be'),
+    ("annotations.2", None, 'annotation records that cannot be used: 1 (number 2 ("id" must be'),
     ("annotations.0.image_id", 9, "of an image that the file does not list: 1 (1)"),
-    ("annotations.0.category_id", 9, "of a category that the file does not list: 1 (1)"),
+    ("annotations.0.category_id", 9, "of a category that the file does not list: 1 (1 (1.png))"),
     ("annotations.0.bbox", "1,2,3,4", '"bbox" must be a list'),
-    ("annotations.0.bbox", [], "not four finite numbers (x, y, w, h): 1 (1)"),
+    ("annotations.0.bbox", [], "not four finite numbers (x, y, w, h): 1 (1 (1.png))"),
     ("annotations.0.bbox", [1, 2, 3], "not four finite numbers"),
     ("annotations.0.bbox", [1, 2, 3, "4"], "not four finite numbers"),
     ("annotations.0.bbox", [1, 2, 3, float("nan")], "not four finite numbers"),
     ("annotations.0.bbox", [1, 2, 3, -float("inf")], "not four finite numbers"),
     ("annotations.0.bbox", [1, 2, 3, 10**400], "not four finite numbers"),
-    ("annotations.0.area", "12", "area is no number: 1 (1)"),
-    ("annotations.0.iscrowd", "0", "iscrowd is neither 0 nor 1: 1 (1)"),
-    ("annotations.0.iscrowd", None, "iscrowd is neither 0 nor 1: 1 (1)"),
+    ("annotations.0.area", "12", "area is no number: 1 (1 (1.png))"),
+    ("annotations.0.iscrowd", "0", "iscrowd is neither 0 nor 1: 1 (1 (1.png))"),
+    ("annotations.0.iscrowd", None, "iscrowd is neither 0 nor 1: 1 (1 (1.png))"),
     ("annotations.0.ignore", 1, 'annotations to "ignore"'),
-    ("annotations.0.segmentation", [1, 2, 3, 4, 5, 6], "neither polygons nor RLE: 1 (1)"),
-    ("annotations.0.segmentation", {"size": [40]}, "neither polygons nor RLE: 1 (1)"),
+    ("annotations.0.segmentation", [1, 2, 3, 4, 5, 6], "neither polygons nor RLE: 1 (1 (1.png))"),
+    ("annotations.0.keypoints", [1, 2], "keypoints are not numbers in threes: 1 (1 (1.png))"),
+    ("annotations.0.segmentation", {"size": [40]}, "neither polygons nor RLE: 1 (1 (1.png))"),
 ]
 WARNINGS = [
-    ("categories.0.id", 4, "category ids that do not run from 1; we map them"),
-    ("annotations.0.bbox", [1, 2, 0, 5], "box has no area, left out of training"),
-    ("annotations.0.bbox", [9, 9, 5, -5], "box has no area, left out of training"),
+    ("annotations.0.bbox", [1, 2, 0, 5], "box has no area: 1 (1 (1.png)); left out of training"),
+    ("annotations.0.bbox", [9, 9, 5, -5], "box has no area: 1 (1 (1.png)); left out of training"),
+    ("annotations.0.bbox", [60, 5, 10, 10], "box lies outside its image: 1 (1 (1.png))"),
+    ("annotations.0.bbox", [-9, 5, 9, 10], "box lies outside its image: 1 (1 (1.png))"),
     ("annotations.0.bbox", [5, 5, 60, 10], "more than a pixel outside their image"),
     ("annotations.0.bbox", [-2, 5, 10, 10], "more than a pixel outside their image"),
     ("annotations.0.bbox", [5, 38.5, 10, 3], "more than a pixel outside their image"),
     ("annotations.0.segmentation", [[1, 2, 3, 4]], "without a polygon of three points or more"),
-    ("annotations.0.id", 0, "annotations with id 0, which pycocotools never counts"),
-    ("annotations.0.image_id", 2, "images without annotations, left out of training: 1 (1.png)"),
-    ("annotations.0.category_id", 2, "classes without annotations, for which there is no AP"),
+    ("annotations.0.id", 0, "annotations with id 0: 1 (0 (1.png)); pycocotools never counts"),
+    ("annotations.0.image_id", 2, "images without annotations: 1 (1.png); left out of training"),
+    (
+        "annotations.0.category_id",
+        2,
+        "classes without annotations: 1 (can); in training not",
+    ),
 ]
 
 
@@ -239,7 +310,8 @@ def test_errors_stop_the_loading(folder, path, value, says):
     coco = change(make_coco(), path, value)
     finding = check_annotations(coco, str(folder))[0]
     assert finding.is_error and says in finding.message
-    assert refusal(folder, coco) == finding.message
+    line = refusal(folder, coco)
+    assert line.startswith(finding.message) and "; `make check ARGS=--fix` mends a copy" in line
 
 
 @pytest.mark.parametrize(("path", "value", "says"), WARNINGS)
@@ -257,7 +329,9 @@ def test_nothing_is_said_of_good_data(folder):
     coco["annotations"][0]["bbox"] = [-1, -1, WIDTH + 2, HEIGHT + 2]  # rounding is no error
     coco["annotations"][1]["segmentation"] = [[30, 10, 42, 10, 42, 30]]
     coco["annotations"][2].update(segmentation={"size": [40, 60], "counts": [0, 2400]}, iscrowd=1)
-    assert check_annotations(coco, str(folder)) == []
+    (crowds,) = check_annotations(coco, str(folder))
+    assert crowds.kind == "crowds" and crowds.items == [3]
+    coco["annotations"][2]["segmentation"] = None
     for annotation in coco["annotations"]:
         del annotation["area"], annotation["iscrowd"]
     assert check_annotations(coco, str(folder)) == []
@@ -267,7 +341,7 @@ def test_findings_name_five_examples(folder):
     coco = make_coco()
     coco["images"] = [{**coco["images"][0], "id": i, "file_name": f"{i}"} for i in range(1, 9)]
     (finding, *_) = check_annotations(coco, str(folder))
-    assert finding.message.endswith(": 8 (1, 2, 3, 4, 5, …)")
+    assert ": 8 (1, 2, 3, 4, 5, …); " in finding.message
 
 
 def test_boxes_without_area_load_but_never_reach_a_batch(folder):
@@ -334,6 +408,37 @@ def test_damaged_files_are_refused_or_train_and_evaluate(folder):
         except Exception as e:
             raise AssertionError(f"{e!r} for {text}") from e
     assert min(outcomes.values()) > 20, outcomes
+
+
+def test_records_are_those_of_detectron2(folder):
+    """But for the category ids: load_coco_json, without a name, leaves those of the file."""
+    coco = make_coco((3, 9, 1))
+    first, second, third = coco["annotations"]
+    first["segmentation"] = [[5, 5, 25, 5, 25, 15], [1, 2, 3, 4]]
+    first["keypoints"] = [5, 6, 2, 0, 0, 0]
+    second["segmentation"] = {"size": [40, 60], "counts": [100, 2300]}
+    third.update(segmentation={"size": [40, 60], "counts": "P2`R1"}, iscrowd=1)
+    coco["annotations"].append({**first, "id": 9, "segmentation": [[1, 2, 3, 4]]})
+    coco["images"].reverse()
+    records = register(folder, coco)
+    id_map = MetadataCatalog.get(NAME).thing_dataset_id_to_contiguous_id
+    theirs = load_coco_json(str(folder / "data.json"), str(folder))
+    for record in theirs:
+        for annotation in record["annotations"]:
+            annotation["category_id"] = id_map[annotation["category_id"]]
+    assert records == theirs
+
+
+def test_line_breaks_in_names_break_no_line(folder):
+    coco = change(make_coco(), "images.1.file_name", "a\nb\x1b[31m\u2028종이")
+    assert "(a\\nb\\x1b[31m\\u2028종이)" in refusal(folder, coco)
+
+
+def test_single_boxes_that_seem_to_be_corners_are_told(folder):
+    coco = change(make_coco(), "annotations.0.bbox", [30, 20, 50, 35])
+    (finding,) = check_annotations(coco, str(folder))
+    assert finding.kind == "partly_outside"
+    assert "1 (1.png, would fit as x1, y1, x2, y2)" in finding.message
 
 
 def test_category_id_map_alone(folder):

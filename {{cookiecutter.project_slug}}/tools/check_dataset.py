@@ -1,56 +1,179 @@
 #!/usr/bin/env python
 """
-Say what is odd in the annotation files, before training says it less clearly.
+Say what is wrong with a COCO data set, before training says it less clearly.
 
-    python tools/check_dataset.py                         # datasets/{train,val}.json
-    python tools/check_dataset.py datasets/test.json --image-root datasets
+    python tools/check_dataset.py                         # datasets/{train,val,test}.json
+    python tools/check_dataset.py --fix                   # and write corrected copies
+    python tools/check_dataset.py data/a.json data/b.json --image-root data/images
+
+Errors stop training or falsify scores, and make the exit status 1. Warnings and notes leave it at
+0; it is 2 if a file cannot be read or written at all.
 """
 
 import argparse
+import json
+import os
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.annotation_checks import check_annotations
-from detection.annotations import category_id_map, read_coco
+from detection.annotation_fixes import fix_splits
+from detection.annotations import category_id_map, read_coco, write_json
 from detection.errors import UserError
+from detection.finding_report import (
+    count_findings,
+    findings_json,
+    format_changes,
+    format_findings,
+    format_splits,
+)
+from detection.findings import Finding
+from detection.image_checks import ImageFacts, check_images, file_name, read_images
 from detection.paths import DATASETS, in_project
+from detection.split_checks import check_splits
 
 
-def main() -> int:
-    """Print the findings; 1 if any of them stops training, else 0."""
+def check(splits: dict[str, dict], facts: dict[str, ImageFacts], image_root: str) -> list[Finding]:
+    """All findings about the splits, {name: parsed json}, and the images that were read."""
+    findings = []
+    for split, coco in splits.items():
+        found = check_annotations(coco, image_root) + check_images(coco, facts)
+        try:
+            category_id_map(coco, split)
+        except UserError as e:
+            found.append(Finding("categories", [str(e).removeprefix(f"{split}: ")]))
+        findings += [replace(finding, split=split) for finding in found]
+    return findings + check_splits(splits, facts)
+
+
+def read_new_images(
+    splits: dict[str, dict], facts: dict[str, ImageFacts], image_root: str
+) -> dict[str, ImageFacts]:
+    """`facts` and those of images that it lacks; URLs are not fetched."""
+    if "://" in image_root:
+        return facts
+    names = {file_name(i) for coco in splits.values() for i in coco["images"]} - {None}
+    return facts | read_images(image_root, sorted(names - facts.keys()))
+
+
+def name_splits(json_files: list[str]) -> dict[str, str]:
+    """{short name: path}; the stem, unless two files have the same."""
+    stems = [Path(f).stem for f in json_files]
+    is_unique = len(set(stems)) == len(stems)
+    return dict(zip(stems if is_unique else json_files, json_files, strict=True))
+
+
+def write_fixed(fixed: dict[str, dict], changes: dict, files: dict[str, str], folder: str) -> dict:
+    """
+    Write the corrected copies, {split: parsed json}, into the folder, under their files' names.
+
+    Returns:
+        {split: path}.
+
+    Raises:
+        UserError: that would overwrite something that is no such copy, or cannot be done.
+    """
+    targets = {split: str(Path(folder) / Path(files[split]).name) for split in fixed}
+    if len(set(targets.values())) < len(targets):
+        raise UserError(f"{folder}: two of the files would have the same name; fix them one by one")
+    originals = {Path(file).resolve() for file in files.values()}
+    for target in targets.values():
+        is_original = Path(target).resolve() in originals
+        if is_original or (Path(target).exists() and "fixes" not in read_coco(target)):
+            raise UserError(f"{target}: is there already and no corrected copy; choose --output")
+    for split, target in targets.items():
+        write_json({**fixed[split], "fixes": dict(changes[split])}, target)
+    return targets
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "json_files",
         nargs="*",
-        default=[in_project(f"{DATASETS}/{split}.json") for split in ("train", "val")],
-        help="COCO annotations (default: %(default)s)",
+        help="COCO annotations, those to train on first "
+        f"(default: {DATASETS}/train.json, val.json and test.json, those of them that exist)",
     )
     parser.add_argument(
         "--image-root",
         default=in_project(DATASETS),
         help="what the file_name of each image is relative to (default: %(default)s)",
     )
-    args = parser.parse_args()
+    parser.add_argument(
+        "--no-images", action="store_true", help="do not open the images: seconds, not minutes"
+    )
+    parser.add_argument("--fix", action="store_true", help="write corrected copies to --output")
+    parser.add_argument(
+        "--output",
+        default=in_project(f"{DATASETS}/fixed"),
+        help="folder for the corrected copies (default: %(default)s)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the findings as JSON; -: to stdout")
+    args = parser.parse_args(argv)
+    if not args.json_files:
+        known = [in_project(f"{DATASETS}/{split}.json") for split in ("train", "val", "test")]
+        args.json_files = [f for f in known if Path(f).exists()] or known[:2]
+    return args
 
-    has_errors = False
-    for json_file in args.json_files:
+
+def run(args: argparse.Namespace) -> int:
+    """Check, fix and report; returns the exit status."""
+    out = sys.stderr if args.json == "-" else sys.stdout
+    files, splits, status = name_splits(args.json_files), {}, 0
+    for split, json_file in files.items():
         try:
-            coco = read_coco(json_file)
-            category_id_map(coco, json_file)
+            splits[split] = read_coco(json_file)
         except UserError as e:
-            print(f"error    {e}")
-            has_errors = True
-            continue
-        counts = f"{len(coco['images'])} images, {len(coco.get('annotations') or [])} annotations"
-        print(f"{json_file}: {counts}")
-        for finding in check_annotations(coco, args.image_root):
-            print(f"{'error  ' if finding.is_error else 'warning'}  {finding.message}")
-            has_errors |= finding.is_error
-    return int(has_errors)
+            print(f"error: {e}", file=sys.stderr)
+            status = 2
+    if not splits:
+        return status
+    facts = {} if args.no_images else read_new_images(splits, {}, args.image_root)
+    findings = check(splits, facts, args.image_root)
+    report = {"files": files, "images_read": len(facts), "findings": findings_json(findings)}
+    print(format_splits(splits, files, len(facts)), end="\n\n", file=out)
+    width = min(shutil.get_terminal_size().columns, 110)
+    if findings:
+        print(format_findings(findings, width), end="\n\n", file=out)
+    print(count_findings(findings), file=out)
+    if args.fix:
+        fixed, changes = fix_splits(splits, facts, args.image_root)
+        written = write_fixed(fixed, changes, files, args.output)
+        if not args.no_images:  # those that were found under another name
+            facts = read_new_images(fixed, facts, args.image_root)
+        findings = check(fixed, facts, args.image_root)
+        report |= {"fixed": written, "changes": changes, "findings_left": findings_json(findings)}
+        print(f"\n{format_changes(changes, findings, width)}\n", file=out)
+        print("\n".join(f"written  {path}" for path in written.values()), file=out)
+        print(f"these have {count_findings(findings)}", file=out)
+    if args.json == "-":
+        print(json.dumps(report, indent=1))  # in ASCII, whatever the terminal's encoding
+    elif args.json:
+        write_json(report, args.json)
+    return status or int(any(f.is_error for f in findings))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 1 if there are errors, in the corrected copies with --fix; else 0; 2: no result."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # any name on any terminal
+    try:
+        return run(parse_args(argv))
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 
-from detection.datasets import register_split
+from detection.datasets import register_split, training_images
 from detection.evaluation import COCOEvaluator
 from detection.loaders import build_train_loader
 from detection.paths import DATASETS
@@ -21,7 +21,7 @@ dataset = dict(
 
 dataloader = dict(
     train=L(build_train_loader)(
-        dataset=L(get_detection_dataset_dicts)(
+        dataset=L(training_images)(
             names=L(register_split)(
                 name="${dataset.train.name}",
                 json_file="${dataset.train.json_file}",

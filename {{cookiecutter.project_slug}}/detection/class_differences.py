@@ -1,0 +1,99 @@
+"""Tells how a json's category names differ from CLASSES, so that each case gets its own remedy."""
+
+import difflib
+import unicodedata
+
+SHOWN = 5  # names that a sentence lists
+CLOSE = 0.6  # difflib's ratio from which a name counts as another's new form
+
+
+def compare_names(names: list[str], classes: list[str]) -> tuple[dict[str, str], list, list]:
+    """
+    Sort out names that are not the same in both.
+
+    Returns:
+        renamed: {name in the json: the name in `classes` that it stands for, as it seems}.
+        missing: of `classes`, not in the json.
+        extra: in the json, not in `classes`.
+    """
+    missing = [name for name in classes if name not in set(names)]
+    extra = [name for name in names if name not in set(classes)]
+    renamed = {}
+    for name in extra.copy():  # first those that look the same
+        twins = [other for other in missing if _folded(other) == _folded(name)]
+        if len(twins) == 1:
+            renamed[name] = twins[0]
+            missing.remove(twins[0])
+            extra.remove(name)
+    for name in extra.copy():
+        nearest = difflib.get_close_matches(name, missing, n=1, cutoff=CLOSE)
+        if not nearest and len(extra) == len(missing) == 1 and len(classes) > 1:
+            nearest = missing  # all others are there: it can stand for nothing else
+        if nearest:
+            renamed[name] = nearest[0]
+            missing.remove(nearest[0])
+            extra.remove(name)
+    return renamed, missing, extra
+
+
+def only_spelling(name: str, other: str) -> str:
+    """What alone two names differ in: letter case, blanks or Unicode form; else empty."""
+    if name == other or _folded(name) != _folded(other):
+        return ""
+    composed, other_composed = (unicodedata.normalize("NFC", text) for text in (name, other))
+    if composed == other_composed:
+        return "in Unicode form (NFC, NFD), which no eye can see"
+    if "".join(composed.split()) == "".join(other_composed.split()):
+        return "in blanks"
+    return "in upper and lower case or in width"
+
+
+def describe_differences(names: list[str], classes: list[str], unused: set[str]) -> str:
+    """
+    One line that says what differs and what to do; empty if the names are the same in any order.
+
+    Args:
+        names: of the json's categories.
+        classes: CLASSES.
+        unused: names in the json that no annotation uses.
+    """
+    renamed, missing, extra = compare_names(names, classes)
+    if len(extra) == len(names) and len(missing) == len(classes):
+        return (
+            f"none of its categories ({_list(names)}) is one of detection/classes.py "
+            f"({_list(classes)}): is it another data set's file? If not, "
+            "write its names into CLASSES"
+        )
+    parts = []
+    for name, other in list(renamed.items())[:SHOWN]:
+        spelling = only_spelling(name, other)
+        how = f"they differ {spelling}" if spelling else "renamed, as it seems"
+        parts.append(
+            f"its category {name!r} is {other!r} in detection/classes.py ({how}): "
+            "write it alike in both"
+        )
+    if missing:
+        parts.append(
+            f"it lacks {_list(missing)} of detection/classes.py: add the category to the json, "
+            "or take the class out of CLASSES"
+        )
+    if superfluous := [name for name in extra if name in unused]:
+        parts.append(
+            f"its {_list(superfluous)} is not in detection/classes.py and no annotation uses it: "
+            "take the category out of the json"
+        )
+    if used := [name for name in extra if name not in unused]:
+        parts.append(
+            f"its {_list(used)} is not in detection/classes.py: add the class at CLASSES' end, "
+            "or take category and annotations out of the json"
+        )
+    return "; ".join(parts)
+
+
+def _folded(name: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(repr(name[:60]) for name in names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

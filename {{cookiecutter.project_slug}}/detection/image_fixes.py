@@ -1,0 +1,134 @@
+"""Mends what a COCO json says of its images, and takes out those that nothing can be done with."""
+
+from collections import Counter, defaultdict
+
+from detection.annotation_checks import IMAGE, complaint, has_id, is_box
+from detection.image_checks import ImageFacts, file_name, same_content
+from detection.image_files import find_twins, is_file
+
+
+def fix_images(coco: dict, facts: dict[str, ImageFacts], image_root: str, changes: Counter) -> None:
+    """
+    Mend the image records in place; `changes` counts by kind, a key of KINDS.
+
+    Images are only taken out of a json with annotations: else predictions are due for all.
+    """
+    if "://" not in image_root:
+        _take_names_that_exist(coco, image_root, changes)
+    _fix_sizes(coco, facts, changes)
+    _merge_records(coco, changes)
+    if not coco.get("annotations"):
+        return
+
+    def drop(kind: str, odd: list[dict]) -> None:
+        changes[kind] += drop_images(coco, odd)
+
+    drop("malformed_images", [i for i in coco["images"] if complaint(i, IMAGE)])
+    if "://" not in image_root:
+        absent = [i for i in coco["images"] if not is_file(image_root, file_name(i) or "")]
+        drop("missing_images", absent)
+    problems = {name: fact.problem for name, fact in facts.items()}
+    for problem in ("unreadable", "truncated"):
+        odd = [i for i in coco["images"] if problems.get(file_name(i)) == problem]
+        drop(f"{problem}_images", odd)
+    counts = Counter(a["image_id"] for a in coco["annotations"] if has_id(a, "image_id"))
+    for images in same_content(coco, facts):
+        kept = max(
+            images, key=lambda i: counts[i["id"]] if has_id(i, "id") else 0
+        )  # of equals the first
+        drop("repeated_images", [i for i in images if i is not kept])
+
+
+def drop_images(coco: dict, odd: list[dict]) -> int:
+    """Take images and their annotations out, unless none would be left; returns how many."""
+    refused = set(map(id, odd))
+    kept = [i for i in coco["images"] if id(i) not in refused]
+    if not odd or not kept:
+        return 0
+    coco["images"] = kept
+    # an id that another record has too is still in use
+    ids = {i["id"] for i in kept if not complaint(i, IMAGE)}
+    gone = {i["id"] for i in odd if not complaint(i, {"id": IMAGE["id"]})} - ids
+    coco["annotations"] = [
+        a
+        for a in coco.get("annotations") or []
+        if not (has_id(a, "image_id") and a["image_id"] in gone)
+    ]
+    return len(odd)
+
+
+def _take_names_that_exist(coco: dict, image_root: str, changes: Counter) -> None:
+    absent = [n for i in coco["images"] if (n := file_name(i)) and not is_file(image_root, n)]
+    twins = find_twins(image_root, absent)
+    for image in coco["images"]:
+        if (name := file_name(image)) in twins:
+            image["file_name"] = twins[name]
+            changes["missing_images"] += 1
+
+
+def _fix_sizes(coco: dict, facts: dict[str, ImageFacts], changes: Counter) -> None:
+    of_image = defaultdict(list)
+    for a in coco.get("annotations") or []:
+        if has_id(a, "image_id") and is_box(a.get("bbox")):
+            of_image[a["image_id"]].append(a)
+    for image in coco["images"]:
+        fact = facts.get(file_name(image), ImageFacts())
+        if fact.size is None or fact.problem or complaint(image, {"id": IMAGE["id"]}):
+            continue
+        annotations = of_image[image["id"]]
+        if complaint(image, IMAGE):
+            kind = "malformed_images"
+        elif fact.size != (image["width"], image["height"]):
+            kind = "other_sizes"
+            said = image["width"], image["height"]
+            fits, fitted = _fit(annotations, fact.size), _fit(annotations, said)
+            if fact.orientation > 4 and fact.size == said[::-1] and annotations and fitted:
+                # drawn on the image as it lies in the file, if they fit nowhere else
+                if fits or any(a.get("segmentation") or a.get("keypoints") for a in annotations):
+                    continue
+                for annotation in annotations:
+                    annotation["bbox"] = _turn(annotation["bbox"], *said, fact.orientation)
+            elif not fits:
+                continue
+        else:
+            continue
+        image["width"], image["height"] = fact.size
+        changes[kind] += 1
+
+
+def _fit(annotations: list[dict], size: tuple[int, int]) -> bool:
+    return all(
+        x + w <= size[0] + 1 and y + h <= size[1] + 1
+        for x, y, w, h in (a["bbox"] for a in annotations)
+    )
+
+
+def _turn(bbox: list[float], width: int, height: int, orientation: int) -> list[float]:
+    """The (x, y, w, h) box of a width × height image, once that is turned as EXIF's 5 to 8 say."""
+    x, y, w, h = bbox
+    right, bottom = width - x - w, height - y - h
+    left, top = {5: (y, x), 6: (bottom, x), 7: (bottom, right), 8: (y, right)}[orientation]
+    return [left, top, h, w]
+
+
+def _merge_records(coco: dict, changes: Counter) -> None:
+    """Keep one record of each file; annotations of the others become its own."""
+    first, ids, kept = {}, {}, []
+    for image in coco["images"]:
+        if complaint(image, IMAGE):
+            kept.append(image)
+            continue
+        known = first.setdefault(image["file_name"], image)
+        if known is image:
+            kept.append(image)
+        elif known["id"] == image["id"]:
+            changes["repeated_image_ids"] += 1
+        else:
+            changes["repeated_file_names"] += 1
+            ids[image["id"]] = known["id"]
+    # an id that another file has as well says nothing
+    ambiguous = {i["id"] for i in kept if not complaint(i, IMAGE)}
+    coco["images"] = kept
+    for a in coco.get("annotations") or []:
+        if has_id(a, "image_id") and a["image_id"] in ids and a["image_id"] not in ambiguous:
+            a["image_id"] = ids[a["image_id"]]

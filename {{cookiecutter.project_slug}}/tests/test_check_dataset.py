@@ -1,0 +1,774 @@
+"""tools/check_dataset.py: each kind of damage is found, mended where it can be, found no more."""
+
+import copy
+import io
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+import check_dataset as tool
+
+from detection import classes
+from detection.errors import UserError
+from detection.finding_kinds import KINDS
+
+CLASSES = ["can", "종이", 'a/"b"{c}']
+WIDTH, HEIGHT = 64, 48
+COUNTS = {"train": 8, "val": 3, "test": 2}
+
+
+@pytest.fixture
+def project_classes():
+    """The project's CLASSES are those of this file."""
+    of_project = classes.CLASSES.copy()
+    classes.CLASSES[:] = CLASSES
+    yield
+    classes.CLASSES[:] = of_project
+
+
+@pytest.fixture
+def data(tmp_path, project_classes):
+    """A sound data set: `data.splits`, to be damaged; `data.check(*arguments)` runs the tool."""
+    return Data(tmp_path)
+
+
+class Data:
+    """Eight images to train on, three to validate, two to predict, in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.images = folder / "images"
+        self.splits = {split: self._make(split, n) for split, n in COUNTS.items()}
+
+    def _make(self, split: str, count: int) -> dict:
+        images, annotations = [], []
+        for k in range(count):
+            name = f"{split}/{k} 사진.jpg"
+            self.draw(name, seed=len(split) * 100 + k)
+            images.append({"id": k, "file_name": name, "width": WIDTH, "height": HEIGHT})
+            for c in range(3 if split != "test" else 0):
+                box = [2 + c, 30 - c, 20.5 + k, 15]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": k,
+                        "category_id": c + 1,
+                        "bbox": box,
+                        "area": box[2] * box[3],
+                        "iscrowd": 0,
+                    }
+                )
+        categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES, start=1)]
+        coco = {"images": images, "categories": categories, "annotations": annotations}
+        return coco if annotations else {k: v for k, v in coco.items() if k != "annotations"}
+
+    def draw(self, name: str, seed=0, size=(WIDTH, HEIGHT), **options) -> Path:
+        path = self.images / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), np.uint8)
+        Image.fromarray(pixels).save(path, **options)
+        return path
+
+    def write(self) -> list[str]:
+        for split, coco in self.splits.items():
+            (self.folder / f"{split}.json").write_text(json.dumps(coco), encoding="utf-8")
+        return [str(self.folder / f"{split}.json") for split in self.splits]
+
+    def check(self, *arguments: str) -> tuple[int, dict]:
+        """Exit status and report."""
+        report = self.folder / "report.json"
+        files = self.write()
+        status = tool.main(
+            [
+                *(*files, "--image-root", str(self.images), "--json", str(report)),
+                *("--output", str(self.folder / "fixed"), *arguments),
+            ]
+        )
+        return status, json.loads(report.read_text(encoding="utf-8"))
+
+
+def kinds(findings: list[dict]) -> set[str]:
+    return {f["kind"] for f in findings}
+
+
+# -- the damages: each plants one, and returns the items that are to be named in train -----------
+
+
+def edit(**fields):
+    """Overwrite fields of train's annotation 5, which is the second of image 1."""
+
+    def plant(data):
+        data.splits["train"]["annotations"][4].update(fields)
+        return [fields.get("id", 5)]
+
+    return plant
+
+
+def edit_image(**fields):
+    def plant(data):
+        data.splits["train"]["images"][1].update(fields)
+        return [fields.get("file_name", "train/1 사진.jpg")]
+
+    return plant
+
+
+def edit_category(**fields):
+    def plant(data):
+        data.splits["train"]["categories"][1].update(fields)
+
+    return plant
+
+
+def repeat_annotation(data):
+    annotations = data.splits["train"]["annotations"]
+    annotations.append({**annotations[4], "id": 99})
+    return [99]
+
+
+def add_same_box_of_another_class(data):
+    annotations = data.splits["train"]["annotations"]
+    annotations.append({**annotations[4], "id": 99, "category_id": 1})
+    return [99]
+
+
+def malform_annotation(data):
+    data.splits["train"]["annotations"][4] = {"id": 5, "bbox": "?"}
+    return ["number 4"]
+
+
+def write_ids_as_text(data):
+    for image in data.splits["train"]["images"]:
+        image["id"] = str(image["id"])
+    for annotation in data.splits["train"]["annotations"]:
+        annotation["image_id"] = str(annotation["image_id"])
+    return [f"number {k}" for k in range(8)]
+
+
+def forget_sizes(data):
+    del data.splits["train"]["images"][1]["width"]
+    return ["number 1"]
+
+
+def repeat_image_record(data):
+    images = data.splits["train"]["images"]
+    images.append(dict(images[1]))
+    return [1]
+
+
+def list_file_twice(data):
+    images = data.splits["train"]["images"]
+    images.append({**images[1], "id": 99})
+    data.splits["train"]["annotations"][4]["image_id"] = 99
+    return ["train/1 사진.jpg"]
+
+
+def write_corners(data):
+    for a in data.splits["train"]["annotations"]:
+        x, y, w, h = a["bbox"]
+        a["bbox"] = [x, y, x + w, y + h]
+    return list(range(1, 25))
+
+
+def write_fractions(data):
+    for a in data.splits["train"]["annotations"]:
+        x, y, w, h = a["bbox"]
+        a["bbox"] = [x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT]
+    return list(range(1, 25))
+
+
+def remove_image(data):
+    (data.images / "train/1 사진.jpg").unlink()
+    return ["train/1 사진.jpg"]
+
+
+def decompose_file_name(data):
+    name = "train/1 사진.jpg"
+    (data.images / name).rename(data.images / unicodedata.normalize("NFD", name))
+    return [name]
+
+
+def empty_file(data):
+    (data.images / "train/1 사진.jpg").write_bytes(b"")
+    return ["train/1 사진.jpg"]
+
+
+def break_file(data):
+    (data.images / "train/1 사진.jpg").write_bytes(b"<html>404</html>")
+    return ["train/1 사진.jpg"]
+
+
+def cut_file(data):
+    path = data.images / "train/1 사진.jpg"
+    path.write_bytes(path.read_bytes()[:-40])
+    return ["train/1 사진.jpg"]
+
+
+def cut_png(data):
+    path = data.draw("train/1.png")
+    path.write_bytes(path.read_bytes()[:-4000])
+    data.splits["train"]["images"][1]["file_name"] = "train/1.png"
+    return ["train/1.png"]
+
+
+def enlarge_image(data):
+    data.draw("train/1 사진.jpg", size=(WIDTH + 9, HEIGHT + 9))
+    return ["train/1 사진.jpg"]
+
+
+def shrink_image(data):
+    data.draw("train/1 사진.jpg", size=(WIDTH // 2, HEIGHT // 2))
+    return ["train/1 사진.jpg"]
+
+
+def turn_image(data, orientation=6, box=(40, 5, 20, 10)):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data.draw("train/1 사진.jpg", exif=exif)
+    data.splits["train"]["annotations"][4]["bbox"] = list(box)
+    return ["train/1 사진.jpg"]
+
+
+def turn_image_upside_down(data):
+    return turn_image(data, orientation=3)
+
+
+def copy_image(data):
+    content = (data.images / "train/1 사진.jpg").read_bytes()
+    (data.images / "train/2 사진.jpg").write_bytes(content)
+    return ["train/2 사진.jpg"]
+
+
+def copy_image_to_val(data):
+    content = (data.images / "train/1 사진.jpg").read_bytes()
+    (data.images / "val/2 사진.jpg").write_bytes(content)
+    return ["train/1 사진.jpg"]
+
+
+def list_image_in_test_too(data):
+    data.splits["test"]["images"].append({**data.splits["train"]["images"][1], "id": 99})
+    return ["train/1 사진.jpg"]
+
+
+def leave_image_empty(data):
+    annotations = data.splits["train"]["annotations"]
+    annotations[:] = [a for a in annotations if a["image_id"] != 1]
+    return ["train/1 사진.jpg"]
+
+
+def leave_class_out(data):
+    annotations = data.splits["train"]["annotations"]
+    annotations[:] = [a for a in annotations if a["category_id"] != 2]
+    return ["종이"]
+
+
+def add_unused_category(data):
+    data.splits["train"]["categories"].append({"id": 0, "name": "supercategory"})
+
+
+def lose_category(data):
+    leave_class_out(data)
+    del data.splits["train"]["categories"][1]
+
+
+def number_val_otherwise(data):
+    for number, category in enumerate(data.splits["train"]["categories"]):
+        category["id"] = number
+    for annotation in data.splits["train"]["annotations"]:
+        annotation["category_id"] -= 1
+
+
+# (plant, kind, whether --fix mends it)
+DAMAGES = [
+    (edit(image_id=99), "unknown_image_ids", True),
+    (edit(category_id=99), "unknown_category_ids", True),
+    (edit(bbox=[1, 2, 3]), "not_four_numbers", True),
+    (edit(bbox=[1, 2, float("nan"), 4]), "not_four_numbers", True),
+    (edit(bbox=[1, float("inf"), 3, 4]), "not_four_numbers", True),
+    (edit(area="12"), "odd_area", True),
+    (edit(iscrowd="0"), "odd_iscrowd", True),
+    (edit(ignore=1), "ignored", True),
+    (edit(segmentation=[1, 2, 3, 4, 5, 6]), "odd_segmentation", True),
+    (edit(segmentation=[[1, 2, 3, 4]]), "no_polygon", True),
+    (edit(keypoints=[1, 2]), "odd_keypoints", True),
+    (edit(bbox=[5, 5, 0, 10]), "no_area", True),
+    (edit(bbox=[15, 5, -9, 10]), "no_area", True),
+    (edit(bbox=[70, 5, 9, 10]), "outside", True),
+    (edit(bbox=[-20, 5, 9, 10]), "outside", True),
+    (edit(bbox=[60, 5, 9, 10]), "partly_outside", True),
+    (edit(bbox=[-6, -3, 9, 10]), "partly_outside", True),
+    (edit(id=0), "annotation_id_0", True),
+    (edit(id=4), "repeated_annotation_ids", True),
+    (edit(iscrowd=1), "crowds", False),
+    (repeat_annotation, "repeated_annotations", True),
+    (add_same_box_of_another_class, "two_classes", False),
+    (malform_annotation, "malformed_annotations", True),
+    (write_ids_as_text, "malformed_images", True),
+    (forget_sizes, "malformed_images", True),
+    (repeat_image_record, "repeated_image_ids", True),
+    (list_file_twice, "repeated_file_names", True),
+    (write_corners, "corners", True),
+    (write_fractions, "fractions", False),
+    (remove_image, "missing_images", True),
+    (edit_image(file_name="train/1 사진.JPG"), "missing_images", True),
+    (decompose_file_name, "missing_images", True),
+    (empty_file, "unreadable_images", True),
+    (break_file, "unreadable_images", True),
+    (cut_file, "truncated_images", True),
+    (cut_png, "truncated_images", True),
+    (enlarge_image, "other_sizes", True),
+    (shrink_image, "other_sizes", False),
+    (turn_image, "other_sizes", True),
+    (turn_image, "turned_by_exif", False),
+    (turn_image_upside_down, "turned_by_exif", False),
+    (copy_image, "repeated_images", True),
+    (copy_image_to_val, "shared_images", True),
+    (list_image_in_test_too, "shared_images", True),
+    (leave_image_empty, "empty_images", False),
+    (leave_class_out, "absent_classes", False),
+    (edit_category(name=" 종이"), "categories", True),
+    (edit_category(name=unicodedata.normalize("NFD", "종이")), "categories", True),
+    (edit_category(name="paper"), "categories", False),
+    (edit_category(id="2"), "categories", True),
+    (add_unused_category, "categories", True),
+    (lose_category, "categories", True),
+    (number_val_otherwise, "category_numbering", False),
+]
+
+
+def name_of(value) -> str:
+    return getattr(value, "__name__", None) if not isinstance(value, bool) else None
+
+
+@pytest.mark.parametrize(("plant", "kind", "is_fixable"), DAMAGES, ids=name_of)
+def test_damage_is_found_and_mended(data, capsys, plant, kind, is_fixable):
+    items = plant(data)
+    if kind == "missing_images" and (data.images / items[0]).exists():
+        pytest.skip("to this file system the names are the same")
+    status, report = data.check("--fix")
+    (found,) = (f for f in report["findings"] if f["kind"] == kind)
+    assert found["split"] == "train"
+    assert items is None or found["items"] == items
+    assert found["count"] == len(found["items"])
+    shown = capsys.readouterr().out
+    assert KINDS[kind].what.split()[0] in shown and KINDS[kind].effect.split()[0] in shown
+
+    left = report["findings_left"]
+    assert (kind in kinds(left)) != is_fixable
+    assert bool(KINDS[kind].fix) or not is_fixable
+    # no mending does damage; a class that is added is absent
+    new = kinds(left) - kinds(report["findings"]) - {"absent_classes"}
+    assert all(KINDS[kind].severity == "note" for kind in new)
+    assert status == any(f["severity"] == "error" for f in left)
+    if is_fixable:
+        assert report["changes"]["train"][kind] >= 1
+        for split in COUNTS:
+            assert json.loads((data.folder / "fixed" / f"{split}.json").read_text("utf-8"))
+
+
+def test_every_kind_is_planted():
+    elsewhere = {"no_annotations", "differing_categories", "category_order"}
+    assert {kind for _, kind, _ in DAMAGES} == set(KINDS) - elsewhere
+
+
+def test_nothing_is_said_of_sound_data(data, capsys):
+    before = {p: p.read_bytes() for p in map(Path, data.write())}
+    status, report = data.check("--fix")
+    assert status == 0
+    assert [(f["kind"], f["split"]) for f in report["findings"]] == [("no_annotations", "test")]
+    assert report["images_read"] == 13
+    assert {p: p.read_bytes() for p in before} == before
+    shown = capsys.readouterr().out
+    assert "0 errors, 0 warnings, 1 note" in shown and "nothing to fix" in shown
+    for split, coco in data.splits.items():
+        fixed = json.loads((data.folder / "fixed" / f"{split}.json").read_text(encoding="utf-8"))
+        assert fixed == {**coco, "fixes": {}}
+
+
+def fixed(data, split="train") -> dict:
+    return json.loads((data.folder / "fixed" / f"{split}.json").read_text(encoding="utf-8"))
+
+
+def fixed_annotation(data, number=5) -> dict:
+    (annotation,) = (a for a in fixed(data)["annotations"] if a["id"] == number)
+    return annotation
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"bbox": [60, 5, 9, 10]}, {"bbox": [60, 5, 4, 10], "area": 40}),
+        ({"bbox": [-6, -3, 9.5, 10]}, {"bbox": [0, 0, 3.5, 7], "area": 24.5}),
+        # the area of a mask is its own
+        (
+            {"bbox": [60, 5, 9, 10], "area": 7, "segmentation": [[60, 5, 62, 5, 62, 9]]},
+            {"bbox": [60, 5, 4, 10], "area": 7, "segmentation": [[60, 5, 62, 5, 62, 9]]},
+        ),
+        ({"area": [1]}, {"area": 21.5 * 15}),
+        ({"iscrowd": True, "ignore": 0}, {"iscrowd": True}),
+        ({"iscrowd": "true"}, {"iscrowd": 1}),
+        ({"iscrowd": None}, {"iscrowd": 0}),
+        ({"ignore": 1}, {"iscrowd": 1}),
+        ({"image_id": "1", "category_id": 2.0}, {"image_id": 1, "category_id": 2}),
+    ],
+)
+def test_what_mended_annotations_look_like(data, before, after):
+    annotation = data.splits["train"]["annotations"][4]
+    annotation.update(before)
+    status, _ = data.check("--fix")
+    assert status == 0
+    mended = fixed_annotation(data)
+    assert mended.items() >= after.items()
+    for key in annotation.keys() - before.keys() - after.keys():
+        assert mended[key] == annotation[key]
+
+
+def test_corners_become_boxes(data):
+    wanted = copy.deepcopy(data.splits["train"]["annotations"])
+    write_corners(data)
+    data.check("--fix")
+    assert fixed(data)["annotations"] == wanted
+
+
+def test_large_boxes_are_not_taken_for_corners(data):
+    """One object that fills each image also has w > x and h > y."""
+    for a in data.splits["train"]["annotations"]:
+        a["bbox"] = [2, 2, WIDTH - 4 - a["category_id"], HEIGHT - 4]
+    assert "corners" not in kinds(data.check()[1]["findings"])
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_drawn_before_exif_turned_the_image_are_turned(data, orientation):
+    turn_image(data, orientation)
+    boxes = [a["bbox"] for a in data.splits["train"]["annotations"] if a["image_id"] == 1]
+    with Image.open(data.images / "train/1 사진.jpg") as image:
+        lying, upright = np.asarray(image), np.asarray(ImageOps.exif_transpose(image))
+    data.check("--fix")
+    turned = [a["bbox"] for a in fixed(data)["annotations"] if a["image_id"] == 1]
+    for (x, y, w, h), (left, top, width, height) in zip(boxes, turned, strict=True):
+        if (w, h) == (20, 10):  # whole pixels
+            inside = lying[y : y + h, x : x + w].reshape(-1, 3)
+            found = upright[top : top + height, left : left + width].reshape(-1, 3)
+            assert sorted(inside.tolist()) == sorted(found.tolist())
+    assert fixed(data)["images"][1]["width"] == HEIGHT
+
+
+def test_annotations_of_a_file_listed_twice_are_joined(data):
+    list_file_twice(data)
+    data.check("--fix")
+    assert fixed_annotation(data)["image_id"] == 1
+    assert len(fixed(data)["images"]) == COUNTS["train"]
+
+
+def test_shared_images_stay_where_they_are_scored(data):
+    copy_image_to_val(data)
+    list_image_in_test_too(data)
+    _, report = data.check("--fix")
+    notes = {f["split"]: f["notes"] for f in report["findings"] if f["kind"] == "shared_images"}
+    assert notes == {
+        "train": ["val: val/2 사진.jpg; test: train/1 사진.jpg"],
+        "val": ["train: train/1 사진.jpg; test: train/1 사진.jpg"],
+    }
+    assert [i["id"] for i in fixed(data)["images"]] == [0, 2, 3, 4, 5, 6, 7]
+    assert all(a["image_id"] != 1 for a in fixed(data)["annotations"])
+    assert [i["id"] for i in fixed(data, "val")["images"]] == [0, 1]
+    assert len(fixed(data, "test")["images"]) == 3
+
+
+def test_no_image_to_predict_is_taken_out(data):
+    (data.images / "test/0 사진.jpg").unlink()
+    (data.images / "test/1 사진.jpg").write_bytes(b"")
+    status, report = data.check("--fix")
+    assert status == 1
+    assert kinds(report["findings_left"]) >= {"missing_images", "unreadable_images"}
+    assert fixed(data, "test")["images"] == data.splits["test"]["images"]
+
+
+def test_a_wrong_folder_takes_nothing_out_and_is_told(data, capsys):
+    files = data.write()
+    assert tool.main([*files, "--image-root", str(data.folder)]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"but {data.images} has it: is that image_root?" in shown
+    arguments = ["--image-root", str(data.folder), "--fix", "--output", str(data.folder / "out")]
+    assert tool.main([*files, *arguments]) == 1
+    made = json.loads((data.folder / "out" / "train.json").read_text(encoding="utf-8"))
+    assert made == {**data.splits["train"], "fixes": {}}
+
+
+def test_several_damages_at_once_are_mended_and_the_copy_can_be_registered(data):
+    from detectron2.data import DatasetCatalog
+
+    from detection.datasets import register_split
+
+    for plant in (forget_sizes, copy_image, write_corners, add_unused_category):
+        plant(data)
+    edit(id=0)(data)
+    data.splits["train"]["annotations"][7]["image_id"] = 1000
+    data.splits["train"]["annotations"][8] = None
+    with pytest.raises(UserError):
+        DatasetCatalog.get(register_split("mended", str(data.write()[0]), str(data.images)))
+    status, _ = data.check("--fix")
+    assert status == 0
+    path = str(data.folder / "fixed" / "train.json")
+    records = DatasetCatalog.get(register_split("mended", path, str(data.images)))
+    assert len(records) == COUNTS["train"] - 1
+    assert records[0]["annotations"][0]["bbox"] == [2, 30, 20.5, 15]
+
+
+def test_pycocotools_never_finds_annotation_0_and_we_do(data):
+    """Every box is found with the right class; once mended, pycocotools says so too."""
+    from detection.evaluation import average_precision
+
+    edit(id=0)(data)
+    data.check("--fix")
+    scores = []
+    for coco in (data.splits["train"], fixed(data)):
+        results = [{**a, "score": 0.9} for a in coco["annotations"]]
+        ground_truth = COCO()
+        ground_truth.dataset = copy.deepcopy(coco)
+        ground_truth.createIndex()
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        scores.append((evaluation.stats[0], average_precision(coco, results)["AP"]))
+    (with_0, ours_with_0), (without, ours) = scores
+    assert with_0 < 0.99 and without == pytest.approx(1)
+    assert ours_with_0 == ours == pytest.approx(100)
+
+
+def test_differing_categories_of_splits(data):
+    number_val_otherwise(data)
+    _, report = data.check()
+    findings = [f for f in report["findings"] if f["kind"] == "differing_categories"]
+    assert [f["split"] for f in findings] == ["val", "test"]
+    assert findings[0]["items"] == CLASSES
+    assert findings[0]["notes"] == ["id 1", "id 2", "id 3"]
+
+
+def test_without_images(data, capsys):
+    cut_file(data)
+    status, report = data.check("--no-images")
+    assert (status, report["images_read"]) == (0, 0)
+    remove_image(data)
+    assert data.check("--no-images")[0] == 1  # whether a file is there, is seen from outside
+    assert "no image file read" in capsys.readouterr().out
+
+
+# -- files that cannot be checked or written ------------------------------------------------------
+
+
+def test_unreadable_files_are_told_and_the_others_checked(data, capsys):
+    files = data.write()
+    Path(files[1]).write_text("{", encoding="utf-8")
+    missing = str(data.folder / "missing.json")
+    assert tool.main([*files, missing, "--image-root", str(data.images)]) == 2
+    out, err = capsys.readouterr()
+    assert [line.split(": ")[1] for line in err.splitlines()] == [files[1], missing]
+    assert out.splitlines()[0].startswith("train") and out.splitlines()[1].startswith("test")
+
+
+def test_originals_are_never_overwritten(data, capsys):
+    edit(id=0)(data)
+    for path in data.write():
+        before = Path(path).read_bytes()
+        arguments = [path, "--image-root", str(data.images), "--fix"]
+        assert tool.main([*arguments, "--output", str(data.folder)]) == 2
+        line = capsys.readouterr().err
+        assert line.startswith(f"error: {path}: is there already") and line.count("\n") == 1
+        assert Path(path).read_bytes() == before
+    assert data.check("--fix")[0] == data.check("--fix")[0] == 0  # its own copies it may
+    copies = [str(data.folder / "fixed" / f"{split}.json") for split in COUNTS]
+    assert tool.main([*copies, "--fix", "--output", str(data.folder / "fixed")]) == 2
+    assert not list(data.folder.rglob("*.partial"))
+
+
+def test_copy_that_cannot_be_written_is_one_line(data, capsys):
+    files = data.write()
+    (data.folder / "file").write_text("")
+    arguments = ["--fix", "--output", str(data.folder / "file" / "folder")]
+    assert tool.main([*files, "--image-root", str(data.images), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written" in error and error.count("\n") == 1
+
+
+def test_as_a_command_from_elsewhere(data):
+    data.write()
+    command = [sys.executable, tool.__file__, "--json", "-"]
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(data.folder)}
+    environment["PYTHONIOENCODING"] = "ascii:strict"
+    arguments = ["--image-root", str(data.images)]
+    done = subprocess.run(
+        [*command, *arguments], cwd=data.folder, env=environment, capture_output=True, text=True
+    )
+    report = json.loads(done.stdout)
+    assert done.returncode == 1  # the project's own classes are others
+    assert list(report["files"]) == ["train", "val", "test"]
+    assert report["images_read"] == 13
+    assert "categories that are not the classes" in done.stderr
+    assert (
+        f"'{CLASSES[1]}'"
+        in next(f for f in report["findings"] if f["kind"] == "categories")["items"][0]
+    )
+
+
+def test_lines_are_aligned_with_wide_names(data, capsys):
+    path = data.folder / "한국어.json"
+    files = data.write()
+    path.write_text(json.dumps(data.splits["val"]), encoding="utf-8")
+    tool.main([*files[:1], str(path), "--image-root", str(data.images)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("train         8 images")
+    assert lines[1].startswith("한국어        3 images")
+
+
+# -- anything at all ------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["", "1", "\ud800", "a\0b", 10**30, -1, 0, 1e308, "x" * 300, *CLASSES]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["id", "name", "bbox", "size", "counts", "images"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+
+
+def places(node: dict | list) -> list[tuple]:
+    """(parent, key) of every value in it, at any depth."""
+    found = []
+    for key in list(node) if isinstance(node, dict) else range(len(node)):
+        found.append((node, key))
+        if isinstance(node[key], dict | list):
+            found += places(node[key])
+    return found
+
+
+@st.composite
+def damaged(draw, coco: dict) -> bytes:
+    """The json with a few values replaced, removed or doubled, or cut, or nonsense."""
+    coco = copy.deepcopy(coco)
+    for _ in range(draw(st.sampled_from([1, 1, 1, 3]))):
+        node, key = draw(st.sampled_from(places(coco) or [({"": 0}, "")]))
+        action = draw(st.sampled_from(["replace", "nudge", "nudge", "remove", "double"]))
+        if action == "remove":
+            del node[key]
+        elif action == "double" and isinstance(node, list):
+            node.append(copy.deepcopy(node[key]))
+        else:
+            node[key] = draw(st.integers(0, 9) if action == "nudge" else VALUES)
+    content = json.dumps(coco, ensure_ascii=draw(st.booleans()))
+    content = content.encode("utf-8", draw(st.sampled_from(["surrogatepass", "backslashreplace"])))
+    return content[: draw(st.integers(0, 3000))] if draw(st.integers(0, 20)) == 20 else content
+
+
+@pytest.mark.slow
+def test_no_file_ends_in_a_traceback(tmp_path_factory, project_classes):
+    from detectron2.data import DatasetCatalog
+
+    from detection.datasets import register_split
+
+    data = Data(tmp_path_factory.mktemp("fuzz"))
+    coco = data.splits["train"]
+    coco["images"], coco["annotations"] = coco["images"][:3], coco["annotations"][:9]
+    coco["annotations"][0]["segmentation"] = [[5, 5, 25, 5, 25, 15]]
+    coco["annotations"][1].update(segmentation={"size": [48, 64], "counts": [0, 3072]}, iscrowd=1)
+    coco["annotations"][2]["keypoints"] = [5, 5, 2]
+    val = data.write()[1]
+    path, output = data.folder / "odd.json", data.folder / "fixed"
+    seen = {"loaded": 0, "refused": 0}
+
+    @settings(
+        max_examples=200,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.one_of(damaged(coco), damaged(coco), damaged(coco), st.binary(max_size=60)))
+    def run(content):
+        path.write_bytes(content)
+        arguments = [str(path), val, "--image-root", str(data.images)]
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+        with redirect_stdout(out), redirect_stderr(err):
+            status = tool.main([*arguments, "--fix", "--output", str(output)])
+        err.seek(0)
+        lines = err.read().splitlines()
+        assert len(lines) == (status == 2) and all(line.startswith("error: ") for line in lines)
+        try:
+            DatasetCatalog.get(register_split("fuzz", str(path), str(data.images)))
+            seen["loaded"] += 1
+        except UserError as e:
+            assert "\n" not in str(e)
+            seen["refused"] += 1
+        if status == 0:  # what is called sound, loads
+            DatasetCatalog.get(register_split("fuzz", str(output / "odd.json"), str(data.images)))
+
+    run()
+    assert min(seen.values()) > 10, seen  # else it tries but one of the two
+
+
+# -- real data ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real_data():
+    if not (folder := os.environ.get("DETECTION_DATA")):
+        pytest.skip("DETECTION_DATA names no folder of data sets")
+    return Path(folder)
+
+
+def take_classes(json_file: Path):
+    coco = json.loads(json_file.read_text(encoding="utf-8"))
+    classes.CLASSES[:] = [c["name"] for c in coco["categories"]]
+
+
+def test_blood_cells(real_data, project_classes, tmp_path):
+    folder, report = real_data / "bccd", tmp_path / "report.json"
+    take_classes(folder / "train.json")
+    files = [str(folder / f"{split}.json") for split in ("train", "val", "test")]
+    arguments = ["--image-root", str(folder / "images"), "--json", str(report), "--fix"]
+    assert tool.main([*files, *arguments, "--output", str(tmp_path)]) == 0
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert told["images_read"] == 364
+    found = [(f["kind"], f["split"], f["items"]) for f in told["findings"]]
+    assert found == [("no_area", "train", [2288]), ("no_area", "val", [887])]
+    assert told["findings_left"] == []
+
+
+def test_recycling_trash(real_data, project_classes, tmp_path):
+    folder, report = real_data / "recycling_trash", tmp_path / "report.json"
+    take_classes(folder / "train.json")
+    files = [str(folder / f"{split}.json") for split in ("train", "test")]
+    assert tool.main([*files, "--image-root", str(tmp_path), "--json", str(report)]) == 1
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert [(f["kind"], f["split"], f["count"]) for f in told["findings"]] == [
+        ("missing_images", "train", 4883),
+        ("repeated_annotations", "train", 1),
+        ("two_classes", "train", 1),
+        ("annotation_id_0", "train", 1),
+        ("category_numbering", "train", 10),
+        ("missing_images", "test", 4871),
+        ("no_annotations", "test", 1),
+        ("category_numbering", "test", 10),
+    ]
