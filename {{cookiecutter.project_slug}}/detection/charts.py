@@ -50,8 +50,9 @@ def histogram(
     shares = {name: counts / max(counts.sum(), 1) for name, counts in series.items()}
     top = max([*(s.max(initial=0) for s in shares.values()), 0.01])
     step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5) if top / s <= 4)
-    axes = _Axes(edges[0], edges[-1], 0, max(top * 1.05, step))
-    parts = [axes.grid([(v, f"{v:.0%}") for v in np.arange(0, top + step / 2, step)])]
+    top = max(top * 1.05, step)
+    axes = _Axes(edges[0], edges[-1], 0, top)
+    parts = [axes.grid([(v, f"{v:.0%}") for v in np.arange(0, top + 1e-9, step)])]
     for number, (name, values) in enumerate(shares.items()):
         if number == 0:
             for a, b, value, count in zip(edges, edges[1:], values, series[name], strict=False):

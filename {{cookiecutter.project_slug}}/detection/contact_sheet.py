@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+from markupsafe import Markup
 
 from detection import oddness
 from detection.exploration import Split, merge
@@ -13,13 +14,14 @@ from detection.pages import PageBox, picture
 from detection.thumbnails import LOOK_SIZE, look_at, read_thumbnails
 
 PICTURE = 420  # pixels of a picture's longer side
+FEW = 4  # boxes, all of which are named; of more only the odd ones
 
 
 def sheet_section(
     class_names: list[str], splits: list[Split], image_roots: list[str], count: int, sample: int
 ) -> dict:
     """
-    Pictures of the `count` oddest images of all splits, with the reasons.
+    Pictures of the `count` oddest images of all splits, with the reasons, then of usual ones.
 
     Args:
         image_roots: the folder of each split's images.
@@ -43,37 +45,46 @@ def sheet_section(
     thumbnails = read_thumbnails(files(seen), LOOK_SIZE, "looking at images")
     for image, thumbnail in zip(seen, thumbnails, strict=True):
         if isinstance(thumbnail, OSError):
-            unreadable[image] = oddness.unreadable(thumbnail.strerror)
+            unreadable[image] = thumbnail.strerror
         else:
             looks[image] = look_at(thumbnail)
     lines = [_how_judged(len(seen), total, looks)]
     oddities = oddness.find_oddities(merged, class_names, looks)
     if unreadable:
-        first = merged.file_names[min(unreadable)]
-        which_root = image_roots[which[min(unreadable)]]
-        reason = unreadable[min(unreadable)].text.removeprefix("the image ")
-        told = f"{len(unreadable):,} of {len(seen):,} images cannot be shown: {first} {reason} "
-        lines.append(f"{told} (in {which_root}). make check names them all.")
+        first = min(unreadable)
+        lines.append(
+            f"{len(unreadable):,} of {len(seen):,} images are missing or broken, and their boxes "
+            f"drawn on nothing; make check names all. The first: {merged.file_names[first]} in "
+            f"{image_roots[which[first]]}: {unreadable[first]}."
+        )
     if len(unreadable) < len(seen):  # where none is there, that none is there is not odd
-        for image, oddity in unreadable.items():
-            oddities[image] = [oddity, *oddities.get(image, [])]
+        for image, reason in unreadable.items():
+            oddities[image] = [oddness.unreadable(reason), *oddities.get(image, [])]
     chosen = oddness.rank(oddities)[:count]
-    if not chosen:
-        lines.append("No image stands out.")
+    if len(chosen) < count:
+        usual = [image for image in range(total) if image not in oddities]
+        places = np.linspace(0, len(usual) - 1, min(count - len(chosen), len(usual)))
+        chosen += [usual[k] for k in places.round().astype(int)]
+        lines.append(
+            f"{len(oddities):,} of {total:,} images are odd in any of this; the pictures after "
+            "them are usual ones, evenly spread."
+        )
     pictures = read_thumbnails(files(chosen), PICTURE, "drawing the oddest")
     cards = []
     for image, pixels in zip(chosen, pictures, strict=True):
         members = np.flatnonzero(merged.owners == image)
-        card = {
-            "file_name": merged.file_names[image],
-            "split": splits[which[image]].name,
-            "boxes": f"{len(members)} box{'' if len(members) == 1 else 'es'}",
-            "reasons": [oddity.text for oddity in oddities[image]],
-            "picture": None,
-        }
-        if not isinstance(pixels, OSError):
-            card["picture"] = _draw(merged, class_names, image, members, oddities[image], pixels)
-        cards.append(card)
+        drawn = None if isinstance(pixels, OSError) else pixels
+        cards.append(
+            {
+                "file_name": merged.file_names[image],
+                "split": splits[which[image]].name,
+                "boxes": f"{len(members)} box{'' if len(members) == 1 else 'es'}",
+                "reasons": [oddity.text for oddity in oddities.get(image, [])],
+                "picture": _draw(
+                    merged, class_names, image, members, oddities.get(image, []), drawn
+                ),
+            }
+        )
     return {"lines": lines, "cards": cards}
 
 
@@ -83,21 +94,24 @@ def _draw(
     image: int,
     members: np.ndarray,
     oddities: list[Oddity],
-    pixels: np.ndarray,
-):
+    pixels: np.ndarray | None,
+) -> Markup:
+    if pixels is None:
+        wide, high = split.sizes[image] * PICTURE / split.sizes[image].max()
+    else:
+        high, wide = pixels.shape[:2]
     odd = {box for oddity in oddities for box in oddity.boxes}
-    names_all = len(members) <= 4
     boxes = []
     # the largest first, so that a pointer finds the small ones
     for box in sorted(members, key=lambda b: -split.boxes[b, 2:].prod()):
         x, y, w, h = split.boxes[box] / np.tile(split.sizes[image], 2)
-        label = int(split.labels[box])
-        is_named = names_all or box in odd
-        boxes.append(PageBox(label, (x, y, x + w, y + h), class_names[label], is_named))
-    names, times = np.unique(split.labels[members], return_counts=True)
-    holds = ", ".join(f"{n} {class_names[k]}" for k, n in zip(names, times, strict=True))
+        label, is_odd = int(split.labels[box]), int(box) in odd
+        is_named = is_odd or len(members) <= FEW
+        boxes.append(PageBox(label, (x, y, x + w, y + h), class_names[label], is_named, is_odd))
+    labels, times = np.unique(split.labels[members], return_counts=True)
+    holds = ", ".join(f"{n} {class_names[k]}" for k, n in zip(labels, times, strict=True))
     label = f"{split.file_names[image]} with {holds or 'no boxes'}"
-    return picture(pixels, boxes, label)
+    return picture(pixels, (max(round(wide), 1), max(round(high), 1)), boxes, label)
 
 
 def _how_judged(seen: int, total: int, looks: dict) -> str:

@@ -10,6 +10,7 @@ from detection.annotations import read_coco
 from detection.errors import UserError
 
 SMALL = 32**2  # square pixels: below it COCO's metrics call an object small
+EVEN = 1.5  # times as many boxes as the rarest class has; below, classes are as good as even
 
 
 @dataclass(frozen=True)
@@ -126,45 +127,58 @@ def what_stands_out(class_names: list[str], splits: list[Split]) -> list[str]:
     present = np.flatnonzero(boxes)
     if len(present) > 1:
         rarest, commonest = present[boxes[present].argmin()], boxes.argmax()
+        times = boxes[commonest] / boxes[rarest]
         lines.append(
             f"{class_names[rarest]} is the rarest class of {train.name}: "
             f"{_plural(boxes[rarest], 'box', 'boxes')} ({share(boxes[rarest], boxes.sum())}) in "
             f"{_plural(images[rarest], 'image')}; {class_names[commonest]}, the commonest, has "
-            f"{boxes[commonest] / boxes[rarest]:.0f} times as many."
+            f"{times:.0f} times as many."
+            if times >= EVEN
+            else f"No class of {train.name} is rare: they have from {boxes[rarest]:,} to "
+            f"{boxes[commonest]:,} boxes."
         )
     for split in splits:
         counts = count_classes(split, len(class_names))[0]
         absent = [n for n, count in zip(class_names, counts, strict=True) if not count]
         if absent:
             lines.append(f"Not in {split.name} at all: {listed(absent)}.")
-    for split in splits:
-        lines += _oddities_of(split)
-    return lines
+    oddities = [_oddities_of(split) for split in splits]
+    for text in oddities[0]:
+        told = [f"{o[text]} of {s.name}" for s, o in zip(splits, oddities, strict=True) if o[text]]
+        if told:
+            lines.append(f"{text}: {', '.join(told)}.")
+    sizes = {s.name: _image_sizes(s) for s in splits}
+    told = {text: [n for n, t in sizes.items() if t == text] for text in sizes.values()}
+    return lines + [f"Images of {' and '.join(names)}: {text}." for text, names in told.items()]
 
 
-def _oddities_of(split: Split) -> list[str]:
-    total = len(split.boxes)
-    areas = split.boxes[:, 2:].prod(axis=1)
-    empty, flat = int((split.counts == 0).sum()), int((~split.has_area).sum())
-    outside = int((outside_by(split) > 1).sum())
-    small = int((areas[split.has_area] < SMALL).sum())
+def _oddities_of(split: Split) -> dict[str, str]:
+    """{what is odd: how much of it there is, "" for none}."""
+    boxes, images = len(split.boxes), len(split.file_names)
+    small = split.has_area & (split.boxes[:, 2:].prod(axis=1) < SMALL)
+    counts = {
+        "Images without boxes": ((split.counts == 0).sum(), images),
+        "Boxes that COCO's metrics count as small, under 32 × 32 px": (small.sum(), boxes),
+        "Boxes without area": ((~split.has_area).sum(), boxes),
+        "Boxes more than a pixel outside their image": ((outside_by(split) > 1).sum(), boxes),
+        "Crowd regions, which training leaves out": (split.crowds, boxes + split.crowds),
+        "Annotations that cannot be used (make check says why)": (
+            split.unusable,
+            boxes + split.crowds + split.unusable,
+        ),
+    }
+    return {
+        text: f"{count:,} ({share(count, whole)})" if count else ""
+        for text, (count, whole) in counts.items()
+    }
+
+
+def _image_sizes(split: Split) -> str:
     sizes, times = np.unique(split.sizes, axis=0, return_counts=True)
     width, height = sizes[times.argmax()].astype(int)
-    told = {
-        f"{_plural(empty, 'image')} ({share(empty, len(split.file_names))}) without boxes": empty,
-        f"{_plural(small, 'box', 'boxes')} ({share(small, total)}) smaller than 32 × 32 px, which "
-        "COCO's metrics count as small": small,
-        f"{_plural(split.crowds, 'crowd region')}, which training leaves out": split.crowds,
-        f"{_plural(flat, 'box', 'boxes')} without area (make check names them)": flat,
-        f"{_plural(outside, 'box', 'boxes')} more than a pixel outside the image": outside,
-        f"{_plural(split.unusable, 'annotation')} that cannot be used": split.unusable,
-        f"{len(sizes):,} sizes of images, {share(times.max(), times.sum())} {width} × {height} px": (
-            len(sizes) > 1
-        ),
-        f"all images are {width} × {height} px": len(sizes) == 1,
-    }
-    found = "; ".join(text for text, count in told.items() if count)
-    return [f"{split.name}: {found}."] if found else []
+    if len(sizes) == 1:
+        return f"all are {width} × {height} px"
+    return f"{len(sizes):,} sizes, {share(times.max(), times.sum())} are {width} × {height} px"
 
 
 def share(part: float, whole: float) -> str:

@@ -20,6 +20,7 @@ from detection.exploration import (
 BAR = 120  # pixels: the longest bar of the table of classes
 MOST_SIZES = 8  # rows of the table of image sizes
 MOST_TOGETHER = 30  # classes in the matrix
+WORTHWHILE = 0.8  # other anchors are named if they leave out less than this part of the boxes
 POWERS = tuple((p, f"{2**p:,}") for p in range(16))
 RATIOS = tuple((np.log2(r), t) for r, t in ((1 / 8, "⅛"), (1 / 4, "¼"), (1 / 2, "½")))
 RATIOS += tuple((np.log2(r), f"{r}") for r in (1, 2, 4, 8))
@@ -103,6 +104,7 @@ def anchor_section(
             if anchors.keeps_best
             else "The model never learns them."
         )
+        + " A class far above the others is the one to look at."
     )
     for label in np.argsort(-np.bincount(labels, unfit, len(class_names)), kind="stable"):
         of_class = labels == label
@@ -122,15 +124,18 @@ def anchor_section(
     section["thresholds"] = [f"IoU {t:g}" for t in thresholds]
     sizes, ratios = suggest(anchors, shapes)
     better = (best_iou(shapes, shapes_of(sizes, ratios)) < anchors.threshold).mean()
-    if better < unfit.mean() - 0.01:
-        section["suggestion"] = {
-            "line": f"As many anchors that follow these boxes would leave out "
-            f"{share(better, 1)}; the weights that are there stay usable:",
-            "overrides": [
-                f"{anchors.node}.sizes={sizes}".replace(" ", ""),
-                f"{anchors.node}.aspect_ratios=[{ratios}]".replace(" ", ""),
-            ],
-        }
+    line = f"{len(shapes_of(sizes, ratios))} anchors that follow these boxes would leave out "
+    line += f"{share(better, 1)} of them"
+    overrides = []
+    if better < WORTHWHILE * unfit.mean():
+        line += "; pretrained weights still fit. Whether AP gains, a training says:"
+        overrides = [
+            f"{anchors.node}.sizes={sizes}".replace(" ", ""),
+            f"{anchors.node}.aspect_ratios=[{ratios}]".replace(" ", ""),
+        ]
+    else:
+        line += ": these ones are about as good as that many can be."
+    section["suggestion"] = {"line": line, "overrides": overrides}
     return section
 
 

@@ -65,7 +65,7 @@ def rank(oddities: Oddities) -> list[int]:
 
 def unreadable(reason: str) -> Oddity:
     """The oddity of an image file that is not there, or is no image."""
-    return Oddity("file", MOST, f"the image {reason}")
+    return Oddity("file", MOST, f"image missing or broken: {reason}")
 
 
 def doubled(split: Split) -> list[tuple[int, int, float]]:

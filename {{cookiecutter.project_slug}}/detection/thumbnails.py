@@ -38,7 +38,10 @@ def read_thumbnail(path: str, width: int, height: int, max_size: int) -> np.ndar
     Raises:
         OSError: the file is not there, cannot be read, or is no image; its `strerror` says which.
     """
-    data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every file name on Windows
+    try:
+        data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every file name on Windows
+    except ValueError as e:  # a null byte in its name
+        raise OSError(None, str(e), path) from e
     factor = next((f for f in (8, 4, 2) if max(width, height) >= f * max_size), 1)
     flag = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4}
     flag |= {2: cv2.IMREAD_REDUCED_COLOR_2, 1: cv2.IMREAD_COLOR}
@@ -47,7 +50,7 @@ def read_thumbnail(path: str, width: int, height: int, max_size: int) -> np.ndar
     except cv2.error:
         image = None
     if image is None:
-        raise OSError(None, "is no image that can be read", path)
+        raise OSError(None, "no image that can be read", path)
     scale = max_size / max(image.shape[:2])
     if scale >= 1:
         return image

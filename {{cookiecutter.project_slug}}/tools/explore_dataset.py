@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=1000,
         help="images to look at for brightness and sharpness (default: %(default)s)",
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # options and inputs in any order
     if args.count < 0 or args.sample < 0:
         parser.error("--count and --sample must not be negative")
     return args
@@ -131,6 +131,7 @@ def _shown(path: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Print what stands out and where the page is; 1 if there can be none, else 0."""
     args = parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
     try:
         lines = explore(args)
     except UserError as e:
