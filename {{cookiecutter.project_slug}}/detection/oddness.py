@@ -20,6 +20,7 @@ from detection.thumbnails import Look
 LIMIT = 3.5  # about 1 in 2,000 of normally distributed values
 MOST = 4.0
 FEWEST = 20  # fewer values have no usual one to be far from
+EDGE = 0.01  # of the image's sides: so near the border a box counts as cut by it
 SAME = 0.85  # IoU from which two boxes of a class are probably the same object twice
 RARE_PAIR = 2  # images; so few that show two classes together are a rare combination
 FLAT = 5.0  # gray levels; less contrast is one colour all over
@@ -72,14 +73,19 @@ def doubled(split: Split) -> list[tuple[int, int, float]]:
     """Pairs of boxes of one class in one image whose IoU is at least SAME, with that IoU."""
     order = np.lexsort((split.labels, split.owners))
     order = order[split.has_area[order]]
-    groups = np.stack([split.owners[order], split.labels[order]], axis=1)
-    starts = np.flatnonzero(np.any(np.diff(groups, axis=0, prepend=-1), axis=1))
     pairs = []
-    for members in np.split(order, starts[1:]) if len(order) else []:
-        if len(members) > 1:
-            ious = _ious(split.boxes[members])
-            for a, b in np.argwhere(np.triu(ious, 1) >= SAME):
-                pairs.append((int(members[a]), int(members[b]), float(ious[a, b])))
+    # neighbours in that order, then those two apart, ... until none are of one image and class
+    for apart in range(1, len(order)):
+        first, second = order[:-apart], order[apart:]
+        alike = (split.owners[first] == split.owners[second]) & (
+            split.labels[first] == split.labels[second]
+        )
+        if not alike.any():
+            break
+        first, second = first[alike], second[alike]
+        ious = _ious(split.boxes[first], split.boxes[second])
+        same = ious >= SAME
+        pairs += zip(first[same].tolist(), second[same].tolist(), ious[same].tolist(), strict=True)
     return pairs
 
 
@@ -103,6 +109,10 @@ def _points(z: float) -> float:
 
 
 def _odd_boxes(split: Split, class_names: list[str]):
+    starts, ends = split.boxes[:, :2], split.boxes[:, :2] + split.boxes[:, 2:]
+    sizes = split.sizes[split.owners]
+    # what the border cuts is small, flat or tall for no other reason
+    cut = ((starts < EDGE * sizes) | (ends > (1 - EDGE) * sizes)).any(axis=1)
     for label, name in enumerate(class_names):
         members = np.flatnonzero((split.labels == label) & split.has_area)
         if len(members) < FEWEST:
@@ -111,13 +121,13 @@ def _odd_boxes(split: Split, class_names: list[str]):
         sides, ratios = box_sides(boxes), box_ratios(boxes)
         usual = np.median(sides)
         z = _z(np.log2(sides), 0.25)
-        for k in np.flatnonzero(np.abs(z) >= LIMIT):
+        for k in np.flatnonzero((z >= LIMIT) | ((z <= -LIMIT) & ~cut[members])):
             factor = max(sides[k] / usual, usual / sides[k])
             way = "larger" if sides[k] > usual else "smaller"
             text = f"{name} {factor:.1f} times {way} than usual ({sides[k]:.0f} px a side)"
             yield int(split.owners[members[k]]), _box_oddity("size", z[k], text, members[k])
         z = _z(np.log2(ratios), 0.25)
-        for k in np.flatnonzero(np.abs(z) >= LIMIT):
+        for k in np.flatnonzero((np.abs(z) >= LIMIT) & ~cut[members]):
             width, height = boxes[k, 2:]
             way = "flat" if ratios[k] < np.median(ratios) else "tall"
             text = f"{name} unusually {way} ({width:.0f} × {height:.0f} px)"
@@ -205,10 +215,9 @@ def _odd_looks(looks: dict[int, Look]):
         yield images[k], Oddity("sharpness", _points(z[k]), "blurred, next to the others")
 
 
-def _ious(boxes: np.ndarray) -> np.ndarray:
-    """(K, K) IoU of K boxes (x, y, w, h) with each other."""
-    starts, ends = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    overlap = np.minimum(ends[:, None], ends) - np.maximum(starts[:, None], starts)
-    overlap = np.maximum(overlap, 0).prod(axis=-1)
-    areas = boxes[:, 2:].prod(axis=1)
-    return overlap / (areas[:, None] + areas - overlap)
+def _ious(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(K,) IoU of K boxes (x, y, w, h) with K others."""
+    starts = np.maximum(first[:, :2], second[:, :2])
+    ends = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
+    overlap = np.maximum(ends - starts, 0).prod(axis=1)
+    return overlap / (first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - overlap)

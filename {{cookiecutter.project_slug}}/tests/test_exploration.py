@@ -24,7 +24,8 @@ WIDTH, HEIGHT = 128, 96
 EVIL = '<b>&"<img src=http://example.invalid/x.png>'
 NAMES = {0: "종이/박스", 5: EVIL, 9: "{{ glass }}"}
 SMOKE = ["--config-file", str(PROJECT_ROOT / "configs/debug/smoke.py")]
-HUGE, BLACK, DOUBLE, BLURRED, GONE, BROKEN = 10, 20, 25, 28, 30, 35  # image ids
+# image ids
+HUGE, THIN, CUT, BLACK, DOUBLE, BLURRED, GONE, BROKEN = 10, 12, 15, 20, 25, 28, 30, 35
 
 
 class Page(HTMLParser):
@@ -100,13 +101,15 @@ def save(coco: dict, path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """train.json and val.json, of whose training images six are odd, and their images."""
+    """train.json and val.json, of whose training images nine are odd, and their images."""
     folder = tmp_path_factory.mktemp("그림")
     train, val = make_data(folder, 60, seed=1), make_data(folder, 20, seed=2)
     add_box(train, HUGE, 0, [0.0, 0.0, 126.0, 90.0])  # 20 times the usual side and more
     cv2.imwrite(str(folder / f"1_{BLACK}.jpg"), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     for shift in (0.0, 0.2):
         add_box(train, DOUBLE, 0, [60.0 + shift, 85.0, 7.0, 7.0])
+    add_box(train, CUT, 0, [0.0, 82.0, 0.5, 8.0])
+    add_box(train, THIN, 0, [60.0, 86.0, 0.5, 8.0])
     blurred = cv2.imread(str(folder / f"1_{BLURRED}.jpg"))
     cv2.imwrite(str(folder / f"1_{BLURRED}.jpg"), cv2.GaussianBlur(blurred, (0, 0), 4) * 2)
     (folder / f"1_{GONE}.jpg").unlink()
@@ -236,6 +239,7 @@ def test_the_oddest_come_first_with_their_reasons(page):
     reasons = {
         HUGE: "times larger than usual",
         BLACK: "one colour all over",
+        THIN: "종이/박스 unusually tall",
         DOUBLE: "two 종이/박스 boxes cover each other",
         BLURRED: "blurred",
         GONE: "image missing or broken",
@@ -246,6 +250,8 @@ def test_the_oddest_come_first_with_their_reasons(page):
     for image_id, reason in reasons.items():
         card = [card for card in first if f" 1_{image_id}.jpg " in card]
         assert card and reason in card[0], (image_id, first)
+    # one that the border cuts is not odd
+    assert not [card for card in page.cards if f" 1_{CUT}.jpg " in card and "unusually" in card]
     # where nothing is odd, ordinary images follow, without reasons
     assert page.cards[-1].strip().endswith(("box", "boxes"))
 
