@@ -29,7 +29,6 @@ RATIOS += tuple((np.log2(r), f"{r}") for r in (1, 2, 4, 8))
 def overview(class_names: list[str], splits: list[Split]) -> dict:
     """Heads, sentences, classes, images and classes together: what needs no config, no image."""
     counts = [count_classes(split, len(class_names)) for split in splits]
-    sides = box_sides(splits[0].boxes)
     class_rows = []
     for label in np.argsort(-counts[0][0], kind="stable"):
         of_class = (splits[0].labels == label) & splits[0].has_area
@@ -43,7 +42,8 @@ def overview(class_names: list[str], splits: list[Split]) -> dict:
             }
             for split, (boxes, images) in zip(splits, counts, strict=True)
         ]
-        side = f"{np.median(sides[of_class]):.0f}" if of_class.any() else "–"
+        sides = box_sides(splits[0].boxes[of_class])
+        side = f"{np.median(sides):.0f}" if of_class.any() else "–"
         class_rows.append(
             {"label": int(label), "name": class_names[label], "parts": parts, "side": side}
         )
