@@ -27,6 +27,9 @@ def sheet_section(
         image_roots: the folder of each split's images.
         sample: at most so many images, evenly spread, are looked at for their brightness and
             sharpness; all are judged by their annotations.
+
+    Returns:
+        `lines` above the pictures, `cards`, and `missing`, the line on images that are not there.
     """
     merged, which = merge(splits)
 
@@ -50,13 +53,15 @@ def sheet_section(
             looks[image] = look_at(thumbnail)
     lines = [_how_judged(len(seen), total, looks)]
     oddities = oddness.find_oddities(merged, class_names, looks)
+    missing = ""
     if unreadable:
         first = min(unreadable)
-        lines.append(
-            f"{len(unreadable):,} of {len(seen):,} images are missing or broken, and their boxes "
-            f"drawn on nothing; make check names all. The first: {merged.file_names[first]} in "
-            f"{image_roots[which[first]]}: {unreadable[first]}."
+        missing = (
+            f"{len(unreadable):,} of {len(seen):,} images are missing or broken; their boxes are "
+            f"drawn on nothing. The first: {merged.file_names[first]} ({unreadable[first]}); "
+            "make check names all."
         )
+        lines.append(missing)
     if len(unreadable) < len(seen):  # where none is there, that none is there is not odd
         for image, reason in unreadable.items():
             oddities[image] = [oddness.unreadable(reason), *oddities.get(image, [])]
@@ -73,19 +78,24 @@ def sheet_section(
     cards = []
     for image, pixels in zip(chosen, pictures, strict=True):
         members = np.flatnonzero(merged.owners == image)
-        drawn = None if isinstance(pixels, OSError) else pixels
+        reasons = [oddity.text for oddity in oddities.get(image, [])]
+        drawn = pixels
+        if isinstance(pixels, OSError):
+            drawn = None
+            if image not in unreadable:  # not among those looked at before
+                reasons.append(oddness.unreadable(pixels.strerror).text)
         cards.append(
             {
                 "file_name": merged.file_names[image],
                 "split": splits[which[image]].name,
                 "boxes": f"{len(members)} box{'' if len(members) == 1 else 'es'}",
-                "reasons": [oddity.text for oddity in oddities.get(image, [])],
+                "reasons": reasons,
                 "picture": _draw(
                     merged, class_names, image, members, oddities.get(image, []), drawn
                 ),
             }
         )
-    return {"lines": lines, "cards": cards}
+    return {"lines": lines, "cards": cards, "missing": missing}
 
 
 def _draw(

@@ -299,9 +299,10 @@ def test_the_same_data_make_the_same_page(data, page):
     assert not list(data.glob("*.partial"))
 
 
-def test_without_images_statistics_and_boxes_remain(data, tmp_path):
+def test_without_images_statistics_and_boxes_remain(data, tmp_path, capsys):
     page = explore(tmp_path / "page.html", data / "train.json", "--image-root", tmp_path, *SMOKE)
     assert "60 of 60 images are missing or broken" in page.text
+    assert "The first: 1_1.jpg (No such file or directory)" in capsys.readouterr().out
     assert page.rows("classes") and len(page.cards) == 48
     assert any(t == "rect" and a.get("class") == "odd" for t, a in page.tags)
     assert not any(t == "image" for t, _ in page.tags)

@@ -94,7 +94,8 @@ def explore(args: argparse.Namespace) -> list[str]:
     roots = [sources[split.name][1] for split in splits]
     page["sheet"] = sheet_section(class_names, splits, roots, args.count, args.sample)
     write_page(args.output, render_page("exploration.html.jinja", title=PROJECT_ROOT.name, **page))
-    return page["notes"]
+    missing = page["sheet"]["missing"]
+    return page["notes"] + ([f"{missing} (--image-root: {roots[0]})"] if missing else [])
 
 
 def _sources(cfg, json_files: list[str], image_root: str | None) -> dict[str, tuple[str, str]]:
@@ -102,7 +103,8 @@ def _sources(cfg, json_files: list[str], image_root: str | None) -> dict[str, tu
     if json_files:
         names = [Path(f).stem for f in json_files]
         names = names if len(set(names)) == len(names) else json_files
-        return {n: (f, image_root or DATASETS) for n, f in zip(names, json_files, strict=True)}
+        root = image_root or in_project(DATASETS)
+        return {n: (f, root) for n, f in zip(names, json_files, strict=True)}
     # a config from elsewhere does not say where the data lie
     said = cfg.get("dataset", {})
     sources = {}
