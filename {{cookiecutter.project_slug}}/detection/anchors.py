@@ -1,7 +1,5 @@
 """The anchors of a config, and how well their shapes fit a data set's boxes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import detectron2.data.transforms as T

@@ -3,8 +3,6 @@ Charts as inline SVG: sharp at any size, in the page's own colours and fonts, wi
 who cannot see them. A chart is as wide as a phone, so that its letters stay readable there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A contact sheet for pages: the oddest images of a data set with their boxes, and why."""
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

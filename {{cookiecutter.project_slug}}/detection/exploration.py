@@ -1,7 +1,5 @@
 """COCO annotations as arrays, and what there is to count in them; without detectron2."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The page of `make explore`: what detection/templates/exploration.html.jinja shows."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from detection.anchors import Anchors, best_iou, shapes_of, suggest
@@ -172,7 +170,9 @@ def _place_chart(split: Split) -> dict:
 
 def _size_charts(boxes: np.ndarray, anchors: Anchors | None) -> list[dict]:
     sides, ratios = np.log2(box_sides(boxes)), np.log2(box_ratios(boxes))
-    low, high = np.floor(max(sides.min(), 0)), np.ceil(max(sides.max(), 1))
+    low = np.floor(np.clip(sides.min(), 0, POWERS[-2][0]))
+    high = np.ceil(np.clip(sides.max(), low + 1, POWERS[-1][0]))
+    sides = np.clip(sides, low, high)
     powers = [t for t in POWERS if low <= t[0] <= high]
     quarter, middle, most = (f"{2**q:.0f}" for q in np.quantile(sides, (0.25, 0.5, 0.75)))
     told = f"Half of the boxes are between {quarter} and {most} px a side, the median {middle}."

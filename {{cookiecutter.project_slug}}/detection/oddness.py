@@ -7,8 +7,6 @@ their robust z-score, |value − median| / (1.4826 × median absolute deviation)
 get z / LIMIT points. Nothing gets more than MOST.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Pages of one file that open offline: charts, pictures and styles are in them, scripts are not."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Small copies of images, read in parallel: for pages, and to tell how images look."""
 
-from __future__ import annotations
-
 import base64
 import os
 import sys

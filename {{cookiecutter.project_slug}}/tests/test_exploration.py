@@ -35,7 +35,7 @@ class Page(HTMLParser):
         super().__init__()
         self.html = path.read_text(encoding="utf-8")
         self.tags, self.tables, self.cards = [], {}, []
-        self._section, self._into = None, []
+        self._section, self._in_cell, self._into = None, False, []
         self.feed(self.html)
         self.text = re.sub(r"\s+", " ", "".join(self._into))
 
@@ -50,14 +50,18 @@ class Page(HTMLParser):
             self.tables[self._section].append([])
         elif tag in ("td", "th"):
             self.tables[self._section][-1].append("")
+            self._in_cell = True
         elif tag == "figcaption" and self._section == "oddest":
             self.cards.append("")
         elif tag == "footer":
             self._section = None
 
+    def handle_endtag(self, tag):
+        self._in_cell &= tag not in ("td", "th")
+
     def handle_data(self, data):
         self._into.append(data)
-        if self._section and self.tables.get(self._section) and self.tables[self._section][-1]:
+        if self._in_cell:
             self.tables[self._section][-1][-1] += data
         if self._section == "oddest" and self.cards:
             self.cards[-1] += data
@@ -384,6 +388,34 @@ def test_a_val_without_annotations_is_left_out(data, tmp_path, capsys):
     )
     assert f"Left out, as it has no annotations: {path}." in capsys.readouterr().out
     assert set(page.rows("classes")) == set(NAMES.values())
+
+
+def test_one_box_of_one_class_is_a_page_too(tmp_path):
+    coco = {
+        "images": [{"id": 3, "file_name": "a.png", "width": 64, "height": 64}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": 1, "image_id": 3, "category_id": 1, "bbox": [0, 0, 32, 32]}],
+    }
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((64, 64, 3), 200, np.uint8))
+    page = explore(
+        tmp_path / "page.html", save(coco, tmp_path / "t.json"), "--image-root", tmp_path, *SMOKE
+    )
+    assert page.rows("classes") == {"a": ["1", "100%", "1", "100%", "32"]}
+    assert page.rows("sizes")["a"][:3] == ["0%", "0", "0%"]  # 64 px in the model, as an anchor
+    assert "There is one class." in page.text
+
+
+def test_classes_that_a_split_lacks_are_named(data, tmp_path):
+    val = json.loads((data / "val.json").read_text(encoding="utf-8"))
+    val["annotations"] = [a for a in val["annotations"] if a["category_id"] == 9]
+    val["categories"].append({"id": 12, "name": "new"})
+    page = explore(
+        *(tmp_path / "page.html", data / "train.json", save(val, tmp_path / "val.json")),
+        *("--image-root", data, "--count", 0, *SMOKE),
+    )
+    assert "Not in train at all: new." in page.text
+    assert f"Not in val at all: 종이/박스, {EVIL}, new." in page.text
+    assert page.rows("classes")["new"][0] == "0"
 
 
 def test_a_real_competition(tmp_path):
