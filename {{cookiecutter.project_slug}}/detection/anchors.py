@@ -1,0 +1,128 @@
+"""The anchors of a config, and how well their shapes fit a data set's boxes."""
+
+from dataclasses import dataclass
+
+import detectron2.data.transforms as T
+import numpy as np
+from detectron2.config import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+# who makes anchors: the RPN of two-stage models, or a one-stage model itself
+OWNERS = ("model.proposal_generator", "model")
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The A anchor shapes of a config, in pixels of the image that the model sees."""
+
+    node: str  # the config key of the generator
+    shapes: np.ndarray  # (A, 2): width, height
+    levels: list[int]  # how many different sizes each level of the pyramid has
+    threshold: float  # from this IoU on an anchor learns the object
+    keeps_best: bool  # whether an object that none reaches still gets its best anchor
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The different sizes, ascending: sides of squares of the same area, in pixels."""
+        return np.unique(np.sqrt(self.shapes.prod(axis=1)).round(2))
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """The different ratios of height to width, ascending."""
+        return np.unique((self.shapes[:, 1] / self.shapes[:, 0]).round(3))
+
+
+def find_anchors(cfg: DictConfig) -> Anchors | None:
+    """The anchors that `cfg.model` is built with; None if it has none, or turns them."""
+    for owner in OWNERS:
+        node = f"{owner}.anchor_generator"
+        matcher = OmegaConf.select(cfg, f"{owner}.anchor_matcher")
+        if matcher is None or OmegaConf.select(cfg, node) is None:
+            continue
+        generator = instantiate(OmegaConf.select(cfg, node))
+        corners = [level.detach().cpu().numpy() for level in generator.cell_anchors]
+        if any(level.shape[1] != 4 for level in corners):  # rotated boxes
+            return None
+        shapes = [level[:, 2:] - level[:, :2] for level in corners]
+        return Anchors(
+            node,
+            np.concatenate(shapes),
+            [len(np.unique(np.sqrt(s.prod(axis=1)).round(2))) for s in shapes],
+            float(matcher.thresholds[-1]),
+            bool(matcher.get("allow_low_quality_matches", False)),
+        )
+    return None
+
+
+def resize_factors(cfg: DictConfig, sizes: np.ndarray) -> np.ndarray:
+    """(I, 2): what the config's test resize multiplies the widths and heights `sizes` with."""
+    nodes = OmegaConf.select(cfg, "dataloader.test.mapper.augmentations") or []
+    # other steps change what the pixels show, or need boxes as well
+    steps = [step for step in map(_build, nodes) if isinstance(step, _RESIZES)]
+    unique, inverse = np.unique(sizes.astype(int), axis=0, return_inverse=True)
+    seen = [_resized(steps, width, height) for width, height in unique]
+    return (np.array(seen).reshape(-1, 2) / unique)[inverse.reshape(-1)]
+
+
+def best_iou(shapes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """
+    (N,): the IoU of each (width, height) with the anchor shape (A, 2) that fits it best.
+
+    Centres are taken to coincide. On the image anchors lie on a grid: there it is at most this.
+    """
+    best = np.zeros(len(shapes))
+    areas = shapes.prod(axis=1)
+    for anchor in anchors:  # one after the other: (N, A) would be large
+        overlap = np.minimum(shapes, anchor).prod(axis=1)
+        best = np.maximum(best, overlap / (areas + anchor.prod() - overlap))
+    return best
+
+
+def suggest(anchors: Anchors, shapes: np.ndarray) -> tuple[list[list[int]], list[float]]:
+    """
+    Sizes by level and ratios that follow `shapes` (N, 2), as many as `anchors` has.
+
+    Each is the k-means of its own logarithm: the generator combines every size of a level with
+    every ratio. As their number stays, pretrained weights still fit.
+    """
+    log_sizes, log_ratios = np.log(shapes).sum(axis=1) / 2, np.log(shapes[:, 1] / shapes[:, 0])
+    sizes = np.exp(_k_means(log_sizes, sum(anchors.levels))).round().astype(int)
+    ratios = np.exp(_k_means(log_ratios, len(anchors.ratios))).round(2)
+    cuts = np.cumsum(anchors.levels)[:-1]
+    return [np.maximum(level, 1).tolist() for level in np.split(sizes, cuts)], ratios.tolist()
+
+
+def shapes_of(sizes: list[list[int]], ratios: list[float]) -> np.ndarray:
+    """(A, 2) widths and heights of the anchors of every size with every ratio."""
+    side, root = np.concatenate(sizes)[:, None], np.sqrt(ratios)
+    return np.stack([side / root, side * root], axis=-1).reshape(-1, 2)
+
+
+_RESIZES = (T.ResizeShortestEdge, T.Resize)
+
+
+def _build(node: object) -> object:
+    return instantiate(node) if isinstance(node, DictConfig) and "_target_" in node else node
+
+
+def _resized(steps: list[T.Augmentation], width: int, height: int) -> tuple[int, int]:
+    for step in steps:
+        # a picture of that shape, of which one byte is there
+        transform = step.get_transform(np.broadcast_to(np.uint8(0), (height, width, 3)))
+        if isinstance(transform, T.ResizeTransform):
+            width, height = transform.new_w, transform.new_h
+    return width, height
+
+
+def _k_means(values: np.ndarray, count: int) -> np.ndarray:
+    """The `count` centres of 1-D values, ascending; started at quantiles, so always the same."""
+    centres = np.quantile(values, (np.arange(count) + 0.5) / count)
+    for _ in range(100):
+        nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, values)
+        number = np.bincount(nearest, minlength=count)
+        sums = np.bincount(nearest, values, minlength=count)
+        moved = np.where(number > 0, sums / np.maximum(number, 1), centres)
+        if np.allclose(moved, centres):
+            break
+        centres = moved
+    return np.sort(centres)

@@ -1,0 +1,173 @@
+"""
+Charts as inline SVG: sharp at any size, in the page's own colours and fonts, with a text for those
+who cannot see them. A chart is as wide as a phone, so that its letters stay readable there.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 360, 230
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 20, 42
+LEVELS = 8  # shades of a heat map; page.html.jinja has a class for each
+
+# Okabe and Ito's colours, which the colour-blind tell apart, and lines for more than seven classes
+COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+DASHES = ("", "6 3", "2 3")
+
+Ticks = Sequence[tuple[float, str]]
+
+
+def class_stroke(number: int) -> tuple[str, str]:
+    """The colour and the dashes (SVG's `stroke-dasharray`) of a class; 21 different ones."""
+    return COLORS[number % len(COLORS)], DASHES[number // len(COLORS) % len(DASHES)]
+
+
+def histogram(
+    label: str,
+    edges: np.ndarray,
+    series: dict[str, np.ndarray],
+    ticks: Ticks,
+    x_title: str,
+    y_title: str,
+    marks: Ticks = (),
+    unit: str = "",
+) -> Markup:
+    """
+    Shares of each series in each bin: the first as bars, others as lines.
+
+    Args:
+        label: what the chart shows and says, for those who cannot see it.
+        edges: (B + 1,) of the bins, on a linear axis: take logarithms yourself.
+        series: {name: (B,) counts}.
+        ticks: (position, text) on the x axis.
+        marks: (position, text) of vertical lines.
+        unit: what is counted, for the text that a pointer on a bar shows.
+    """
+    shares = {name: counts / max(counts.sum(), 1) for name, counts in series.items()}
+    top = max([*(s.max(initial=0) for s in shares.values()), 0.01])
+    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5) if top / s <= 4)
+    top = max(top * 1.05, step)
+    axes = _Axes(edges[0], edges[-1], 0, top)
+    parts = [axes.grid([(v, f"{v:.0%}") for v in np.arange(0, top + 1e-9, step)])]
+    for number, (name, values) in enumerate(shares.items()):
+        if number == 0:
+            for a, b, value, count in zip(edges, edges[1:], values, series[name], strict=False):
+                if count:
+                    x, width = axes.x(a) + 0.5, max(axes.x(b) - axes.x(a) - 1, 0.5)
+                    y, height = axes.y(value), axes.y(0) - axes.y(value)
+                    parts.append(
+                        f'<rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+                        f'height="{height:.1f}"><title>{escape(name)}: {count:,} {unit} '
+                        f"({value:.1%})</title></rect>"
+                    )
+        else:
+            points = " ".join(
+                f"{axes.x(x):.1f},{axes.y(v):.1f}"
+                for x, v in zip(np.repeat(edges, 2)[1:-1], np.repeat(values, 2), strict=True)
+            )
+            parts.append(f'<polyline class="line" points="{points}"/>')
+    for at, text in marks:
+        if edges[0] <= at <= edges[-1]:
+            x = axes.x(at)
+            parts.append(
+                f'<path class="mark" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
+                f'<text class="mark" x="{x:.1f}" y="{TOP - 6}">{escape(text)}</text>'
+            )
+    parts.append(axes.frame(ticks, x_title, y_title))
+    return _svg(label, parts)
+
+
+def heat_map(
+    label: str,
+    grid: np.ndarray,
+    extent: tuple[float, float, float, float],
+    x_ticks: Ticks,
+    y_ticks: Ticks,
+    x_title: str,
+    y_title: str,
+    marks: Sequence[tuple[float, float, str]] = (),
+) -> Markup:
+    """
+    Counts (R, C), the first row at the bottom, in LEVELS shades of their square roots.
+
+    Args:
+        extent: (left, right, bottom, top) of the grid on the axes.
+        marks: (x, y, text) of crosses; the text is shown by a pointer on them.
+    """
+    left, right, bottom, top = extent
+    axes = _Axes(left, right, bottom, top)
+    rows, columns = grid.shape
+    wide, high = (right - left) / columns, (top - bottom) / rows
+    shades = np.ceil(LEVELS * np.sqrt(grid / max(grid.max(), 1))).astype(int)
+    parts = []
+    for shade in range(1, LEVELS + 1):
+        cells = [
+            f"M{axes.x(left + c * wide):.1f} {axes.y(bottom + (r + 1) * high):.1f}"
+            f"h{axes.x(wide + left) - axes.x(left):.2f}"
+            f"v{axes.y(bottom) - axes.y(bottom + high):.2f}"
+            f"h{axes.x(left) - axes.x(wide + left):.2f}z"
+            for r, c in np.argwhere(shades == shade)
+        ]
+        if cells:
+            parts.append(f'<path class="heat-{shade}" d="{"".join(cells)}"/>')
+    for x, y, text in marks:
+        if left <= x <= right and bottom <= y <= top:
+            a, b = axes.x(x), axes.y(y)
+            parts.append(
+                f'<path class="mark" d="M{a - 4:.1f} {b:.1f}h8M{a:.1f} {b - 4:.1f}v8">'
+                f"<title>{escape(text)}</title></path>"
+            )
+    parts.append(axes.frame(x_ticks, x_title, y_title, y_ticks))
+    return _svg(label, parts)
+
+
+class _Axes:
+    """From values to places in the drawing."""
+
+    def __init__(self, left: float, right: float, bottom: float, top: float):
+        self._left, self._bottom = left, bottom
+        self._wide = (WIDTH - LEFT - RIGHT) / (right - left)
+        self._high = (HEIGHT - TOP - BOTTOM) / (top - bottom)
+
+    def x(self, value: float) -> float:
+        return LEFT + (value - self._left) * self._wide
+
+    def y(self, value: float) -> float:
+        return HEIGHT - BOTTOM - (value - self._bottom) * self._high
+
+    def grid(self, ticks: Ticks) -> str:
+        """Horizontal lines with their values."""
+        return "".join(
+            f'<path class="grid" d="M{LEFT} {self.y(v):.1f}H{WIDTH - RIGHT}"/>'
+            f'<text class="y" x="{LEFT - 6}" y="{self.y(v) + 4:.1f}">{escape(text)}</text>'
+            for v, text in ticks
+        )
+
+    def frame(self, ticks: Ticks, x_title: str, y_title: str, y_ticks: Ticks = ()) -> str:
+        """The axes with ticks and titles."""
+        floor = HEIGHT - BOTTOM
+        return (
+            f'<path class="axis" d="M{LEFT} {TOP}V{floor}H{WIDTH - RIGHT}"/>'
+            + "".join(
+                f'<path class="axis" d="M{self.x(v):.1f} {floor}v4"/>'
+                f'<text x="{self.x(v):.1f}" y="{floor + 16}">{escape(text)}</text>'
+                for v, text in ticks
+            )
+            + "".join(
+                f'<path class="axis" d="M{LEFT} {self.y(v):.1f}h-4"/>'
+                f'<text class="y" x="{LEFT - 7}" y="{self.y(v) + 4:.1f}">{escape(text)}</text>'
+                for v, text in y_ticks
+            )
+            + f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}">{escape(x_title)}</text>'
+            f'<text transform="translate(10 {(TOP + floor) / 2}) rotate(-90)">{escape(y_title)}'
+            "</text>"
+        )
+
+
+def _svg(label: str, parts: list[str]) -> Markup:
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    )

@@ -1,0 +1,149 @@
+#!/usr/bin/env python
+"""
+Look at the data before training on it: one HTML page that opens offline.
+
+    python tools/explore_dataset.py                       # the data and anchors of the config
+    python tools/explore_dataset.py --config-file configs/retinanet_R_50_FPN.py
+    python tools/explore_dataset.py more/train.json more/val.json --image-root more/images
+    python tools/explore_dataset.py dataset.train.json_file=datasets/folds/train_0.json
+
+Classes, box sizes against the config's anchors, boxes an image, classes together, and the images
+with their boxes, the oddest first.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
+
+from detection.anchors import find_anchors, resize_factors
+from detection.config import load_config
+from detection.contact_sheet import sheet_section
+from detection.errors import UserError
+from detection.exploration import read_splits
+from detection.exploration_page import anchor_section, overview
+from detection.pages import render_page, write_page
+from detection.paths import DATASETS, PROJECT_ROOT, in_project
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="json or key=value",
+        help="COCO annotations, and overrides of the config (default: the config's data)",
+    )
+    parser.add_argument(
+        "--config-file",
+        default=in_project("configs/faster_rcnn_R_50_FPN.py"),
+        help="whose anchors, resizing and data to take (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--image-root",
+        help="what the file_name of each image is relative to (default: as the config has it)",
+    )
+    parser.add_argument(
+        "--output",
+        default=in_project(f"{DATASETS}/explore.html"),
+        help="the page (default: %(default)s)",
+    )
+    parser.add_argument("--count", type=int, default=48, help="pictures (default: %(default)s)")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=1000,
+        help="images to look at for brightness and sharpness (default: %(default)s)",
+    )
+    args = parser.parse_intermixed_args(argv)  # options and inputs in any order
+    if args.count < 0 or args.sample < 0:
+        parser.error("--count and --sample must not be negative")
+    return args
+
+
+def explore(args: argparse.Namespace) -> list[str]:
+    """
+    Write the page; returns its notes, sentences on what stands out.
+
+    Raises:
+        UserError: the config or an annotation file cannot be used, or there is nothing to see.
+    """
+    overrides = [i for i in args.inputs if "=" in i and not Path(i).exists()]
+    cfg = load_config(args.config_file, overrides)
+    sources = _sources(cfg, [i for i in args.inputs if i not in overrides], args.image_root)
+    notes = [f"No {name} here: {path} is not there." for name, path in _absent(sources).items()]
+    for name in _absent(sources):
+        del sources[name]
+    class_names, splits = read_splits({name: path for name, (path, _) in sources.items()})
+    empty = [split.json_file for split in splits if not len(split.boxes)]
+    splits = [split for split in splits if len(split.boxes)]
+    if not splits:
+        raise UserError(f"{empty[0]}: has no annotations to explore; give a json that has some")
+    notes += [f"Left out, as it has no annotations: {_shown(json_file)}." for json_file in empty]
+
+    page = overview(class_names, splits)
+    page["notes"] += notes
+    for split in page["splits"]:
+        split["json_file"] = _shown(split["json_file"])
+    model = _shown(args.config_file)
+    factors = resize_factors(cfg, splits[0].sizes)
+    page |= anchor_section(class_names, splits[0], find_anchors(cfg), factors, model)
+    roots = [sources[split.name][1] for split in splits]
+    page["sheet"] = sheet_section(class_names, splits, roots, args.count, args.sample)
+    write_page(args.output, render_page("exploration.html.jinja", title=PROJECT_ROOT.name, **page))
+    missing = page["sheet"]["missing"]
+    return page["notes"] + ([f"{missing} (--image-root: {roots[0]})"] if missing else [])
+
+
+def _sources(cfg, json_files: list[str], image_root: str | None) -> dict[str, tuple[str, str]]:
+    """{name of the split: (its json, the folder of its images)}."""
+    if json_files:
+        names = [Path(f).stem for f in json_files]
+        names = names if len(set(names)) == len(names) else json_files
+        root = image_root or in_project(DATASETS)
+        return {n: (f, root) for n, f in zip(names, json_files, strict=True)}
+    # a config from elsewhere does not say where the data lie
+    said = cfg.get("dataset", {})
+    sources = {}
+    for name in ("train", "val"):
+        split = said.get(name, {})
+        json_file = split.get("json_file", f"{DATASETS}/{name}.json")
+        root = image_root or in_project(split.get("image_root", DATASETS))
+        sources[name] = in_project(json_file), root
+    return sources
+
+
+def _absent(sources: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """Splits other than the first whose file is not there; the first one is an error."""
+    later = list(sources.items())[1:]
+    return {
+        n: _shown(path) for n, (path, _) in later if "://" not in path and not Path(path).exists()
+    }
+
+
+def _shown(path: str) -> str:
+    """The path as it reads from the project's root, where it lies there."""
+    whole = Path(path).resolve()
+    return str(whole.relative_to(PROJECT_ROOT)) if whole.is_relative_to(PROJECT_ROOT) else path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print what stands out and where the page is; 1 if there can be none, else 0."""
+    args = parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
+    try:
+        lines = explore(args)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    for line in lines:
+        print(line)
+    print(args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
