@@ -9,12 +9,13 @@ from detectron2.config import LazyConfig
 from detectron2.engine import default_argument_parser
 from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from detection.errors import UserError
-from detection.paths import PROJECT_ROOT
+from detection.paths import PROJECT_ROOT, in_project
 
 
 def parse_args(argv: list[str], epilog: str | None = None) -> argparse.Namespace:
@@ -31,10 +32,11 @@ def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
     Load a config and apply `key=value` overrides (Hydra's grammar).
 
     Configs from elsewhere, such as upstream's model zoo, get this project's `train` and `writers`
-    wherever they say nothing of their own.
+    wherever they say nothing of their own. With `dataset.fold` set, the config's annotations and
+    output directory become those of the fold, unless an override names others.
 
     Raises:
-        UserError: no such file, a malformed override, or a key that does not exist.
+        UserError: no such file, a malformed override, a key that does not exist, or no such fold.
     """
     if not config_file:
         names = sorted(p.name for p in (PROJECT_ROOT / "configs").glob("*.py"))
@@ -43,7 +45,10 @@ def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
         raise UserError(f"{config_file}: no such config file")
     cfg = LazyConfig.load(config_file)
     _fill_in(cfg)
-    return apply_overrides(cfg, list(overrides))
+    apply_overrides(cfg, list(overrides))
+    if OmegaConf.select(cfg, "dataset.fold") is not None:
+        _choose_fold(cfg, {override.key_or_group for override in _parse(list(overrides))})
+    return cfg
 
 
 def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
@@ -53,11 +58,7 @@ def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     Raises:
         UserError: a malformed override, or a key that does not exist, with the nearest one.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as e:
-        raise UserError(f"cannot read the overrides {overrides}: {str(e).splitlines()[0]}") from e
-    for override in parsed:
+    for override in _parse(overrides):
         key = override.key_or_group
         if not override.is_add() and not _exists(cfg, key):
             nearest = difflib.get_close_matches(key, all_keys(cfg), n=1, cutoff=0.0)
@@ -101,6 +102,34 @@ def plain(cfg) -> object:
     if callable(cfg) and hasattr(cfg, "__qualname__"):
         return f"{cfg.__module__}.{cfg.__qualname__}"
     return str(cfg)
+
+
+def _parse(overrides: list[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(overrides)
+    except HydraException as e:
+        raise UserError(f"cannot read the overrides {overrides}: {str(e).splitlines()[0]}") from e
+
+
+def _choose_fold(cfg: DictConfig, overridden: set[str]) -> None:
+    """Puts the fold's json files and an output directory of its own in place; see `load_config`."""
+    fold, folder = str(cfg.dataset.fold), cfg.dataset.folds
+    if "dataset.train.json_file" in overridden:
+        raise UserError("dataset.fold chooses dataset.train.json_file: give one of the two")
+    for split in ("train", "val"):
+        # predictions of a fold's model on another set name that set
+        if f"dataset.{split}.json_file" not in overridden:
+            json_file = f"{folder}/{fold}/{split}.json"
+            if "://" not in json_file and not Path(in_project(json_file)).is_file():
+                there = sorted({p.parent.name for p in Path(in_project(folder)).glob("*/val.json")})
+                raise UserError(
+                    f"dataset.fold={fold}: {json_file} is not there; `make split` writes folds "
+                    f"(those there: {', '.join(there) or 'none'})"
+                )
+            cfg.dataset[split].json_file = json_file
+    if "train.output_dir" not in overridden:
+        suffix = f"fold{fold}" if fold.isdigit() else fold
+        cfg.train.output_dir = f"{cfg.train.output_dir.rstrip('/')}_{suffix}"
 
 
 def _exists(cfg: DictConfig, key: str) -> bool:

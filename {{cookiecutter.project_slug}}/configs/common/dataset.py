@@ -14,6 +14,8 @@ from detection.loaders import build_train_loader
 from detection.paths import DATASETS
 
 dataset = dict(
+    fold=None,  # k: train and val are `folds`/<k>/*.json, and the output directory ends in _fold<k>
+    folds=f"{DATASETS}/folds",  # from `make split`
     # `image_root` + `file_name` of the json = the image
     train=dict(name="train", json_file=f"{DATASETS}/train.json", image_root=DATASETS),
     val=dict(name="val", json_file=f"{DATASETS}/val.json", image_root=DATASETS),

@@ -11,6 +11,7 @@ from ..models.faster_rcnn import model
 
 __all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
 
+dataset.folds = "datasets/toy/folds"
 for split in ("train", "val"):
     dataset[split].json_file = f"datasets/toy/{split}.json"
     dataset[split].image_root = "datasets/toy/images"

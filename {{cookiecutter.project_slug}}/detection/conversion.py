@@ -1,0 +1,138 @@
+"""Makes a COCO json of what was read of other formats, under the project's own classes."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from detection.errors import UserError
+from detection.foreign_annotations import ForeignImage
+from detection.image_folder import ImageFolder
+
+SHOWN = 5  # examples a note names
+
+
+def to_coco(
+    images: Iterable[ForeignImage],
+    folder: ImageFolder,
+    classes: Sequence[str],
+    first_pixel: int = 0,
+    skip_missing: bool = False,
+    add_unlisted: bool = False,
+) -> tuple[dict, list[str]]:
+    """
+    Convert annotations; ids of images, annotations and categories run from 1, in order.
+
+    Args:
+        images: what was read.
+        folder: where their images are; sizes come from the images themselves.
+        classes: the names of the categories.
+        first_pixel: 0 if corners are where a box begins and ends; 1 if they are the numbers, from
+            1, of its first and last pixel, as in VOC's own data: (1, 1, W, H) is the whole image.
+        skip_missing: leave out images that are not in `folder`.
+        add_unlisted: add images of `folder` that the annotations do not mention, without boxes.
+
+    Returns:
+        The json, boxes as (x, y, w, h) in pixels to a thousandth, and notes for the user.
+
+    Raises:
+        UserError: names that are no classes, an image listed twice, or one that is missing though
+            its size stands nowhere.
+    """
+    images, notes = list(images), []
+    paths = [folder.find(*image.names) for image in images]
+    missing = [image for image, path in zip(images, paths, strict=True) if path is None]
+    if missing:
+        what = f"images that are not in {folder.folder}: {_some(i.names[0] for i in missing)}"
+        if skip_missing:
+            notes.append(f"left out, {what}")
+        elif lost := [i for i in missing if i.size is None or i.is_relative]:
+            what = f"{lost[0].where}: there is no {lost[0].names[0]} in {folder.folder}"
+            raise UserError(
+                f"{what} ({len(lost)} such); --images names another folder, --skip-missing "
+                "leaves them out"
+            )
+        else:
+            notes.append(f"kept with the size that the annotations say, {what}")
+    found = [path for path in paths if path is not None]
+    for path, times in Counter(found).items():
+        if times > 1:
+            twice = [i.where for i, p in zip(images, paths, strict=True) if p == path]
+            raise UserError(f"{twice[0]} and {twice[1]} are both of {path}; keep one")
+    listed = set(found)
+    unlisted = [path for path in folder.paths if path not in listed]
+    if unlisted and add_unlisted:
+        images += [ForeignImage([path], path) for path in unlisted]
+        paths += unlisted
+        notes.append(f"added, images without annotations: {_some(unlisted)}")
+    elif unlisted:
+        notes.append(
+            f"left out, images that the annotations do not mention: {_some(unlisted)} "
+            "(--add-unlisted takes them in, without boxes)"
+        )
+    known = [path for path in paths if path is not None]
+    sizes = dict(zip(known, folder.sizes(known), strict=True))
+
+    _refuse_unknown(images, classes)
+    categories = [{"id": k, "name": name} for k, name in enumerate(classes, 1)]
+    ids = {category["name"]: category["id"] for category in categories}
+    coco = {"images": [], "categories": categories, "annotations": []}
+    resized = []
+    for image, path in zip(images, paths, strict=True):
+        if path is None and skip_missing:
+            continue
+        width, height = sizes.get(path, image.size)
+        if image.size not in (None, (width, height)):
+            resized.append(image.names[0])
+        file_name = folder.file_name(path or image.names[0])
+        image_id = len(coco["images"]) + 1
+        coco["images"].append(
+            {"id": image_id, "file_name": file_name, "width": width, "height": height}
+        )
+        for name, (x1, y1, x2, y2), is_crowd in image.boxes:
+            if image.is_relative:
+                x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
+            else:
+                x1, y1 = x1 - first_pixel, y1 - first_pixel
+            box = [round(v, 3) + 0.0 for v in (x1, y1, x2 - x1, y2 - y1)]  # + 0.0: no -0.0
+            coco["annotations"].append(
+                {
+                    "id": len(coco["annotations"]) + 1,
+                    "image_id": image_id,
+                    "category_id": ids[name],
+                    "bbox": box,
+                    "area": round(box[2] * box[3], 3),
+                    "iscrowd": int(is_crowd),
+                }
+            )
+    if resized:
+        notes.append(f"of another size than the annotations say, trusted: {_some(resized)}")
+    if not first_pixel and not any(image.is_relative for image in images):
+        notes += _first_pixel_note(coco)
+    return coco, notes
+
+
+def _refuse_unknown(images: Sequence[ForeignImage], classes: Sequence[str]) -> None:
+    unknown = Counter(
+        name for image in images for name, *_ in image.boxes if name not in set(classes)
+    )
+    if unknown:
+        names = ", ".join(f"{name!r} ({times})" for name, times in unknown.most_common())
+        raise UserError(
+            f"names that are not in detection/classes.py: {names}; add them there, rename them "
+            "in the data, or give a file of names to --names"
+        )
+
+
+def _first_pixel_note(coco: dict) -> list[str]:
+    """Whether boxes look as if pixels were numbered from 1: some begin at 1, and none at 0."""
+    begins = Counter(v for a in coco["annotations"] for v in a["bbox"][:2])
+    if begins[1] < 2 or any(v < 1 for v in begins):
+        return []
+    return [
+        f"{begins[1]} boxes begin at pixel 1 and none before: if the first pixel is number 1, "
+        "convert with --first-pixel 1"
+    ]
+
+
+def _some(items: Iterable[str]) -> str:
+    items = list(items)
+    return f"{len(items)} ({', '.join(items[:SHOWN])}{', …' if len(items) > SHOWN else ''})"

@@ -1,0 +1,427 @@
+"""tools/convert_dataset.py: VOC, YOLO and CSV become the COCO json that they were made from."""
+
+import csv
+import json
+import random
+import shutil
+import sys
+import unicodedata
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import PROJECT_ROOT
+from PIL import Image
+
+from detection.annotation_checks import check_annotations
+
+sys.path.insert(0, str(PROJECT_ROOT / "tools"))
+
+import convert_dataset as tool
+import make_toy_dataset
+
+NAMES = ["can", "종이", 'a/"b", <c> & {d} 🗑', "glass"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A folder `datasets` with toy/train.json and its images, of the classes NAMES."""
+    root = tmp_path_factory.mktemp("data") / "datasets"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make_toy_dataset, "CLASSES", NAMES)
+        make_toy_dataset.main([f"--output={root}/toy", "--train=8", "--val=1", "--size=96"])
+    toy = root / "toy" / "train.json"
+    coco = json.loads(toy.read_text(encoding="utf-8"))
+    # an image without boxes, in a folder of its own, of another shape, its name in Korean
+    (root / "toy" / "images" / "빈 곳").mkdir()
+    jpeg = cv2.imencode(".jpg", np.zeros((40, 60, 3), np.uint8))[1]
+    jpeg.tofile(root / "toy" / "images" / "빈 곳" / "비어 있음.jpg")
+    coco["images"].append({"id": 9, "file_name": "빈 곳/비어 있음.jpg", "width": 60, "height": 40})
+    toy.write_text(json.dumps(coco, ensure_ascii=False), encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def root(data, tmp_path, monkeypatch) -> Path:
+    """A copy of `data`, and its classes."""
+    monkeypatch.setattr(tool, "CLASSES", NAMES)
+    return shutil.copytree(data, tmp_path / "datasets")
+
+
+def truth(root: Path) -> dict:
+    """What all formats are written from; files as seen from datasets/."""
+    coco = json.loads((root / "toy" / "train.json").read_text(encoding="utf-8"))
+    for image in coco["images"]:
+        image["file_name"] = f"toy/images/{image['file_name']}"
+    return coco
+
+
+def boxes_of(coco: dict) -> dict[str, list]:
+    """{file name: [(class name, bbox)]}, sorted."""
+    names = {c["id"]: c["name"] for c in coco["categories"]}
+    files = {i["id"]: (i["file_name"], i["width"], i["height"]) for i in coco["images"]}
+    boxes = {file: [] for file in files.values()}
+    for a in coco["annotations"]:
+        boxes[files[a["image_id"]]].append((names[a["category_id"]], a["bbox"]))
+    return {file: sorted(found) for file, found in sorted(boxes.items())}
+
+
+def convert(root: Path, source: Path, *args: str) -> dict:
+    """Runs the tool as a user would; the json that it writes."""
+    output = root / "out.json"
+    args = [str(source), f"--image-root={root}", f"--output={output}", *args]
+    if not any(arg.startswith("--images") for arg in args):
+        args.append(f"--images={root}/toy/images")
+    assert tool.main(args) == 0
+    return json.loads(output.read_text(encoding="utf-8"))
+
+
+def assert_same(root: Path, coco: dict, tolerance: float = 0) -> None:
+    expected, found = boxes_of(truth(root)), boxes_of(coco)
+    found = {file: boxes for file, boxes in found.items() if "_val_" not in file[0]}
+    assert found.keys() == expected.keys()
+    for file, boxes in expected.items():
+        assert [name for name, _ in found[file]] == [name for name, _ in boxes], file
+        if boxes:
+            ours, theirs = ([box for _, box in b] for b in (found[file], boxes))
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
+    assert coco["categories"] == [{"id": k, "name": name} for k, name in enumerate(NAMES, 1)]
+    for section in ("images", "annotations"):
+        assert [r["id"] for r in coco[section]] == list(range(1, len(coco[section]) + 1))
+    assert not any(f.is_error for f in check_annotations(coco, str(root)))
+    text = (root / "out.json").read_text(encoding="utf-8")
+    assert "종이" in text and str(root) not in text
+
+
+def refusal(capsys, root: Path, source: Path, *args: str) -> str:
+    """The one line with which the tool refuses; nothing is written."""
+    before = sorted(root.rglob("*"))
+    with pytest.raises(SystemExit) as exit_info:
+        convert(root, source, *args)
+    error = capsys.readouterr().err
+    assert exit_info.value.code == 2 and error.count("\n") == 1, error
+    assert sorted(root.rglob("*")) == before
+    return error
+
+
+# -- writers of the formats ------------------------------------------------------------------------
+
+
+def images_of(coco: dict):
+    """(image, path below toy/images, [(class name, x1, y1, x2, y2)])"""
+    for file, boxes in boxes_of(coco).items():
+        image = next(i for i in coco["images"] if i["file_name"] == file[0])
+        corners = [(n, x, y, x + w, y + h) for n, (x, y, w, h) in boxes]
+        yield image, Path(file[0]).relative_to("toy/images"), corners
+
+
+def write_voc(root: Path, first_pixel=0, with_size=True) -> Path:
+    for image, path, boxes in images_of(truth(root)):
+        node = ET.Element("annotation")
+        ET.SubElement(node, "filename").text = path.name
+        size = ET.SubElement(node, "size")
+        ET.SubElement(size, "width").text = str(image["width"] * with_size)
+        ET.SubElement(size, "height").text = str(image["height"] * with_size)
+        for name, x1, y1, x2, y2 in boxes:
+            item = ET.SubElement(node, "object")
+            ET.SubElement(item, "name").text = name
+            corners = (x1 + first_pixel, y1 + first_pixel, x2, y2)
+            box = ET.SubElement(item, "bndbox")
+            for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
+                ET.SubElement(box, key).text = str(value)
+        target = root / "xml" / path.with_suffix(".xml")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        ET.ElementTree(node).write(target, encoding="utf-8")
+    return root / "xml"
+
+
+def write_yolo(root: Path, names="data.yaml", polygons=False) -> Path:
+    order = [NAMES[k] for k in (2, 0, 3, 1)] if names else NAMES
+    folder = root / "toy" / "labels"
+    for image, path, boxes in images_of(truth(root)):
+        lines = []
+        for name, x1, y1, x2, y2 in boxes:
+            w, h = image["width"], image["height"]
+            values = [(x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h]
+            if polygons:
+                xm = (x1 + x2) / 2
+                values = [xm / w, y1 / h, x2 / w, y2 / h, x1 / w, y2 / h]
+            lines.append(" ".join([str(order.index(name)), *(f"{v:.6f}" for v in values)]))
+        target = folder / path.with_suffix(".txt")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if lines:  # YOLO's way of saying that there is nothing: no file
+            target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if names == "data.yaml":
+        text = json.dumps({"nc": 4, "names": order}, ensure_ascii=False)  # which is yaml
+        (root / "toy" / names).write_text(text, encoding="utf-8")
+    elif names:
+        (folder / names).write_text("\n".join(order) + "\n", encoding="utf-8")
+    return folder
+
+
+def write_csv(root: Path, layout: str) -> Path:
+    """In the columns of several competitions."""
+    header = {
+        "corners": "filename,width,height,class,xmin,ymin,xmax,ymax",
+        "global_wheat": "image_id,width,height,bbox,label",
+        "open_images": "ImageID,Source,LabelName,XMin,XMax,YMin,YMax,IsGroupOf",
+        "vinbigdata": "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max",
+        "rsna": "patientId,x,y,width,height,class",
+        "own": "Bild,Art,links,oben,B,H",
+    }[layout].split(",")
+    path = root / f"{layout}.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as f:
+        writer = csv.DictWriter(f, header, restval="")
+        writer.writeheader()
+        for image, file, boxes in images_of(truth(root)):
+            w, h = image["width"], image["height"]
+            stem, file = file.stem, file.as_posix()
+            empty = ("none", *[""] * 4)
+            for name, x1, y1, x2, y2 in boxes or [empty]:
+                is_box = (name, x1) != empty[:2]
+                wide, tall = (x2 - x1, y2 - y1) if is_box else ("", "")
+                box = f"[{x1}, {y1}, {wide}, {tall}]" if is_box else ""
+                corners = [x1 / w, y1 / h, x2 / w, y2 / h] if is_box else empty[1:]
+                nan = [x1, y1, x2, y2] if is_box else ["NaN"] * 4
+                row = {
+                    "corners": [file, w, h, name, x1, y1, x2, y2],
+                    "global_wheat": [stem, w, h, box, name],
+                    "open_images": [
+                        *(stem, "x", name, corners[0], corners[2], corners[1], corners[3], "0")
+                    ],
+                    "vinbigdata": [stem, name, 5, "R1", *nan],
+                    "rsna": [stem, x1, y1, wide, tall, name],
+                    "own": [stem, name, x1, y1, wide, tall],
+                }[layout]
+                writer.writerow(dict(zip(header, row, strict=True)))
+    return path
+
+
+# -- round trips -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first_pixel", [0, 1])
+def test_voc(root, first_pixel):
+    coco = convert(root, write_voc(root, first_pixel), "--first-pixel", str(first_pixel))
+    assert_same(root, coco)
+
+
+def test_voc_without_sizes_takes_those_of_the_images(root, capsys):
+    assert_same(root, convert(root, write_voc(root, with_size=False)))
+    assert "images that the annotations do not mention: 1 (toy_val_" in capsys.readouterr().out
+
+
+def test_voc_numbered_from_1_is_suspected(root, capsys):
+    convert(root, write_voc(root, first_pixel=1))
+    assert "convert with --first-pixel 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", ["data.yaml", "classes.txt", None])
+@pytest.mark.parametrize("polygons", [False, True])
+def test_yolo(root, names, polygons):
+    coco = convert(root, write_yolo(root, names, polygons))
+    assert_same(root, coco, tolerance=96 * 1.1e-6 + 0.001)
+
+
+def test_yolo_finds_the_images_beside_the_labels(root):
+    folder = write_yolo(root)
+    assert tool.main([str(folder), f"--image-root={root}", f"--output={root}/out.json"]) == 0
+    coco = json.loads((root / "out.json").read_text(encoding="utf-8"))
+    assert_same(root, coco, tolerance=96 * 1.1e-6 + 0.001)
+
+
+@pytest.mark.parametrize(
+    "layout", ["corners", "global_wheat", "open_images", "vinbigdata", "rsna", "own"]
+)
+def test_csv(root, layout):
+    columns = ["image=Bild", "class=Art", "x=links", "y=oben", "w=B", "h=H"]
+    args = ["--columns", *columns] if layout == "own" else []
+    assert_same(root, convert(root, write_csv(root, layout), *args), tolerance=1e-3)
+
+
+def test_csv_with_codes_for_classes(root):
+    path = write_csv(root, "open_images")
+    text = path.read_text(encoding="utf-8")
+    with (root / "names.csv").open("w", encoding="utf-8", newline="") as f:
+        csv.writer(f).writerows([f"/m/0{k}", name] for k, name in enumerate(NAMES))
+    for k, name in enumerate(NAMES):
+        for written in (name, f'"{name}"', '"' + name.replace('"', '""') + '"'):
+            text = text.replace(f"x,{written},", f"x,/m/0{k},")
+    assert "/m/02" in text
+    path.write_text(text, encoding="utf-8")
+    assert_same(root, convert(root, path, "--names", str(root / "names.csv")), tolerance=1e-3)
+
+
+def test_csv_of_one_class_needs_no_column(root, monkeypatch):
+    monkeypatch.setattr(tool, "CLASSES", ["wheat"])
+    (root / "wheat.csv").write_text('image_id,bbox\ntoy_train_00001,"[1.0, 2.5, 30.0, 40.0]"\n')
+    coco = convert(root, root / "wheat.csv")
+    assert [a["bbox"] for a in coco["annotations"]] == [[1, 2.5, 30, 40]]
+    assert coco["categories"] == [{"id": 1, "name": "wheat"}]
+
+
+def test_groups_of_open_images_are_crowds(root):
+    text = "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n"
+    (root / "a.csv").write_text(text + "toy_train_00001,can,0,0.5,0,1,1\n", encoding="utf-8")
+    (annotation,) = convert(root, root / "a.csv")["annotations"]
+    assert annotation["iscrowd"] == 1 and annotation["bbox"] == [0, 0, 48, 96]
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+
+def test_size_is_that_of_the_image_as_it_is_shown(root, capsys):
+    """A camera held upright writes a wide image and a note to turn it; detectron2 turns it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 50)).save(root / "toy/images/turned.jpg", exif=exif)
+    (root / "a.csv").write_text(
+        "filename,width,height,class,xmin,ymin,xmax,ymax\nturned.jpg,80,50,can,0,0,1,1.5\n"
+    )
+    (image,) = convert(root, root / "a.csv")["images"]
+    assert (image["width"], image["height"]) == (50, 80)
+    assert "of another size than the annotations say, trusted: 1 (turned.jpg)" in (
+        capsys.readouterr().out
+    )
+
+
+def test_missing_images_are_told(root, capsys):
+    source = write_voc(root)
+    (root / "toy/images/toy_train_00002.jpg").unlink()
+    output = root / "out.json"
+    args = [str(source), f"--image-root={root}", f"--images={root}/toy/images"]
+    assert tool.main([*args, f"--output={output}"]) == 1  # the check of the result says so too
+    told = capsys.readouterr().out
+    assert "kept with the size that the annotations say" in told and "error" in told
+    assert len(json.loads(output.read_text(encoding="utf-8"))["images"]) == 9
+    coco = convert(root, source, "--skip-missing", "--force")
+    assert len(coco["images"]) == 8
+    assert "left out, images that are not in" in capsys.readouterr().out
+
+    yolo = write_yolo(root)
+    error = refusal(capsys, root, yolo, "--force")
+    assert "toy_train_00002.txt: there is no toy_train_00002 in" in error
+
+
+def test_unlisted_images_can_be_added(root):
+    coco = convert(root, write_voc(root), "--add-unlisted")
+    assert "toy/images/toy_val_00001.jpg" in {i["file_name"] for i in coco["images"]}
+    assert_same(root, coco)
+
+
+def test_names_from_a_mac_are_found(root):
+    """Zipped there, Korean file names come with their letters taken apart."""
+    source = write_csv(root, "corners")
+    text = source.read_text(encoding="utf-8")
+    images = root / "toy" / "images"
+    (images / "빈 곳" / "비어 있음.jpg").rename(images / unicodedata.normalize("NFD", "한.jpg"))
+    source.write_text(text.replace("빈 곳/비어 있음.jpg", "한.jpg"), encoding="utf-8")
+    coco = convert(root, source)
+    assert len(coco["images"]) == 9
+    assert not any(finding.is_error for finding in check_annotations(coco, str(root)))
+
+
+def test_images_may_lie_behind_links(root, tmp_path):
+    source = write_voc(root)
+    expected = truth(root)
+    (root / "toy").rename(tmp_path / "elsewhere")
+    (root / "toy").symlink_to(tmp_path / "elsewhere")
+    assert_same(root, convert(root, source))
+    coco = convert(root, source, f"--images={root}")
+    assert {i["file_name"] for i in coco["images"]} == {i["file_name"] for i in expected["images"]}
+
+
+def test_same_name_in_two_folders(root, capsys):
+    source = write_csv(root, "global_wheat")
+    shutil.copy(root / "toy/images/toy_train_00001.jpg", root / "toy/images/빈 곳")
+    error = refusal(capsys, root, source)
+    assert "toy_train_00001: may be toy_train_00001.jpg or 빈 곳/toy_train_00001.jpg" in error
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+def test_unknown_names_are_listed(root, capsys, monkeypatch):
+    source = write_voc(root)
+    monkeypatch.setattr(tool, "CLASSES", NAMES[1:3])
+    error = refusal(capsys, root, source)
+    assert "names that are not in detection/classes.py: " in error
+    assert "'can' (" in error and "'glass' (" in error and "종이" not in error
+
+
+def test_other_output_is_kept(root, capsys):
+    source = write_voc(root)
+    (root / "out.json").write_text("mine")
+    assert "holds something else; --force" in refusal(capsys, root, source)
+    assert (root / "out.json").read_text() == "mine"
+    first = convert(root, source, "--force")
+    assert convert(root, source) == first  # the same once more is no other
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", "", "has no rows"),
+        ("a.csv", "image_id\n1.jpg\n", "no columns of boxes that we know"),
+        ("a.csv", "a,b\n1,2\n", "--columns image=… names it, one of a, b"),
+        ("a.csv", "image_id,bbox\n1,2\n", "--columns class=… names it"),
+        ("a.csv", "image_id,bbox,label\n1\n", "row 2 has 1 of 3 values"),
+        ("a.csv", "image_id,bbox,label\n1,[1 2 3],can\n", "row 2 has a box of 3 numbers"),
+        ("a.csv", "image_id,bbox,label\n1,[1 2 x 3],can\n", "row 2 should have finite numbers"),
+        ("a.csv", "image_id,bbox,label\n1,1 2 3 inf,can\n", "row 2 should have finite numbers"),
+        ("a.csv", "image_id,bbox,label\nnowhere,1 2 3 4,can\n", "there is no nowhere in"),
+        ("a.csv", b"\xc1\xbe\xc0\xcc,bbox\n", "is not in UTF-8"),
+        ("l/toy_train_00001.txt", "0 .5 .5 .1\n", "line 1 has 4 values"),
+        ("l/toy_train_00001.txt", "0 .5 .5 .1 .1\n9 .5 .5 .1 .1\n", "line 2 has the class 9"),
+        ("l/toy_train_00001.txt", "0 .5 .5 .1 nan\n", "line 1 should have finite numbers"),
+        ("l/1.xml", "<annotation>", "is no valid xml"),
+        ("l/1.xml", "<html></html>", "is no Pascal VOC xml"),
+        ("l/1.xml", "<annotation><object/></annotation>", "object 1 has no <name>"),
+        ("l/1.json", "{}", "is no folder of xml or txt files, and no csv"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(root, capsys, name, content, says):
+    path = root / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    source = path if path.suffix == ".csv" else path.parent
+    assert says in refusal(capsys, root, source)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--columns", "colour=a"], "--columns knows no 'colour'"),
+        (["--columns", "image=colour"], "has no column 'colour'; it has filename, width"),
+        (["--images=nowhere"], "nowhere: no such folder"),
+        (["--images=/"], "--image-root must contain it"),
+        (["--names=nowhere.txt"], "nowhere.txt: cannot be read"),
+    ],
+)
+def test_bad_arguments_are_one_line(root, capsys, args, says):
+    assert says in refusal(capsys, root, write_csv(root, "corners"), *args)
+
+
+def test_damaged_files_are_refused_or_converted(root, capsys):
+    """Characters lost or doubled at random: a line or a sound json, never a traceback."""
+    rng = random.Random(0)
+    sources = [write_voc(root), write_yolo(root), write_csv(root, "corners")]
+    for trial in range(90):
+        source = sources[trial % 3]
+        files = [source] if source.is_file() else sorted(source.rglob("toy*.*"))
+        file = rng.choice(files)
+        whole = file.read_bytes()
+        at, length = rng.randrange(len(whole)), rng.choice([1, 1, 3, 40])
+        insert = rng.choice([b"", b"-", b"9", b"e", b",", b"\x00", b"<", b"\n", b'"', b"\xff"])
+        file.write_bytes(whole[:at] + insert + whole[at + length :])
+        args = [str(source), f"--image-root={root}", f"--images={root}/toy/images"]
+        try:
+            assert tool.main([*args, f"--output={root}/out.json", "--force"]) in (0, 1)
+            coco = json.loads((root / "out.json").read_text(encoding="utf-8"))
+            assert all(type(f.message) is str for f in check_annotations(coco, str(root)))
+        except SystemExit as e:
+            error = capsys.readouterr().err
+            assert e.code == 2 and error.count("\n") == 1, error
+        file.write_bytes(whole)

@@ -1,0 +1,153 @@
+#!/usr/bin/env python
+"""
+Convert Pascal VOC, YOLO or CSV annotations to the COCO json that this project trains on.
+
+    python tools/convert_dataset.py datasets/annotations --images datasets/images    # VOC: *.xml
+    python tools/convert_dataset.py datasets/labels --images datasets/images         # YOLO: *.txt
+    python tools/convert_dataset.py datasets/boxes.csv --images datasets/train --output …/all.json
+
+The classes are those of detection/classes.py. YOLO's class numbers are looked up in the data.yaml
+or classes.txt beside the labels or above them. A csv's columns are known by their usual names
+(image_id, xmin …, x y w h, bbox, label …); --columns tells others. Images without boxes are kept.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
+
+from detection.annotation_checks import check_annotations
+from detection.classes import CLASSES
+from detection.conversion import to_coco
+from detection.errors import UserError
+from detection.finding_report import format_findings
+from detection.foreign_annotations import COLUMNS, read_csv, read_names, read_voc, read_yolo
+from detection.image_folder import ImageFolder
+from detection.json_files import write_all
+from detection.paths import DATASETS, in_project
+
+NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
+
+
+def guess_format(source: Path) -> str:
+    """voc, yolo or csv, by what is there."""
+    if source.is_file() and source.suffix.lower() == ".csv":
+        return "csv"
+    for extension, kind in ((".xml", "voc"), (".txt", "yolo")):
+        if source.is_dir() and any(source.rglob(f"*{extension}")):
+            return kind
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder")
+    raise UserError(f"{source}: is no folder of xml or txt files, and no csv")
+
+
+def find_names(source: Path, names_file: str | None) -> dict[str, str]:
+    """{class as the annotations have it: name}: of the file named, or one nearby; else empty."""
+    if names_file:
+        return read_names(Path(names_file))
+    if source.is_dir():
+        for folder in (source, *source.resolve().parents[:2]):
+            for name in NAME_FILES:
+                if (folder / name).is_file():
+                    print(f"class names from {folder / name}")
+                    return read_names(folder / name)
+    return {}
+
+
+def guess_image_dir(labels: Path) -> Path | None:
+    """The folder where YOLO looks for images: the path with `images` in place of `labels`."""
+    parts = labels.resolve().parts
+    if "labels" not in parts:
+        return None
+    at = len(parts) - 1 - parts[::-1].index("labels")
+    folder = Path(*parts[:at], "images", *parts[at + 1 :])
+    return folder if folder.is_dir() else None
+
+
+def run(args: argparse.Namespace) -> bool:
+    """Convert, write and tell; returns whether the result is fit for training."""
+    source = Path(args.source)
+    kind = args.format or guess_format(source)
+    columns = dict(column.partition("=")[::2] for column in args.columns)
+    if unknown := columns.keys() - COLUMNS.keys():
+        raise UserError(f"--columns knows no {min(unknown)!r}; there are {', '.join(COLUMNS)}")
+    image_dir = args.images or (guess_image_dir(source) if kind == "yolo" else None)
+    folder = ImageFolder(image_dir or args.image_root, args.image_root)
+    if kind == "voc":
+        images = read_voc(source)
+    elif kind == "csv":
+        names = find_names(source, args.names)
+        images = read_csv(source, columns, names, CLASSES[0] if len(CLASSES) == 1 else None)
+    else:
+        names = find_names(source, args.names)
+        if not names:
+            print("no data.yaml or classes.txt: class numbers count detection/classes.py from 0")
+            names = {str(k): name for k, name in enumerate(CLASSES)}
+        images = read_yolo(source, names)
+    # in YOLO's format, an image without a file is one without objects
+    add_unlisted = args.add_unlisted or (kind == "yolo" and image_dir is not None)
+    coco, notes = to_coco(
+        images, folder, CLASSES, args.first_pixel, args.skip_missing, add_unlisted
+    )
+    if not coco["images"]:
+        raise UserError(f"{source}: holds no annotations of images in {folder.folder}")
+    write_all({Path(args.output): coco}, force=args.force)
+    for note in notes:
+        print(f"note     {note}")
+    counts = f"{len(coco['images'])} images, {len(coco['annotations'])} annotations"
+    print(f"{args.output}: {counts}")
+    if findings := check_annotations(coco, args.image_root):
+        print(format_findings(findings))
+    return not any(finding.is_error for finding in findings)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert; 1 if the result has errors, 2 and one line if there is none."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="a folder of xml or txt files, or a csv")
+    parser.add_argument("--images", help="the folder of the images (default: --image-root)")
+    parser.add_argument(
+        "--image-root",
+        default=in_project(DATASETS),
+        help="what file_name shall be relative to (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        default=in_project(f"{DATASETS}/train.json"),
+        help="the json to write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--format", choices=("voc", "yolo", "csv"), help="default: by what is there"
+    )
+    parser.add_argument("--names", metavar="FILE", help="class names: a yaml, txt or csv file")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="WHAT=COLUMN",
+        help=f"of a csv; WHAT is one of {', '.join(COLUMNS)}",
+    )
+    parser.add_argument(
+        "--first-pixel",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="1: corners are the numbers, from 1, of a box's first and last pixel (default: 0)",
+    )
+    parser.add_argument(
+        "--add-unlisted", action="store_true", help="images without annotations too"
+    )
+    parser.add_argument("--skip-missing", action="store_true", help="leave out images not there")
+    parser.add_argument("--force", action="store_true", help="replace another output file")
+    args = parser.parse_args(argv)
+    try:
+        return 0 if run(args) else 1
+    except UserError as e:
+        parser.exit(2, f"{parser.prog}: {e}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
