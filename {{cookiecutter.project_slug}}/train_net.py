@@ -30,12 +30,13 @@ from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 
 from detection.artifacts import ModelArtifacts
-from detection.checkpoints import last_iteration
+from detection.checkpoints import last_iteration, load_weights
 from detection.config import load_config, parse_args
 from detection.console import quiet_console, quiet_setup
 from detection.errors import UserError
 from detection.hooks import BestCheckpointer, EvalHook, PeriodicWriter, SeedIterations
 from detection.pictures import PictureHook
+from detection.tta import with_tta
 
 logger = logging.getLogger("detectron2")
 
@@ -150,9 +151,9 @@ def main(args) -> None:
     quiet_setup(cfg, args)
     if args.eval_only:
         model = instantiate(cfg.model).to(cfg.train.device)
-        checkpointer = DetectionCheckpointer(model, cfg.train.output_dir)
-        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
-        do_test(cfg, model)
+        weights = "last" if args.resume else cfg.train.init_checkpoint
+        load_weights(model, cfg.train.output_dir, weights)
+        do_test(cfg, with_tta(cfg, model.eval()))
     else:
         do_train(args, cfg)
 

@@ -1,10 +1,13 @@
-"""Looks at what a training has saved, without loading it."""
+"""What a training has saved: looked at without loading it, or loaded whole."""
 
 import json
 from pathlib import Path
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer
+
+from detection.errors import UserError
 
 
 def last_iteration(checkpointer: Checkpointer) -> int:
@@ -23,3 +26,50 @@ def read_best(output_dir: str | Path, metric: str) -> float | None:
         return None
     best = json.loads(record.read_text())
     return best["value"] if best["metric"] == metric else None
+
+
+def load_weights(model: torch.nn.Module, output_dir: str, checkpoint: str) -> str:
+    """
+    Load all weights of a trained model.
+
+    Args:
+        model: gets them.
+        output_dir: of its training.
+        checkpoint: "best" or "last" of that training; or a path, URL or wandb-artifact://.
+
+    Returns:
+        The path that was loaded.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is of another model.
+    """
+    checkpointer = _WholeCheckpointer(model, output_dir)
+    if checkpoint == "best":
+        checkpoint = str(Path(output_dir) / "model_best.pth")
+    elif checkpoint == "last":
+        checkpoint = checkpointer.get_checkpoint_file()
+        if not checkpoint:
+            raise UserError(f"{output_dir}: no checkpoint there; train first, or name another")
+    if "://" not in checkpoint and not Path(checkpoint).is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint; train first, or name another")
+    checkpointer.load(checkpoint, checkpointables=[])
+    return checkpoint
+
+
+class _WholeCheckpointer(DetectionCheckpointer):
+    """Refuses what upstream's only warns of: weights that are missing or of another shape."""
+
+    def _load_model(self, checkpoint):
+        incompatible = super()._load_model(checkpoint)
+        problems = [
+            f"{name} is {tuple(found)}, not {tuple(wanted)}"
+            for name, found, wanted in incompatible.incorrect_shapes
+        ]
+        problems += [f"{name} is missing" for name in incompatible.missing_keys]
+        if problems:
+            more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+            raise UserError(
+                f"the checkpoint is of another model than the config: {problems[0]}{more}; "
+                "give the config, and the class list, that it was trained with"
+            )
+        return incompatible

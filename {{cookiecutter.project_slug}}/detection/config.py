@@ -31,9 +31,10 @@ def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
     """
     Load a config and apply `key=value` overrides (Hydra's grammar).
 
-    Configs from elsewhere, such as upstream's model zoo, get this project's `train` and `writers`
-    wherever they say nothing of their own. With `dataset.fold` set, the config's annotations and
-    output directory become those of the fold, unless an override names others.
+    Configs get this project's `tta`, and those from elsewhere, such as upstream's model zoo, its
+    `train` and `writers`, wherever they say nothing of their own. With `dataset.fold` set, the
+    config's annotations and output directory become those of the fold, unless an override names
+    others.
 
     Raises:
         UserError: no such file, a malformed override, a key that does not exist, or no such fold.
@@ -165,5 +166,6 @@ def _fill_in(cfg: DictConfig) -> None:
     common = str(PROJECT_ROOT / "configs" / "common")
     defaults = LazyConfig.load(f"{common}/train.py").train
     cfg.train = OmegaConf.merge(defaults, cfg.get("train", {}))
-    if "writers" not in cfg:
-        cfg.writers = LazyConfig.load(f"{common}/writers.py").writers
+    for name in ("writers", "tta"):
+        if name not in cfg:
+            cfg[name] = LazyConfig.load(f"{common}/{name}.py")[name]

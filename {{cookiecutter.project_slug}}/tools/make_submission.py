@@ -2,9 +2,8 @@
 """
 Turn predictions into a submission.
 
-    python train_net.py --config-file configs/… --eval-only train.init_checkpoint=… \\
-        dataset.val.json_file=datasets/test.json dataloader.evaluator.output_dir=output/test
-    python tools/make_submission.py output/test/coco_instances_results.json datasets/test.json
+    python predict.py --config-file configs/… datasets/test.json --output test.json
+    python tools/make_submission.py test.json datasets/test.json
 
 The formats are in detection/submission.py. By default every box goes in, since mAP counts those
 with low scores too.

@@ -1,0 +1,253 @@
+"""Predicts on images of a COCO json, a folder or a glob; goes on where it was cut off."""
+
+import glob
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from detectron2.config import instantiate
+from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from omegaconf import DictConfig
+from PIL import Image
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from detection.annotations import category_id_map, read_coco
+from detection.classes import CLASSES
+from detection.config import plain
+from detection.errors import UserError
+
+logger = logging.getLogger("detectron2.detection")
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+ORIENTATION = 0x0112  # EXIF; from 5 on, width and height change places
+LINES = 10  # of progress, where there is no terminal
+
+
+def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
+    """
+    The images to predict on.
+
+    Args:
+        source: a COCO json, which needs no annotations; a folder, searched with all below it; or
+            a glob pattern, e.g. "images/*.jpg".
+        image_root: what a json's `file_name`s are relative to; None is the json's own folder.
+            For a folder or a pattern, what theirs become relative to: None is the folder itself,
+            or for a pattern the part before its first wildcard.
+
+    Returns:
+        A COCO json with `images` and `categories`, the json's own or numbered from 1 in the
+        order of the names, and the absolute image root.
+
+    Raises:
+        UserError: there is no such file, no image, or an image that cannot be opened.
+    """
+    if source.endswith(".json"):
+        coco = read_coco(source)
+        category_id_map(coco, source)  # refuses other classes than CLASSES
+        keys = ("id", "file_name", "width", "height")
+        for number, image in enumerate(coco["images"]):
+            if not isinstance(image, dict) or not all(key in image for key in keys):
+                raise UserError(f"{source}: images[{number}] lacks one of {', '.join(keys)}")
+        return coco, os.path.abspath(image_root or os.path.dirname(source))
+    if os.path.isdir(source):
+        root = image_root or source
+        files = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    else:
+        root = image_root or _fixed_part(source)
+        files = sorted(Path(p) for p in glob.glob(source, recursive=True) if os.path.isfile(p))
+    if not files:
+        raise UserError(f"{source}: no image there; give a COCO json, a folder or a quoted pattern")
+    root = os.path.abspath(root)
+    images = []
+    for number, file in enumerate(files, start=1):
+        width, height = _image_size(file)
+        name = Path(os.path.relpath(file, root)).as_posix()
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+    categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES, start=1)]
+    return {"images": images, "annotations": [], "categories": categories}, root
+
+
+def set_thresholds(model: torch.nn.Module, min_score: float, max_per_image: int) -> None:
+    """Set what the heads of any of detectron2's detectors keep of an image."""
+    values = {
+        "test_score_thresh": min_score,
+        "test_topk_per_image": max_per_image,  # of ROI heads
+        "max_detections_per_image": max_per_image,  # of dense detectors
+    }
+    for module in model.modules():
+        for name, value in values.items():
+            if hasattr(module, name):
+                setattr(module, name, value)
+
+
+class Predictor:
+    """Predicts on all images in batches, keeping each finished batch on the disk."""
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        model: torch.nn.Module,
+        coco: dict,
+        image_root: str,
+        batch_size: int,
+        num_workers: int,
+    ):
+        """
+        Args:
+            cfg: its `dataloader.test.mapper` reads the images.
+            model: in evaluation mode, on its device.
+            coco: as `list_images` returns it.
+            image_root: what the `file_name`s in it are relative to.
+            batch_size: images that go through the model together.
+            num_workers: processes that load images.
+        """
+        self._model = model
+        self._images = coco["images"]
+        positions = category_id_map(coco, "the images' json")
+        self._category_ids = {position: id_ for id_, position in positions.items()}
+        self._batch_size = batch_size
+        self._num_workers = num_workers
+        self._mapper = _Read(instantiate(cfg.dataloader.test.mapper))
+        self._dataset_dicts = [
+            {
+                "file_name": os.path.join(image_root, image["file_name"]),
+                "image_id": image["id"],
+                "width": image["width"],
+                "height": image["height"],
+            }
+            for image in self._images
+        ]
+
+    def predict(self, output: Path, settings: dict) -> list[dict]:
+        """
+        Predict, or finish what an interrupted prediction with the same settings began.
+
+        Args:
+            output: where the results go in the end; `<output>.partial` holds finished batches.
+            settings: whatever the results depend on; others make a new start.
+
+        Returns:
+            COCO results: `image_id, category_id, bbox, score`, boxes as (x, y, w, h) in pixels,
+            with the ids of the json.
+        """
+        partial = output.with_name(f"{output.name}.partial")
+        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        done = _read_partial(partial, key)
+        if done:
+            logger.info(f"{partial}: goes on after {len(done)} batches")
+        batches = -(-len(self._images) // self._batch_size)
+        with open(partial, "a" if done else "w", encoding="utf-8") as f:
+            if not done:
+                f.write(json.dumps(key) + "\n")
+            for results in _progress(self._batches(len(done)), len(done), batches):
+                f.write(json.dumps(results) + "\n")
+                f.flush()
+                done.append(results)
+        return [result for results in done for result in results]
+
+    def _batches(self, start: int) -> Iterator[list[dict]]:
+        # batches are always the same images, since padding to a batch's size moves the last digits
+        rest = self._dataset_dicts[start * self._batch_size :]
+        loader = DataLoader(
+            MapDataset(DatasetFromList(rest, copy=False), self._mapper),
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+            collate_fn=trivial_batch_collator,
+        )
+        for batch in loader:
+            for image in batch:
+                if isinstance(image, UserError):
+                    raise image
+            with torch.inference_mode():
+                outputs = self._model(batch)
+            results = []
+            for image, output in zip(batch, outputs, strict=True):
+                instances = output["instances"].to("cpu")
+                results += instances_to_coco_json(instances, image["image_id"])
+            for result in results:
+                result["category_id"] = self._category_ids[result["category_id"]]
+            yield results
+
+
+class _Read:
+    """A mapper that returns errors: raised in a worker, they would come wrapped in a traceback."""
+
+    def __init__(self, mapper):
+        self._mapper = mapper
+
+    def __call__(self, dataset_dict: dict) -> dict | UserError:
+        try:
+            return self._mapper(dataset_dict)
+        except (OSError, SizeMismatchError) as e:
+            file = dataset_dict["file_name"]
+            reason = "there is no such file" if isinstance(e, FileNotFoundError) else e
+            return UserError(f"{file}: cannot be predicted on ({reason}); mend it or leave it out")
+
+
+def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> dict:
+    """What results depend on: the model, its weights, the images and how they are read."""
+    weights = Path(weights)
+    stat = weights.stat() if weights.is_file() else None
+    return {
+        "model": plain(cfg.model),
+        "mapper": plain(cfg.dataloader.test.mapper),
+        "tta": plain(cfg.tta),
+        "weights": [str(weights), stat and stat.st_size, stat and stat.st_mtime_ns],
+        "images": [(image["id"], image["file_name"]) for image in coco["images"]],
+        **other,
+    }
+
+
+def _read_partial(partial: Path, key: str) -> list[list[dict]]:
+    """Finished batches of the same settings; what a kill cut off is dropped from the file."""
+    if not partial.is_file():
+        return []
+    lines = partial.read_text(encoding="utf-8").splitlines(keepends=True)
+    if not lines or lines[0] != json.dumps(key) + "\n":
+        logger.info(f"{partial}: was made with other settings, so it starts anew")
+        return []
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        partial.write_text("".join(whole), encoding="utf-8")
+    return [json.loads(line) for line in whole[1:]]
+
+
+def _progress(batches: Iterator[list[dict]], start: int, total: int) -> Iterator[list[dict]]:
+    is_terminal = sys.stderr.isatty()
+    step = max(1, total // LINES)
+    with tqdm(total=total, initial=start, unit="batch", disable=not is_terminal) as bar:
+        for number, results in enumerate(batches, start=start + 1):
+            yield results
+            bar.update()
+            if not is_terminal and (number % step == 0 or number == total):
+                logger.info(f"{number}/{total} batches")
+
+
+def _fixed_part(pattern: str) -> str:
+    parts = Path(pattern).parts[:-1]
+    fixed = []
+    for part in parts:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return os.path.join(*fixed) if fixed else "."
+
+
+def _image_size(file: Path) -> tuple[int, int]:
+    try:
+        with Image.open(file) as image:  # reads the header only
+            width, height = image.size
+            if image.getexif().get(ORIENTATION, 1) >= 5:
+                width, height = height, width
+    except OSError as e:
+        raise UserError(f"{file}: cannot be opened as an image ({e}); mend or remove it") from e
+    return width, height

@@ -1,0 +1,108 @@
+#!/usr/bin/env python
+"""
+Predict on images with a trained model, for submissions, ensembles and reports:
+
+    python predict.py --config-file configs/faster_rcnn_R_50_FPN.py datasets/test.json
+    python predict.py --config-file … --checkpoint model.pth "photos/*.jpg" --output photos.json
+    python predict.py --config-file … datasets/test.json tta.enabled=True
+
+Writes COCO results with the json's own image and category ids. For a folder or a pattern it also
+writes the list of images that these ids mean, as `….images.json`. Cut off, the same command goes
+on where it was.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from detectron2.config import instantiate
+from detectron2.utils.logger import setup_logger
+
+from detection.checkpoints import load_weights
+from detection.config import load_config
+from detection.errors import UserError
+from detection.paths import in_project
+from detection.prediction import Predictor, list_images, prediction_settings, set_thresholds
+from detection.results import write_results
+from detection.tta import with_tta
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", metavar="FILE", default="", help="of the training")
+    parser.add_argument(
+        "--checkpoint",
+        default="best",
+        help="best, last, a path, a URL or wandb-artifact://… (default: %(default)s)",
+    )
+    parser.add_argument("images", help="COCO json, folder or quoted glob pattern")
+    parser.add_argument("--image-root", help="default: dataset.val.image_root for a json")
+    parser.add_argument("--output", help="default: <output_dir>/predictions/<name of images>.json")
+    parser.add_argument("--batch-size", type=int, default=4, help="default: %(default)s")
+    parser.add_argument("--num-workers", type=int, default=2, help="default: %(default)s")
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        default=0.0,
+        help="leave out boxes below; mAP wants all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-per-image", type=int, default=100, help="the best boxes kept (default: %(default)s)"
+    )
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """
+    Predict as the command line, or `argv`, says.
+
+    Raises:
+        UserError: what cannot be, and the remedy; finished batches are kept.
+    """
+    args = parse_args(argv)
+    cfg = load_config(args.config_file, args.opts)
+    if min(args.batch_size, args.max_per_image) < 1:
+        raise UserError("--batch-size and --max-per-image have to be 1 or more")
+    is_json = args.images.endswith(".json")
+    root = args.image_root
+    if root is None and is_json and "dataset" in cfg:
+        root = in_project(cfg.dataset.val.image_root)
+    coco, image_root = list_images(args.images, root)
+    model = instantiate(cfg.model).to(cfg.train.device).eval()
+    weights = load_weights(model, cfg.train.output_dir, args.checkpoint)
+    set_thresholds(model, args.min_score, args.max_per_image)
+    cfg.tta.detector.max_per_image = args.max_per_image
+
+    name = Path(args.images.rstrip("/*")).stem or "images"
+    output = Path(args.output or f"{cfg.train.output_dir}/predictions/{name}.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not is_json:
+        write_results(output.with_suffix(".images.json"), coco)
+
+    predictor = Predictor(
+        cfg, with_tta(cfg, model), coco, image_root, args.batch_size, args.num_workers
+    )
+    settings = prediction_settings(
+        *(cfg, coco, weights),
+        image_root=image_root,
+        batch_size=args.batch_size,
+        min_score=args.min_score,
+        max_per_image=args.max_per_image,
+    )
+    results = predictor.predict(output, settings)
+    write_results(output, results)
+    output.with_name(f"{output.name}.partial").unlink()
+    print(f"{output}: {len(coco['images'])} images, {len(results)} boxes")
+
+
+if __name__ == "__main__":
+    setup_logger(name="detectron2")
+    try:
+        main()
+    except UserError as e:
+        sys.exit(f"error: {e}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")

@@ -1,0 +1,152 @@
+"""Ensembles: fused boxes, and the two tools that fuse and score results."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT_ROOT
+
+from detection.annotations import read_coco
+from detection.evaluation import average_precision
+from detection.fusion import METHODS, fuse, fuse_results
+
+sys.path.insert(0, str(PROJECT_ROOT / "tools"))
+import ensemble
+import score_results
+
+SIZE = (200, 100)
+ONE, NEAR, FAR = [10, 10, 50, 50], [14, 10, 54, 50], [120, 40, 180, 90]
+
+
+def fuse_two(method: str, first, second, **how):
+    """Two members; each a list of (box, score, label)."""
+    parts = [list(map(np.array, zip(*member, strict=True))) for member in (first, second)]
+    return fuse(*zip(*parts, strict=True), SIZE, method, **how)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_object_found_twice(method):
+    boxes, scores, labels = fuse_two(method, [(ONE, 0.8, 1), (FAR, 0.5, 0)], [(NEAR, 0.6, 1)])
+    best = boxes[0]
+    if method == "wbf":  # the mean by score
+        assert best == pytest.approx([10 + 4 * 0.6 / 1.4, 10, 50 + 4 * 0.6 / 1.4, 50], abs=1e-4)
+    if method in ("nms", "soft_nms"):
+        assert best == pytest.approx(ONE, abs=1e-4)
+    assert labels[0] == 1 and list(scores) == sorted(scores, reverse=True)
+    assert len(boxes) == (3 if method == "soft_nms" else 2)
+    assert any(box == pytest.approx(FAR, abs=1e-4) for box in boxes)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_classes_never_meet(method):
+    boxes, _, labels = fuse_two(method, [(ONE, 0.8, 1)], [(ONE, 0.6, 2)])
+    assert sorted(labels) == [1, 2] and boxes == pytest.approx(np.array([ONE, ONE]), abs=1e-4)
+
+
+def test_weights_and_limits():
+    heavy, _, _ = fuse_two("wbf", [(ONE, 0.8, 1)], [(NEAR, 0.8, 1)], weights=[9, 1])
+    assert heavy[0][0] == pytest.approx(10.4, abs=1e-3)
+    outside = [(-20, -20, 300, 300), 0.9, 1]
+    boxes, _, _ = fuse_two("wbf", [outside], [(FAR, 0.5, 0)], max_boxes=1)
+    assert boxes.tolist() == [[0, 0, 200, 100]]
+    empty = np.zeros((0, 4)), np.zeros(0), np.zeros(0)
+    assert [len(part) for part in fuse(*([part] for part in empty), SIZE)] == [0, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def results(toy, tmp_path_factory) -> dict[str, Path]:
+    """Two members, each of which misses half of the objects, and one that is all wrong."""
+    coco = read_coco(f"{toy}/val.json")
+    folder = tmp_path_factory.mktemp("results")
+    members = {"even": [], "odd": [], "wrong": []}
+    for number, a in enumerate(coco["annotations"]):
+        found = {k: a[k] for k in ("image_id", "category_id", "bbox")}
+        members["odd" if number % 2 else "even"].append({**found, "score": 0.9})
+        x, y, w, h = a["bbox"]
+        members["wrong"].append({**found, "bbox": [x + w, y, w, h], "score": 0.95})
+    for name, found in members.items():
+        (folder / f"{name}.json").write_text(json.dumps(found))
+    return {name: folder / f"{name}.json" for name in members}
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a tool as if from the command line; its output, or its error if it ends with one."""
+
+    def call(tool, *args, code=0) -> str:
+        capsys.readouterr()
+        if code:
+            with pytest.raises(SystemExit) as end:
+                tool.main(list(map(str, args)))
+            assert end.value.code == code
+            return capsys.readouterr().err
+        tool.main(list(map(str, args)))
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_processes_make_no_difference(toy, results):
+    coco = read_coco(f"{toy}/val.json")
+    members = [json.loads(path.read_text()) for path in results.values()]
+    assert fuse_results(coco["images"], members, processes=1) == fuse_results(
+        coco["images"], members, processes=2
+    )
+
+
+def test_ensemble_is_scored_beside_its_members(run, toy, results, tmp_path):
+    output = tmp_path / "fused.json"
+    args = [f"{toy}/val.json", "--output", output]
+    text = run(ensemble, *args, f"a={results['even']}", f"b={results['odd']}")
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+    assert float(rows["ensemble"][0]) > max(float(rows["a"][0]), float(rows["b"][0]))
+    assert "hurts" not in text
+    fused = average_precision(read_coco(f"{toy}/val.json"), json.loads(output.read_text()))
+    assert float(rows["ensemble"][0]) == pytest.approx(fused["AP"], abs=0.01)
+
+    text = run(ensemble, *args, f"a={results['even']}", f"b={results['wrong']}", "--method=nms")
+    assert "AP against a alone: this ensemble hurts" in text
+
+
+def test_ensemble_of_bad_input(run, toy, results, tmp_path):
+    val, good = f"{toy}/val.json", results["even"]
+    empty, cut, stray = (tmp_path / f"{name}.json" for name in ("empty", "cut", "stray"))
+    empty.write_text("[]")
+    cut.write_text(good.read_text()[:-20])
+    first = json.loads(good.read_text())[0]
+    stray.write_text(json.dumps([{**first, "image_id": 987}]))
+    output = tmp_path / "fused.json"
+    for args, message in (
+        ([good, empty], "has no detection"),
+        ([good, cut], "is no valid json"),
+        ([good, stray], "image_id 987 is not in"),
+        ([good, good], "two members"),
+        ([f"a={good}", "--weight", "b=2"], "no member is called that; a are"),
+        ([f"a={good}", "--weight", "a=-2"], "over 0"),
+    ):
+        error = run(ensemble, val, *args, "--output", output, code=2)
+        assert message in error and len(error.strip().splitlines()) == 1
+    assert not output.exists()
+
+
+def test_out_of_fold_score(run, toy, results, tmp_path):
+    coco = read_coco(f"{toy}/val.json")
+    found = json.loads(results["even"].read_text())
+    pairs = []
+    for fold in range(2):
+        images = coco["images"][fold::2]
+        ids = {image["id"] for image in images}
+        part = {
+            "images": images,
+            "annotations": [a for a in coco["annotations"] if a["image_id"] in ids],
+            "categories": coco["categories"],
+        }
+        (tmp_path / f"val{fold}.json").write_text(json.dumps(part))
+        mine = [r for r in found if r["image_id"] in ids]
+        (tmp_path / f"found{fold}.json").write_text(json.dumps(mine))
+        pairs += [tmp_path / f"found{fold}.json", tmp_path / f"val{fold}.json"]
+    assert run(score_results, *pairs) == run(score_results, results["even"], f"{toy}/val.json")
+    error = run(score_results, *pairs[:2], *pairs[:2], code=2)
+    assert "is in" in error and "Traceback" not in error

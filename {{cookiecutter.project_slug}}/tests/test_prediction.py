@@ -1,0 +1,178 @@
+"""predict.py as a competitor runs it, on a model that is trained for two iterations."""
+
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT_ROOT
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from detection.classes import CLASSES
+from detection.errors import UserError
+from detection.tta import DetectorWithTTA
+from predict import main
+
+
+@pytest.fixture(scope="module")
+def trained(train_net, tmp_path_factory) -> Path:
+    """The output folder of a short training, with its evaluation's results at score 0.001 up."""
+    folder = tmp_path_factory.mktemp("trained")
+    overrides = [f"train.output_dir={folder}", "train.max_iter=2", "train.pictures.count=0"]
+    train_net(*overrides, "writers.wandb=null")
+    return folder
+
+
+@pytest.fixture
+def predict(trained, on_toy, monkeypatch, capsys, caplog):
+    """Runs predict.py on the trained model by its best checkpoint; returns what it says."""
+    monkeypatch.chdir(PROJECT_ROOT)
+    caplog.set_level(logging.INFO, logger="detectron2.detection")
+
+    def run(*args: str) -> str:
+        caplog.clear()
+        command = ["--config-file", "configs/debug/smoke.py", *args, *on_toy]
+        main([*command, f"train.output_dir={trained}"])
+        return "\n".join([*caplog.messages, capsys.readouterr().out])
+
+    return run
+
+
+def read(path: Path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def values(results: list[dict]) -> np.ndarray:
+    return np.array([[r["image_id"], r["category_id"], r["score"], *r["bbox"]] for r in results])
+
+
+@pytest.mark.slow
+def test_same_as_the_evaluation(predict, trained, toy):
+    said = predict(f"{toy}/val.json", "--batch-size", "1", "--min-score", "0.001")
+    results = read(trained / "predictions" / "val.json")
+    assert f"4 images, {len(results)} boxes" in said
+    expected = read(trained / "inference" / "coco_instances_results.json")
+    assert values(results) == pytest.approx(values(expected), rel=1e-5)
+    assert not list((trained / "predictions").glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_goes_on_where_it_was_cut_off(predict, toy, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(toy / "images", images)
+    args = [f"{toy}/val.json", "--image-root", str(images), "--batch-size", "1"]
+    whole, cut = tmp_path / "whole.json", tmp_path / "cut.json"
+    predict(*args, "--output", str(whole))
+
+    third = images / read(toy / "val.json")["images"][2]["file_name"]
+    content = third.read_bytes()
+    third.write_bytes(content[: len(content) // 3])
+    with pytest.raises(UserError, match=f"^{re.escape(str(third))}: cannot be predicted on"):
+        predict(*args, "--output", str(cut))
+    assert not cut.exists()
+    third.write_bytes(content)
+    assert "goes on after 2 batches" in predict(*args, "--output", str(cut))
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_folder_and_pattern(predict, toy, tmp_path):
+    images = tmp_path / "사진"
+    (images / "deep").mkdir(parents=True)
+    sources = sorted((toy / "images").glob("*val*"))[:3]
+    for source, name in zip(sources, ("b.jpg", "deep/a.jpg", "c.jpg"), strict=True):
+        with Image.open(source) as image:
+            image.convert("RGB").save(images / name)
+    (images / "notes.txt").write_text("no image")
+    predict(str(images), "--output", str(tmp_path / "folder.json"), "--max-per-image", "7")
+    listed = read(tmp_path / "folder.images.json")
+    assert [i["file_name"] for i in listed["images"]] == ["b.jpg", "c.jpg", "deep/a.jpg"]
+    assert [c["name"] for c in listed["categories"]] == CLASSES
+    results = read(tmp_path / "folder.json")
+    assert {r["image_id"] for r in results} == {1, 2, 3} and len(results) == 21
+
+    predict(f"{images}/*.jpg", "--output", str(tmp_path / "glob.json"), "--max-per-image", "7")
+    listed = read(tmp_path / "glob.images.json")
+    assert [i["file_name"] for i in listed["images"]] == ["b.jpg", "c.jpg"]
+
+
+@pytest.mark.slow
+def test_wrong_input_is_one_line(predict, toy, tmp_path):
+    cases = [
+        ([f"{tmp_path}/none"], f"{tmp_path}/none: no image there"),
+        ([f"{tmp_path}/none.json"], "cannot be read"),
+        ([f"{toy}/val.json", "--checkpoint", "none.pth"], "none.pth: no such checkpoint"),
+        ([f"{toy}/val.json", "model.roi_heads.num_classes=3"], "is of another model"),
+    ]
+    for args, message in cases:
+        with pytest.raises(UserError) as error:
+            predict(*args, "--output", f"{tmp_path}/out.json")
+        assert message in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_error_on_the_command_line():
+    command = [sys.executable, "predict.py", "--config-file", "configs/debug/smoke.py", "none.json"]
+    process = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, encoding="utf-8")
+    assert process.returncode == 1
+    assert process.stderr.strip().splitlines()[-1].startswith("error: none.json: cannot be read")
+    assert "Traceback" not in process.stderr
+
+
+class SpotDetector(torch.nn.Module):
+    """Finds the bright spot of each image, with a score that falls with the image's size."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, batched_inputs):
+        outputs = []
+        for image in batched_inputs:
+            pixels = image["image"].float().mean(0)
+            self.sizes.append(tuple(pixels.shape))
+            ys, xs = torch.nonzero(pixels > 128, as_tuple=True)
+            corners = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
+            scale = torch.tensor([image["width"], image["height"]] * 2)
+            scale = scale / torch.tensor([pixels.shape[1], pixels.shape[0]] * 2)
+            found = Instances((image["height"], image["width"]))
+            found.pred_boxes = Boxes((corners * scale)[None])
+            found.scores = torch.tensor([0.9])
+            found.pred_classes = torch.tensor([1])
+            outputs.append({"instances": found})
+        return outputs
+
+
+def test_tta_finds_the_object_where_it_is(tmp_path):
+    pixels = np.zeros((80, 120, 3), dtype=np.uint8)
+    pixels[10:30, 70:110] = 255
+    Image.fromarray(pixels).save(tmp_path / "spot.png")
+    detector = SpotDetector()
+    tta = DetectorWithTTA(detector, scales=[0.5, 1, 2], vertical_flip=True)
+    # the mapper has halved it
+    mapped = torch.from_numpy(pixels[::2, ::2].transpose(2, 0, 1).copy())
+    image = {"image": mapped, "file_name": str(tmp_path / "spot.png"), "height": 80, "width": 120}
+    (output,) = tta([image])
+    assert sorted(set(detector.sizes)) == [(20, 30), (40, 60), (80, 120)]
+    assert len(detector.sizes) == 12, "each size as it is, and flipped in three ways"
+    found = output["instances"]
+    assert found.pred_boxes.tensor.numpy() == pytest.approx(np.array([[70, 10, 110, 30]]), abs=1.5)
+    assert found.scores.tolist() == pytest.approx([0.9]) and found.pred_classes.tolist() == [1]
+
+
+@pytest.mark.slow
+def test_tta_by_one_override(predict, toy, tmp_path):
+    args = [f"{toy}/val.json", "--batch-size", "2"]
+    predict(*args, "--output", str(tmp_path / "plain.json"))
+    predict(*args, "--output", str(tmp_path / "tta.json"), "tta.enabled=True")
+    plain, tta = read(tmp_path / "plain.json"), read(tmp_path / "tta.json")
+    assert {r["image_id"] for r in tta} == {r["image_id"] for r in plain}
+    assert values(tta).shape != values(plain).shape or not np.allclose(values(tta), values(plain))

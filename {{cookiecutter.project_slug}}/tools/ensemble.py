@@ -1,0 +1,137 @@
+#!/usr/bin/env python
+"""
+Fuse the predictions of several models, and score the ensemble beside its members.
+
+    python tools/ensemble.py datasets/val.json \\
+        r50=output/faster_rcnn_R_50_FPN/predictions/val.json \\
+        cascade=output/cascade_rcnn_R_50_FPN/predictions/val.json --weight cascade=2
+
+Score on validation data first: an ensemble can be worse than its best member. Then fuse the
+predictions on the test images in the same way.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from detection.annotations import category_id_map, read_coco
+from detection.errors import UserError
+from detection.evaluation import average_precision
+from detection.fusion import METHODS, fuse_results
+from detection.results import read_results, write_results
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the fused results; exit with status 2 and one line if that cannot be."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("json_file", help="COCO json of the images; scored if it has annotations")
+    parser.add_argument("members", nargs="+", metavar="[NAME=]RESULTS", help="COCO results")
+    parser.add_argument("--output", default="output/ensemble.json", help="default: %(default)s")
+    parser.add_argument("--method", default="wbf", choices=METHODS, help="default: %(default)s")
+    parser.add_argument(
+        "--iou",
+        type=float,
+        default=0.55,
+        help="boxes of a class that overlap more are one object (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weight",
+        action="append",
+        default=[],
+        metavar="NAME=FACTOR",
+        help="of a member's scores (default: 1)",
+    )
+    parser.add_argument(
+        "--max-per-image", type=int, default=100, help="the best boxes kept (default: %(default)s)"
+    )
+    parser.add_argument("--processes", type=int, help="default: up to all processors")
+    args = parser.parse_args(argv)
+    try:
+        fuse_and_score(args)
+    except UserError as e:
+        parser.exit(2, f"{parser.prog}: {e}\n")
+
+
+def fuse_and_score(args: argparse.Namespace) -> None:
+    """Do what the arguments say."""
+    coco = read_coco(args.json_file)
+    category_ids = category_id_map(coco, args.json_file)
+    image_ids = {image["id"] for image in coco["images"]}
+    members = {}
+    for member in args.members:
+        name, _, path = member.rpartition("=")
+        name = name or path
+        if name in members:
+            raise UserError(f"two members are called {name}; write NAME={path}")
+        members[name] = read_results(path, args.json_file, image_ids, category_ids)
+        if not members[name]:
+            raise UserError(f"{path}: has no detection; leave it out, or predict again")
+
+    def progress(images: Iterator) -> Iterator:
+        return tqdm(images, total=len(coco["images"]), disable=not sys.stderr.isatty())
+
+    weights = read_weights(args.weight, members)
+    fused = fuse_results(
+        coco["images"],
+        list(members.values()),
+        progress,
+        args.processes,
+        method=args.method,
+        iou_threshold=args.iou,
+        weights=[weights[name] for name in members],
+        max_boxes=args.max_per_image,
+    )
+    write_results(args.output, fused)
+    print(f"{args.output}: {args.method} of {len(members)}, {len(fused)} boxes")
+    if coco.get("annotations"):
+        scores = {name: average_precision(coco, results) for name, results in members.items()}
+        print(table(scores, average_precision(coco, fused)))
+    else:
+        print(f"{args.json_file} has no annotations: nothing is scored")
+
+
+def read_weights(texts: list[str], names: dict) -> dict[str, float]:
+    """
+    {name: factor} of all members.
+
+    Raises:
+        UserError: a factor is no positive number, or there is no such member.
+    """
+    weights = dict.fromkeys(names, 1.0)
+    for text in texts:
+        name, _, factor = text.rpartition("=")
+        if name not in weights:
+            raise UserError(f"--weight {text}: no member is called that; {', '.join(names)} are")
+        try:
+            weights[name] = float(factor)
+        except ValueError:
+            weights[name] = -1
+        if not 0 < weights[name] < float("inf"):
+            raise UserError(f"--weight {text}: the factor has to be a number over 0")
+    return weights
+
+
+def table(members: dict[str, dict], fused: dict) -> str:
+    """The scores of all, and what the ensemble gains over its best member."""
+    metrics = ("AP", "AP50", "AP75")
+    rows = [[name, *map(scores.get, metrics)] for name, scores in members.items()]
+    rows.append(["ensemble", *map(fused.get, metrics)])
+    best = max(members, key=lambda name: members[name]["AP"])
+    gain = fused["AP"] - members[best]["AP"]
+    verdict = f"{gain:+.2f} AP against {best} alone"
+    if gain < 0:
+        verdict += ": this ensemble hurts"
+    text = tabulate(rows, headers=["", *metrics], floatfmt=".2f", missingval="-")
+    return f"{text}\n{verdict}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+#!/usr/bin/env python
+"""
+Score predictions; those of several folds count as one, the out-of-fold score.
+
+    python tools/score_results.py predictions.json datasets/val.json
+    python tools/score_results.py fold0.json datasets/folds/0/val.json \\
+        fold1.json datasets/folds/1/val.json
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
+
+from detection.annotations import category_id_map, read_coco
+from detection.errors import UserError
+from detection.evaluation import average_precision, results_table
+from detection.results import read_results
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table; exit with status 2 and one line if that cannot be."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", metavar="RESULTS JSON", help="pairs of files")
+    args = parser.parse_args(argv)
+    try:
+        if len(args.files) % 2:
+            raise UserError("give pairs: COCO results, and the json that they are on")
+        coco, results = pool(list(zip(args.files[::2], args.files[1::2], strict=True)))
+        print(results_table(average_precision(coco, results), coco))
+    except UserError as e:
+        parser.exit(2, f"{parser.prog}: {e}\n")
+
+
+def pool(pairs: list[tuple[str, str]]) -> tuple[dict, list[dict]]:
+    """
+    Several (results file, json file) as one COCO json and one list of results.
+
+    Raises:
+        UserError: a json has no annotations, other categories, or an image of one before it.
+    """
+    whole = {"images": [], "annotations": [], "categories": None}
+    all_results, seen = [], {}
+    for results_file, json_file in pairs:
+        coco = read_coco(json_file)
+        category_ids = category_id_map(coco, json_file)
+        if not coco.get("annotations"):
+            raise UserError(f"{json_file}: has no annotations to score against")
+        names = {c["id"]: c["name"] for c in coco["categories"]}
+        if whole["categories"] not in (None, names):
+            raise UserError(f"{json_file}: numbers its categories otherwise than {pairs[0][1]}")
+        whole["categories"] = names
+        for image in coco["images"]:
+            if image["id"] in seen:
+                other = seen[image["id"]]
+                raise UserError(f"{json_file}: its image {image['id']} is in {other} too")
+        seen |= dict.fromkeys((image["id"] for image in coco["images"]), json_file)
+        whole["images"] += coco["images"]
+        whole["annotations"] += coco["annotations"]
+        image_ids = {image["id"] for image in coco["images"]}
+        all_results += read_results(results_file, json_file, image_ids, category_ids)
+    whole["categories"] = coco["categories"]
+    return whole, all_results
+
+
+if __name__ == "__main__":
+    main()
