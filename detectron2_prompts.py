@@ -28,9 +28,9 @@ WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
 }
 # What the generated pyproject.toml depends on: a project of that name would depend on itself.
 DEPENDENCIES = set(
-    "detectron2 fvcore hotcoco hydra-core hypothesis iopath jinja2 markupsafe matplotlib "
-    "numpy omegaconf opencv-python-headless pillow pre-commit pycocotools pytest ruff "
-    "tabulate tensorboard torch torchvision tqdm wandb wcwidth".split()
+    "albumentations detectron2 fvcore hotcoco hydra-core hypothesis iopath jinja2 markupsafe "
+    "matplotlib numpy omegaconf opencv-python-headless pillow pre-commit pycocotools pytest ruff "
+    "simplejpeg tabulate tensorboard torch torchvision tqdm wandb wcwidth".split()
 )
 # W&B refuses the first six; the others would end or change the Python string that they land in.
 WANDB_FORBIDDEN = "/#?%:\\" + "'\"`{}"
