@@ -7,6 +7,7 @@ its successor's licence is another (AGPL); whatever replaces it is to be called 
 
 import os
 import random
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,17 +36,18 @@ class Pipeline:
             UserError: a transform was given an argument that it does not have.
         """
         _refuse_unknown_arguments(transforms)
-        limits = {"min_area": min_area, "min_visibility": min_visibility}
-        self._compose = A.Compose(
-            list(transforms),
-            bbox_params=A.BboxParams(
-                "pascal_voc",
-                label_fields=["labels"],
-                clip=True,
-                filter_invalid_bboxes=True,
-                **limits,
-            ),
+        bbox_params = A.BboxParams(
+            "pascal_voc",
+            label_fields=["labels"],
+            min_area=min_area,
+            min_visibility=min_visibility,
+            clip=True,
+            filter_invalid_bboxes=True,
         )
+        with warnings.catch_warnings():
+            # that none of the transforms moves a box
+            warnings.filterwarnings("ignore", message="Got processor for bboxes")
+            self._compose = A.Compose(list(transforms), bbox_params=bbox_params)
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample transformed, with random numbers that follow from NumPy's global generator."""

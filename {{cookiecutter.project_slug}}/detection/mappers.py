@@ -18,7 +18,8 @@ class BoxMapper:
     detectron2's `DatasetMapper` for boxes, faster, with mosaic, mixup and albumentations.
 
     A training image passes `mixing`, `albumentations` and `augmentations` in this order; all three
-    see RGB. Images and boxes come out as from `DatasetMapper` with the same `augmentations`.
+    see RGB. Images and boxes come out as from `DatasetMapper` with the same `augmentations`, only
+    that resized boxes of whole numbers are not rounded down to whole numbers again.
     Masks and keypoints are left out: to train on those, put detectron2's own mapper in its place,
     `L(DatasetMapper)(is_train=True, use_instance_mask=True, augmentations=…, image_format=…)`.
     """

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from detection.resizing import resize
 from detection.samples import Sample
 
 # All random numbers come from NumPy's global generator, as those of detectron2's augmentations do.
@@ -132,12 +133,7 @@ def _window(sample: Sample, size: tuple[int, int], room: tuple[int, int], scale:
         for length, available in ((width, room[0]), (height, room[1]))
     )
     window = sample.image[y : y + source_height, x : x + source_width]
-    is_smaller = new_width < source_width
-    window = cv2.resize(
-        window,
-        (new_width, new_height),
-        interpolation=cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR,
-    )
+    window = resize(window, new_height, new_width)
     factors = np.array([new_width / source_width, new_height / source_height] * 2)
     return Sample(window, (sample.boxes - (x, y, x, y)) * factors, sample.labels)
 

@@ -20,26 +20,37 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
 
 class ResizeTransform(T.ResizeTransform):
-    """
-    detectron2's transform of that name, by PyTorch's vector code in place of Pillow's.
-
-    Both filter with the same antialiased triangle in fixed-point numbers. Their pixels differ by
-    two levels of 255 at most, and most do not differ at all.
-    """
+    """detectron2's transform of that name, with `resize` for the pixels."""
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         """Resize an image (H, W, C); what is not uint8 and bilinear, detectron2 resizes."""
         interp = self.interp if interp is None else interp
         if interp != Image.BILINEAR or img.dtype != np.uint8 or img.ndim != 3:
             return super().apply_image(img, interp)
-        if img.shape[:2] == (self.new_h, self.new_w):
-            return img
-        planes = torch.from_numpy(np.ascontiguousarray(img)[None]).permute(0, 3, 1, 2)
-        size = [self.new_h, self.new_w]
-        resized = torch.empty((1, *size, img.shape[2]), dtype=torch.uint8)
-        # what torch.nn.functional.interpolate(antialias=True) calls; of a single image that makes
-        # planes, which takes as long again as the resizing
-        torch.ops.aten._upsample_bilinear2d_aa.out(
-            planes, size, False, None, None, out=resized.permute(0, 3, 1, 2)
-        )
-        return resized[0].numpy()
+        return resize(img, self.new_h, self.new_w)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """
+    Resize by PyTorch's vector code in place of Pillow's, which detectron2 takes.
+
+    Both filter with the same antialiased triangle in fixed-point numbers. Their pixels differ by
+    two levels of 255 at most, and most do not differ at all.
+
+    Args:
+        image: uint8 (H, W, C).
+        height, width: the new ones, in pixels.
+
+    Returns:
+        uint8 (height, width, C); the image itself if it has that size.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    planes = torch.from_numpy(np.ascontiguousarray(image)[None]).permute(0, 3, 1, 2)
+    resized = torch.empty((1, height, width, image.shape[2]), dtype=torch.uint8)
+    # what torch.nn.functional.interpolate(antialias=True) calls; of a single image that makes
+    # planes, which takes as long again as the resizing
+    torch.ops.aten._upsample_bilinear2d_aa.out(
+        planes, [height, width], False, None, None, out=resized.permute(0, 3, 1, 2)
+    )
+    return resized[0].numpy()
