@@ -82,7 +82,7 @@ class ResumableBatchSampler(Sampler):
     """
     Endless batches of (position in the run, index of the image), one permutation after another.
 
-    An image to be repeated 1.3 times comes twice in three epochs of ten, drawn anew for each.
+    An image to be repeated 1.3 times comes twice in some epochs, drawn at random, else once.
 
     Processes take turns: with W of them, the one of rank r gets positions r, r + W, r + 2 W, …
     """
@@ -110,7 +110,7 @@ class ResumableBatchSampler(Sampler):
         self._seed = seed
         self._start_iter = start_iter
         self._is_wide = is_wide
-        self._repeats = np.ones(size) if repeats is None else np.asarray(repeats, dtype=float)
+        self._repeats = None if repeats is None else np.asarray(repeats, dtype=float)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         # going through the skipped ones costs a microsecond an image, and finds the groups' state
@@ -128,12 +128,12 @@ class ResumableBatchSampler(Sampler):
 
     def _images(self) -> Iterator[tuple[int, int]]:
         position = 0
-        certain = np.floor(self._repeats)
         for epoch in itertools.count():
             rng = np.random.default_rng((self._seed, epoch))
             indices = np.arange(self._size)
-            if (certain != 1).any() or (self._repeats != certain).any():
-                times = certain + (rng.random(self._size) < self._repeats - certain)
+            if self._repeats is not None:
+                # the whole part always, and the rest as a probability
+                times = np.floor(self._repeats + rng.random(self._size))
                 indices = indices.repeat(times.astype(int))
             for index in rng.permutation(indices):
                 yield position, int(index)
