@@ -266,7 +266,8 @@ def test_albumentations_follow_the_seed_and_are_independent_of_each_other():
 
 
 def test_mistyped_argument_of_albumentations():
-    flip = A.OneOf([A.HorizontalFlip(p=1), A.Blur(blur_limt=3)])
+    with pytest.warns(UserWarning, match="blur_limt"):  # its own, easily overlooked
+        flip = A.OneOf([A.HorizontalFlip(p=1), A.Blur(blur_limt=3)])
     with pytest.raises(UserError, match="Blur takes no argument blur_limt"):
         mapper(albumentations=[flip])
 

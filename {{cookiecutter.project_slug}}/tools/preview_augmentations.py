@@ -95,7 +95,7 @@ def preview(config_file: str, overrides: list[str], count: int, output: str, cel
     partial.replace(path)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Read the command line, draw, and say where the picture is."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -110,7 +110,7 @@ def main() -> None:
     )
     parser.add_argument("--output", default="output/preview.png", help="default: %(default)s")
     parser.add_argument("overrides", nargs="*", help="key=value, as for train_net.py")
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(argv)
     if not 1 <= args.count <= 200:
         parser.error(f"--count must be between 1 and 200, not {args.count}")
     if not 32 <= args.cell <= 2000:
