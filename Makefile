@@ -36,7 +36,9 @@ lint: setup
 	$(UV) run --no-sync ruff check
 	$(UV) run --no-sync ruff format --check
 
-benchmarks: setup  ## the time that a generation takes; after `make demo`, that of evaluation too
+benchmarks: setup  ## the time of a generation; after `make demo`, of evaluation and loading too
 	$(UV) run --no-sync python benchmarks/generation_time.py
 	[ ! -d $(DEMO)/*/.venv ] || \
 	    $(DEMO)/*/.venv/bin/python benchmarks/evaluation_speed.py $(DEMO)/*/
+	[ ! -d $(DEMO)/*/.venv ] || \
+	    $(DEMO)/*/.venv/bin/python benchmarks/loader_throughput.py $(DEMO)/*/

@@ -28,10 +28,10 @@ WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
 }
 # What the generated pyproject.toml depends on: a project of that name would depend on itself.
 DEPENDENCIES = set(
-    "detectron2 ensemble-boxes fvcore hotcoco hydra-core hypothesis imagehash iopath jinja2 "
-    "markupsafe matplotlib numpy omegaconf opencv-python-headless pillow pre-commit "
-    "pycocotools pytest pyyaml ruff scikit-learn scipy tabulate tensorboard torch torchvision "
-    "tqdm wandb wcwidth".split()
+    "albumentations detectron2 ensemble-boxes fvcore hotcoco hydra-core hypothesis imagehash "
+    "iopath jinja2 markupsafe matplotlib numpy omegaconf opencv-python-headless pillow "
+    "pre-commit pycocotools pytest pyyaml ruff scikit-learn scipy simplejpeg tabulate "
+    "tensorboard torch torchvision tqdm wandb wcwidth".split()
 )
 # W&B refuses the first six; the others would end or change the Python string that they land in.
 WANDB_FORBIDDEN = "/#?%:\\" + "'\"`{}"

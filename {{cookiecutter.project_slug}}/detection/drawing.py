@@ -93,6 +93,10 @@ class BoxPainter:
             picture.paste(half, (number * (width + gap), 0))
         return np.asarray(picture)
 
+    def draw(self, image: np.ndarray, boxes: list[Box]) -> np.ndarray:
+        """The image with its boxes: uint8 (H, W, 3) RGB, as it came, boxes in pixels of it."""
+        return np.asarray(self._draw(image, boxes, max(11, round(max(image.shape[:2]) / 45))))
+
     def _draw(self, image: np.ndarray, boxes: list[Box], size: int) -> Image.Image:
         drawn = Image.fromarray(image)
         draw = ImageDraw.Draw(drawn)

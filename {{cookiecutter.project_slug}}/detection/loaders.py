@@ -1,15 +1,20 @@
 """A training loader in which every batch follows from the seed and its number alone."""
 
 import itertools
+import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import cv2
 import numpy as np
 import torch
 from detectron2.data import DatasetFromList
 from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+logger = logging.getLogger("detectron2.detection")
 
 
 def build_train_loader(
@@ -20,6 +25,7 @@ def build_train_loader(
     start_iter: int = 0,
     aspect_ratio_grouping: bool = True,
     num_workers: int = 0,
+    repeat_threshold: float | None = None,
 ) -> DataLoader:
     """
     An endless loader of shuffled batches, like detectron2's `build_detection_train_loader`.
@@ -30,12 +36,16 @@ def build_train_loader(
 
     Args:
         dataset: detectron2's data set dicts.
-        mapper: turns one of them into a model input; None means that it is to be replaced.
+        mapper: turns one of them into a model input; None means that it is to be replaced. If it
+            has a method `use_dataset`, that gets the data set, to take other images from.
         total_batch_size: images a batch over all processes.
         seed: of the order and of the augmentation; negative: another one each time.
         start_iter: batches to skip, without loading them.
         aspect_ratio_grouping: batch wide images with wide ones, to pad less.
         num_workers: processes that load, for each training process.
+        repeat_threshold: images of a class that fewer than this part of all images show, from 0 to
+            1, come √(threshold / part) times an epoch (Gupta et al., arXiv:1908.03195); None: each
+            image comes once.
 
     Returns:
         Batches as lists of `total_batch_size / processes` model inputs.
@@ -50,13 +60,18 @@ def build_train_loader(
         )
     seed = comm.shared_random_seed() if seed < 0 else seed
     is_wide = [d["width"] > d["height"] for d in dataset] if aspect_ratio_grouping else None
+    repeats = _repeats(dataset, repeat_threshold) if repeat_threshold else None
     sampler = ResumableBatchSampler(
-        len(dataset), total_batch_size // comm.get_world_size(), seed, start_iter, is_wide
+        len(dataset), total_batch_size // comm.get_world_size(), seed, start_iter, is_wide, repeats
     )
+    records = DatasetFromList(dataset, copy=False)
+    if hasattr(mapper, "use_dataset"):
+        mapper.use_dataset(records)
     return DataLoader(
-        SeededMapDataset(DatasetFromList(dataset, copy=False), mapper, seed),
+        SeededMapDataset(records, mapper, seed),
         batch_sampler=sampler,
         num_workers=num_workers,
+        worker_init_fn=_use_one_thread,
         collate_fn=trivial_batch_collator,
         pin_memory=False,  # model inputs are lists of Instances, which it cannot pin
         persistent_workers=num_workers > 0,
@@ -66,6 +81,8 @@ def build_train_loader(
 class ResumableBatchSampler(Sampler):
     """
     Endless batches of (position in the run, index of the image), one permutation after another.
+
+    An image to be repeated 1.3 times comes twice in some epochs, drawn at random, else once.
 
     Processes take turns: with W of them, the one of rank r gets positions r, r + W, r + 2 W, …
     """
@@ -77,6 +94,7 @@ class ResumableBatchSampler(Sampler):
         seed: int,
         start_iter: int = 0,
         is_wide: list[bool] | None = None,
+        repeats: Sequence[float] | None = None,
     ):
         """
         Args:
@@ -85,12 +103,14 @@ class ResumableBatchSampler(Sampler):
             seed: of the permutations, the same in all processes.
             start_iter: batches to skip.
             is_wide: whether each image is wide; batches then hold images of one kind.
+            repeats: how often each image comes in an epoch, on average; None: once.
         """
         self._size = size
         self._batch_size = batch_size
         self._seed = seed
         self._start_iter = start_iter
         self._is_wide = is_wide
+        self._repeats = None if repeats is None else np.asarray(repeats, dtype=float)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         # going through the skipped ones costs a microsecond an image, and finds the groups' state
@@ -109,7 +129,13 @@ class ResumableBatchSampler(Sampler):
     def _images(self) -> Iterator[tuple[int, int]]:
         position = 0
         for epoch in itertools.count():
-            for index in np.random.default_rng((self._seed, epoch)).permutation(self._size):
+            rng = np.random.default_rng((self._seed, epoch))
+            indices = np.arange(self._size)
+            if self._repeats is not None:
+                # the whole part always, and the rest as a probability
+                times = np.floor(self._repeats + rng.random(self._size))
+                indices = indices.repeat(times.astype(int))
+            for index in rng.permutation(indices):
                 yield position, int(index)
                 position += 1
 
@@ -139,3 +165,18 @@ class SeededMapDataset(Dataset):
                     return sample
                 index = int(rng.integers(len(self._dataset)))
         raise RuntimeError("the mapper took none of 1000 images")
+
+
+def _repeats(dataset: list[dict], threshold: float) -> np.ndarray:
+    """How often each image comes in an epoch, on average."""
+    repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dataset, threshold)
+    logger.info(
+        f"repeat_threshold={threshold:g}: an epoch of {len(dataset)} images becomes one of about "
+        f"{repeats.sum():.0f}, single images up to {repeats.max():.1f} times"
+    )
+    return repeats.numpy()
+
+
+def _use_one_thread(worker: int) -> None:
+    # as torch does: the workers share the cores, and OpenCV's threads do not survive a fork
+    cv2.setNumThreads(1)

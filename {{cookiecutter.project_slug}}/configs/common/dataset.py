@@ -2,16 +2,14 @@
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 
 from detection.datasets import register_split, training_images
 from detection.evaluation import COCOEvaluator
 from detection.loaders import build_train_loader
+from detection.mappers import BoxMapper
 from detection.paths import DATASETS
+from detection.resizing import ResizeShortestEdge
 
 dataset = dict(
     fold=None,  # k: train and val are `folds`/<k>/*.json, and the output directory ends in _fold<k>
@@ -29,12 +27,15 @@ dataloader = dict(
                 json_file="${dataset.train.json_file}",
                 image_root="${dataset.train.image_root}",
             ),
-            filter_empty=True,  # images without boxes are left out
+            filter_empty=True,  # images without boxes are left out; False: negative examples
         ),
-        mapper=L(DatasetMapper)(
+        mapper=L(BoxMapper)(
             is_train=True,
-            augmentations=[
-                L(T.ResizeShortestEdge)(
+            # in this order; augmentations.py has more for the first two
+            mixing=[],  # of several images: mosaic, mixup
+            albumentations=[],
+            augmentations=[  # detectron2's
+                L(ResizeShortestEdge)(
                     short_edge_length=(640, 704, 768, 832, 896, 960, 1024),
                     sample_style="choice",
                     max_size=1333,
@@ -42,7 +43,12 @@ dataloader = dict(
                 L(T.RandomFlip)(horizontal=True),
             ],
             image_format="BGR",
+            # boxes that augmentation leaves smaller (square pixels), or less visible, are dropped
+            min_area=1.0,
+            min_visibility=0.1,
+            keep_emptied=True,  # images that lose all boxes: negative examples; False: replaced
         ),
+        repeat_threshold=None,  # e.g. 0.05: what fewer than 5% of the images show comes more often
         total_batch_size=8,  # over all GPUs
         seed="${train.seed}",
         start_iter=0,  # set by a resumed training
@@ -57,9 +63,9 @@ dataloader = dict(
             ),
             filter_empty=False,
         ),
-        mapper=L(DatasetMapper)(
+        mapper=L(BoxMapper)(
             is_train=False,
-            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=1024, max_size=1333)],
+            augmentations=[L(ResizeShortestEdge)(short_edge_length=1024, max_size=1333)],
             image_format="${...train.mapper.image_format}",
         ),
         num_workers=4,

@@ -1,0 +1,56 @@
+"""detectron2's resizing, in a fraction of the time."""
+
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from PIL import Image
+
+
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """detectron2's augmentation of that name, with `ResizeTransform` for the pixels."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """A transform for an image (H, W, 3)."""
+        transform = super().get_transform(image)
+        if not isinstance(transform, T.ResizeTransform):
+            return transform
+        return ResizeTransform(
+            transform.h, transform.w, transform.new_h, transform.new_w, transform.interp
+        )
+
+
+class ResizeTransform(T.ResizeTransform):
+    """detectron2's transform of that name, with `resize` for the pixels."""
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """Resize an image (H, W, C); what is not uint8 and bilinear, detectron2 resizes."""
+        interp = self.interp if interp is None else interp
+        if interp != Image.BILINEAR or img.dtype != np.uint8 or img.ndim != 3:
+            return super().apply_image(img, interp)
+        return resize(img, self.new_h, self.new_w)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """
+    Resize by PyTorch's vector code in place of Pillow's, which detectron2 takes.
+
+    Both filter with the same antialiased triangle in fixed-point numbers. Their pixels differ by
+    two levels of 255 at most, and most do not differ at all.
+
+    Args:
+        image: uint8 (H, W, C).
+        height, width: the new ones, in pixels.
+
+    Returns:
+        uint8 (height, width, C); the image itself if it has that size.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    planes = torch.from_numpy(np.ascontiguousarray(image)[None]).permute(0, 3, 1, 2)
+    resized = torch.empty((1, height, width, image.shape[2]), dtype=torch.uint8)
+    # what torch.nn.functional.interpolate(antialias=True) calls; of a single image that makes
+    # planes, which takes as long again as the resizing
+    torch.ops.aten._upsample_bilinear2d_aa.out(
+        planes, [height, width], False, None, None, out=resized.permute(0, 3, 1, 2)
+    )
+    return resized[0].numpy()
