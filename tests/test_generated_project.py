@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -80,11 +82,72 @@ def test_trains_on_real_images(bake, python, data_dir):
     assert {k.removeprefix("bbox/AP-") for k in last if k.startswith("bbox/AP-")} == classes
 
 
-def test_says_what_is_odd_in_annotations(bake, python, data_dir):
-    annotations = data_dir / "recycling_trash" / "train.json"
-    path = bake(classes=str(annotations))
-    result = run(python, "tools/check_dataset.py", str(annotations), cwd=path, check=False)
-    assert result.returncode == 1  # its images are not there
-    for odd in ("4,883 images", "23,144 annotations", "id 0", "not run from 1", "images that are"):
-        assert odd in result.stdout
-    assert result.stderr == ""
+def check_dataset(python: str, path: Path, *args: str | Path) -> tuple[int, dict]:
+    """The exit status of the generated project's doctor, and what it reports."""
+    command = [python, "tools/check_dataset.py", *map(str, args), "--json", "report.json"]
+    status = run(*command, cwd=path, check=False).returncode
+    return status, json.loads((path / "report.json").read_text(encoding="utf-8"))
+
+
+def test_checks_and_mends_blood_cells(bake, python, data_dir, tmp_path):
+    data = data_dir / "bccd"
+    path = bake(fresh=True, classes=str(data / "train.json"))
+    files = [data / f"{split}.json" for split in ("train", "val", "test")]
+    options = ["--image-root", data / "images", "--fix", "--output", tmp_path]
+    status, report = check_dataset(python, path, *files, *options)
+    assert status == 0 and report["images_read"] == 364
+    found = [(f["kind"], f["split"], f["items"]) for f in report["findings"]]
+    assert found == [("no_area", "train", [2288]), ("no_area", "val", [887])]
+    assert report["findings_left"] == []
+
+
+def test_says_what_is_odd_in_a_competition(bake, python, data_dir, tmp_path):
+    data = data_dir / "recycling_trash"
+    path = bake(fresh=True, classes=str(data / "train.json"))
+    files = [data / f"{split}.json" for split in ("train", "test")]
+    status, report = check_dataset(python, path, *files, "--image-root", tmp_path)
+    assert status == 1
+    assert [(f["kind"], f["split"], f["count"]) for f in report["findings"]] == [
+        ("missing_images", "train", 4883),
+        ("repeated_annotations", "train", 1),
+        ("two_classes", "train", 1),
+        ("annotation_id_0", "train", 1),
+        ("category_numbering", "train", 10),
+        ("missing_images", "test", 4871),
+        ("no_annotations", "test", 1),
+        ("category_numbering", "test", 10),
+    ]
+
+
+def test_splits_a_competition(bake, python, data_dir, tmp_path):
+    """Every fold has a fifth of each class, to within one box of the rarest, and two of others."""
+    json_file = data_dir / "recycling_trash" / "train.json"
+    path = bake(fresh=True, classes=str(json_file))
+    run(python, "tools/split_dataset.py", str(json_file), "--output", str(tmp_path), cwd=path)
+    classes = Counter(a["category_id"] for a in read(json_file)["annotations"])
+    rarest, images = min(classes, key=classes.get), set()
+    for fold in range(5):
+        val = read(tmp_path / str(fold) / "val.json")
+        counts = Counter(a["category_id"] for a in val["annotations"])
+        assert abs(counts[rarest] - classes[rarest] / 5) < 1
+        assert all(abs(counts[k] - classes[k] / 5) <= 2 for k in classes)
+        ids = {image["id"] for image in val["images"]}
+        assert not ids & images
+        images |= ids
+    assert len(images) == 4883
+
+
+def test_explores_a_competition(bake, python, data_dir, tmp_path):
+    path = bake(fresh=True, classes=str(data_dir / "recycling_trash" / "train.json"))
+    command = [python, "tools/explore_dataset.py", data_dir / "recycling_trash" / "train.json"]
+    command += ["--image-root", tmp_path, "--output", tmp_path / "page.html"]
+    run(*map(str, command), cwd=path)
+    text = re.sub(r"<[^>]*>", " ", (tmp_path / "page.html").read_text(encoding="utf-8"))
+    text = " ".join(text.split())
+    assert "4,883" in text and "23,144" in text and "Battery 159 0.7% 46" in text
+    assert "images are missing or broken" in text
+
+
+def read(file: Path) -> dict:
+    """A parsed json."""
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -416,13 +415,3 @@ def test_classes_that_a_split_lacks_are_named(data, tmp_path):
     assert "Not in train at all: new." in page.text
     assert f"Not in val at all: 종이/박스, {EVIL}, new." in page.text
     assert page.rows("classes")["new"][0] == "0"
-
-
-def test_a_real_competition(tmp_path):
-    folder = Path(os.environ.get("DETECTION_DATA", ""), "recycling_trash")
-    if "DETECTION_DATA" not in os.environ or not folder.is_dir():
-        pytest.skip("DETECTION_DATA names no folder of real data sets")
-    page = explore(tmp_path / "page.html", folder / "train.json", "--image-root", tmp_path)
-    assert "train images4,883" in page.text and "train boxes23,144" in page.text
-    assert page.rows("classes")["Battery"][:3] == ["159", "0.7%", "46"]
-    assert "1,000 of 1,000 images are missing or broken" in page.text

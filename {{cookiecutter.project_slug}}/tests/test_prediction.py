@@ -74,7 +74,7 @@ def test_goes_on_where_it_was_cut_off(predict, toy, tmp_path):
     third = images / read(toy / "val.json")["images"][2]["file_name"]
     content = third.read_bytes()
     third.write_bytes(content[: len(content) // 3])
-    with pytest.raises(UserError, match=f"^{re.escape(str(third))}: cannot be predicted on"):
+    with pytest.raises(UserError, match=f"^{re.escape(str(third))}"):
         predict(*args, "--output", str(cut))
     assert not cut.exists()
     third.write_bytes(content)

@@ -1,7 +1,6 @@
 """`make split` and `dataset.fold`: nothing is in two folds, nothing is lost, classes are even."""
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -335,26 +334,6 @@ def test_large_groups_are_evened_out():
 def test_labels_join_through_one_another():
     first, second = np.array([0, 0, 1, 2, 3]), np.array([0, 1, 1, 2, 3])
     assert join_labels(first, second).tolist() == [0, 0, 0, 1, 2]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif("DETECTION_DATA" not in os.environ, reason="DETECTION_DATA is not set")
-def test_recycling_trash(tmp_path, capsys):
-    """Every fold has a fifth of every class, to within one box of the rarest, and two of others."""
-    json_file = Path(os.environ["DETECTION_DATA"]) / "recycling_trash" / "train.json"
-    tool.main([str(json_file), "--output", str(tmp_path)])
-    coco, folders = read(json_file), sorted(tmp_path.iterdir())
-    counts = np.zeros((5, 10), int)
-    for folder in folders:
-        val = read(folder / "val.json")
-        np.add.at(counts[int(folder.name)], [a["category_id"] for a in val["annotations"]], 1)
-        assert abs(len(val["images"]) - len(coco["images"]) / 5) < 1
-    assert counts.sum() == len(coco["annotations"])
-    ideal = counts.sum(0) / 5
-    rarest = int(ideal.argmin())
-    assert coco["categories"][rarest]["name"] == "Battery"
-    assert np.abs(counts - ideal)[:, rarest].max() < 1
-    assert np.abs(counts - ideal).max() <= 2
 
 
 # -- dataset.fold ----------------------------------------------------------------------------------
