@@ -133,6 +133,14 @@ def _choose_fold(cfg: DictConfig, overridden: set[str]) -> None:
         cfg.train.output_dir = f"{cfg.train.output_dir.rstrip('/')}_{suffix}"
 
 
+def _quoted(override: str) -> str:
+    """The override, its value in quotes where Hydra's grammar wants them: in other scripts."""
+    key, equals, value = override.partition("=")
+    if value.isascii() or value[0] in "'\"[{":
+        return override
+    return f"{key}{equals}'{value}'" if "'" not in value else f'{key}{equals}"{value}"'
+
+
 def _exists(cfg: DictConfig, key: str) -> bool:
     parent, _, name = key.rpartition(".")
     try:

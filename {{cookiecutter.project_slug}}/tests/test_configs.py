@@ -94,6 +94,13 @@ def test_overrides_reach_the_config():
     assert cfg.train.max_iter == 8
 
 
+@pytest.mark.parametrize("folder", ["/데이터/사진 모음", "/Bilder/größe's", "C:/写真"])
+def test_overrides_in_any_script(folder):
+    overrides = [f"dataset.train.json_file={folder}/train.json", "train.max_iter=7"]
+    cfg = load_config(str(PROJECT_ROOT / "configs/debug/smoke.py"), overrides)
+    assert cfg.dataset.train.json_file == f"{folder}/train.json" and cfg.train.max_iter == 7
+
+
 def test_flags_may_come_after_overrides():
     args = parse_args(["train.max_iter=3", "--config-file", "a.py", "--resume", "~writers.json"])
     assert args.config_file == "a.py" and args.resume

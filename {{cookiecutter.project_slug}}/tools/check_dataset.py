@@ -33,7 +33,7 @@ from detection.finding_report import (
 )
 from detection.findings import Finding
 from detection.image_checks import ImageFacts, check_images, file_name, read_images
-from detection.paths import DATASETS, in_project
+from detection.paths import DATASETS, IMAGE_ROOT, in_project
 from detection.split_checks import check_splits
 
 
@@ -102,7 +102,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--image-root",
-        default=in_project(DATASETS),
+        default=in_project(IMAGE_ROOT),
         help="what the file_name of each image is relative to (default: %(default)s)",
     )
     parser.add_argument(

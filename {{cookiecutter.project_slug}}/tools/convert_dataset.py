@@ -25,7 +25,7 @@ from detection.finding_report import format_findings
 from detection.foreign_annotations import COLUMNS, read_csv, read_names, read_voc, read_yolo
 from detection.image_folder import ImageFolder
 from detection.json_files import write_all
-from detection.paths import DATASETS, in_project
+from detection.paths import DATASETS, IMAGE_ROOT, in_project
 
 NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
 
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", help="the folder of the images (default: --image-root)")
     parser.add_argument(
         "--image-root",
-        default=in_project(DATASETS),
+        default=in_project(IMAGE_ROOT),
         help="what file_name shall be relative to (default: %(default)s)",
     )
     parser.add_argument(

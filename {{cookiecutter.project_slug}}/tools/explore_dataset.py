@@ -24,7 +24,7 @@ from detection.errors import UserError
 from detection.exploration import read_splits
 from detection.exploration_page import anchor_section, overview
 from detection.pages import render_page, write_page
-from detection.paths import DATASETS, PROJECT_ROOT, in_project
+from detection.paths import DATASETS, IMAGE_ROOT, PROJECT_ROOT, in_project
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -103,7 +103,7 @@ def _sources(cfg, json_files: list[str], image_root: str | None) -> dict[str, tu
     if json_files:
         names = [Path(f).stem for f in json_files]
         names = names if len(set(names)) == len(names) else json_files
-        root = image_root or in_project(DATASETS)
+        root = image_root or in_project(IMAGE_ROOT)
         return {n: (f, root) for n, f in zip(names, json_files, strict=True)}
     # a config from elsewhere does not say where the data lie
     said = cfg.get("dataset", {})
@@ -111,7 +111,7 @@ def _sources(cfg, json_files: list[str], image_root: str | None) -> dict[str, tu
     for name in ("train", "val"):
         split = said.get(name, {})
         json_file = split.get("json_file", f"{DATASETS}/{name}.json")
-        root = image_root or in_project(split.get("image_root", DATASETS))
+        root = image_root or in_project(split.get("image_root", IMAGE_ROOT))
         sources[name] = in_project(json_file), root
     return sources
 

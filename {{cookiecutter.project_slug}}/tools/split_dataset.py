@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from detection.annotations import read_coco
 from detection.errors import UserError
 from detection.json_files import write_all
-from detection.paths import DATASETS, in_project
+from detection.paths import DATASETS, IMAGE_ROOT, in_project
 from detection.splits import (
     check_records,
     count_boxes,
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--image-root",
-        default=in_project(DATASETS),
+        default=in_project(IMAGE_ROOT),
         help="what the file_name of each image is relative to (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=42, help="default: %(default)s")

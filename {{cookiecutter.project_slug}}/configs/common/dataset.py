@@ -8,15 +8,15 @@ from detection.datasets import register_split, training_images
 from detection.evaluation import COCOEvaluator
 from detection.loaders import build_train_loader
 from detection.mappers import BoxMapper
-from detection.paths import DATASETS
+from detection.paths import DATASETS, IMAGE_ROOT
 from detection.resizing import ResizeShortestEdge
 
 dataset = dict(
     fold=None,  # k: train and val are `folds`/<k>/*.json, and the output directory ends in _fold<k>
     folds=f"{DATASETS}/folds",  # from `make split`
     # `image_root` + `file_name` of the json = the image
-    train=dict(name="train", json_file=f"{DATASETS}/train.json", image_root=DATASETS),
-    val=dict(name="val", json_file=f"{DATASETS}/val.json", image_root=DATASETS),
+    train=dict(name="train", json_file=f"{DATASETS}/train.json", image_root=IMAGE_ROOT),
+    val=dict(name="val", json_file=f"{DATASETS}/val.json", image_root=IMAGE_ROOT),
 )
 
 dataloader = dict(
