@@ -18,12 +18,18 @@ from pathlib import Path
 from detectron2.config import instantiate
 from detectron2.utils.logger import setup_logger
 
+from detection.annotations import write_json
 from detection.checkpoints import load_weights
 from detection.config import load_config
 from detection.errors import UserError
 from detection.paths import in_project
-from detection.prediction import Predictor, list_images, prediction_settings, set_thresholds
-from detection.results import write_results
+from detection.prediction import (
+    Predictor,
+    batches_file,
+    list_images,
+    prediction_settings,
+    set_thresholds,
+)
 from detection.tta import with_tta
 
 
@@ -80,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     output = Path(args.output or f"{cfg.train.output_dir}/predictions/{name}.json")
     output.parent.mkdir(parents=True, exist_ok=True)
     if not is_json:
-        write_results(output.with_suffix(".images.json"), coco)
+        write_json(coco, str(output.with_suffix(".images.json")))
 
     predictor = Predictor(
         cfg, with_tta(cfg, model), coco, image_root, args.batch_size, args.num_workers
@@ -93,8 +99,8 @@ def main(argv: list[str] | None = None) -> None:
         max_per_image=args.max_per_image,
     )
     results = predictor.predict(output, settings)
-    write_results(output, results)
-    output.with_name(f"{output.name}.partial").unlink()
+    write_json(results, str(output))
+    batches_file(output).unlink()
     print(f"{output}: {len(coco['images'])} images, {len(results)} boxes")
 
 

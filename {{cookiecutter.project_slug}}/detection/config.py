@@ -107,7 +107,7 @@ def plain(cfg) -> object:
 
 def _parse(overrides: list[str]) -> list[Override]:
     try:
-        return OverridesParser.create().parse_overrides(overrides)
+        return OverridesParser.create().parse_overrides(list(map(_quoted, overrides)))
     except HydraException as e:
         raise UserError(f"cannot read the overrides {overrides}: {str(e).splitlines()[0]}") from e
 

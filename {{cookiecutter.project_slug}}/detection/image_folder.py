@@ -88,7 +88,7 @@ class ImageFolder:
             UserError: an image cannot be read.
         """
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            sizes = pool.map(lambda path: _size(self.folder / path), paths)
+            sizes = pool.map(lambda path: image_size(self.folder / path), paths)
             shown = sys.stderr.isatty()
             return list(tqdm(sizes, "reading image sizes", len(paths), disable=not shown))
 
@@ -98,7 +98,13 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _size(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
+    """
+    Width and height in pixels, turned as the EXIF data say, as detectron2 does.
+
+    Raises:
+        UserError: the image cannot be read.
+    """
     try:
         with Image.open(path) as image:
             is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)

@@ -16,7 +16,6 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from omegaconf import DictConfig
-from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -24,11 +23,10 @@ from detection.annotations import category_id_map, read_coco
 from detection.classes import CLASSES
 from detection.config import plain
 from detection.errors import UserError
+from detection.image_folder import ImageFolder, image_size
 
 logger = logging.getLogger("detectron2.detection")
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-ORIENTATION = 0x0112  # EXIF; from 5 on, width and height change places
 LINES = 10  # of progress, where there is no terminal
 
 
@@ -60,7 +58,7 @@ def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
         return coco, os.path.abspath(image_root or os.path.dirname(source))
     if os.path.isdir(source):
         root = image_root or source
-        files = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = [Path(source, path) for path in ImageFolder(source, source).paths]
     else:
         root = image_root or _fixed_part(source)
         files = sorted(Path(p) for p in glob.glob(source, recursive=True) if os.path.isfile(p))
@@ -69,7 +67,7 @@ def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
     root = os.path.abspath(root)
     images = []
     for number, file in enumerate(files, start=1):
-        width, height = _image_size(file)
+        width, height = image_size(file)
         name = Path(os.path.relpath(file, root)).as_posix()
         images.append({"id": number, "file_name": name, "width": width, "height": height})
     categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES, start=1)]
@@ -132,14 +130,14 @@ class Predictor:
         Predict, or finish what an interrupted prediction with the same settings began.
 
         Args:
-            output: where the results go in the end; `<output>.partial` holds finished batches.
+            output: where the results shall go; finished batches go to `batches_file(output)`.
             settings: whatever the results depend on; others make a new start.
 
         Returns:
             COCO results: `image_id, category_id, bbox, score`, boxes as (x, y, w, h) in pixels,
             with the ids of the json.
         """
-        partial = output.with_name(f"{output.name}.partial")
+        partial = batches_file(output)
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         done = _read_partial(partial, key)
         if done:
@@ -193,6 +191,11 @@ class _Read:
             return UserError(f"{file}: cannot be predicted on ({reason}); mend it or leave it out")
 
 
+def batches_file(output: Path) -> Path:
+    """Where the batches are kept that are finished while `output` is not."""
+    return output.with_name(f"{output.name}.batches")
+
+
 def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> dict:
     """What results depend on: the model, its weights, the images and how they are read."""
     weights = Path(weights)
@@ -240,14 +243,3 @@ def _fixed_part(pattern: str) -> str:
             break
         fixed.append(part)
     return os.path.join(*fixed) if fixed else "."
-
-
-def _image_size(file: Path) -> tuple[int, int]:
-    try:
-        with Image.open(file) as image:  # reads the header only
-            width, height = image.size
-            if image.getexif().get(ORIENTATION, 1) >= 5:
-                width, height = height, width
-    except OSError as e:
-        raise UserError(f"{file}: cannot be opened as an image ({e}); mend or remove it") from e
-    return width, height

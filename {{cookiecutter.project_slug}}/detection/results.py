@@ -1,4 +1,4 @@
-"""Detections in COCO's results format, whoever made them; without detectron2."""
+"""Reads detections in COCO's results format, whoever made them; without detectron2."""
 
 import json
 import math
@@ -51,20 +51,3 @@ def _is_result(result) -> bool:
     except (KeyError, OverflowError, TypeError, ValueError):
         return False
     return is_finite and min(w, h) >= 0 and all(type(id_) is int for id_ in ids)
-
-
-def write_results(path: str | Path, results: list | dict) -> None:
-    """
-    Write a json, all of it or nothing; its folder is made.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(results, ensure_ascii=False), encoding="utf-8")
-        partial.replace(path)
-    except OSError as e:
-        raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e

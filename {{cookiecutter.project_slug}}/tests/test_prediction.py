@@ -60,7 +60,7 @@ def test_same_as_the_evaluation(predict, trained, toy):
     assert f"4 images, {len(results)} boxes" in said
     expected = read(trained / "inference" / "coco_instances_results.json")
     assert values(results) == pytest.approx(values(expected), rel=1e-5)
-    assert not list((trained / "predictions").glob("*.partial"))
+    assert not list((trained / "predictions").glob("*.batches"))
 
 
 @pytest.mark.slow

@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from tabulate import tabulate
 from tqdm import tqdm
 
-from detection.annotations import category_id_map, read_coco
+from detection.annotations import category_id_map, read_coco, write_json
 from detection.errors import UserError
 from detection.evaluation import average_precision
 from detection.fusion import METHODS, fuse_results
-from detection.results import read_results, write_results
+from detection.results import read_results
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -89,7 +89,7 @@ def fuse_and_score(args: argparse.Namespace) -> None:
         weights=[weights[name] for name in members],
         max_boxes=args.max_per_image,
     )
-    write_results(args.output, fused)
+    write_json(fused, args.output)
     print(f"{args.output}: {args.method} of {len(members)}, {len(fused)} boxes")
     if coco.get("annotations"):
         scores = {name: average_precision(coco, results) for name, results in members.items()}
