@@ -12,6 +12,10 @@ from PIL import Image, UnidentifiedImageError
 
 from detection.errors import UserError
 
+# OpenCV's threads do not survive the fork that starts a loader's worker, which then hangs as it
+# waits for them; and workers share the cores anyway.
+cv2.setNumThreads(1)
+
 EXIF_ORIENTATION = 0x0112
 # How an image turned as EXIF says is put upright.
 UPRIGHT = {

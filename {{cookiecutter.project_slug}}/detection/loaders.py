@@ -5,7 +5,6 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-import cv2
 import numpy as np
 import torch
 from detectron2.data import DatasetFromList
@@ -71,7 +70,6 @@ def build_train_loader(
         SeededMapDataset(records, mapper, seed),
         batch_sampler=sampler,
         num_workers=num_workers,
-        worker_init_fn=_use_one_thread,
         collate_fn=trivial_batch_collator,
         pin_memory=False,  # model inputs are lists of Instances, which it cannot pin
         persistent_workers=num_workers > 0,
@@ -175,8 +173,3 @@ def _repeats(dataset: list[dict], threshold: float) -> np.ndarray:
         f"{repeats.sum():.0f}, single images up to {repeats.max():.1f} times"
     )
     return repeats.numpy()
-
-
-def _use_one_thread(worker: int) -> None:
-    # as torch does: the workers share the cores, and OpenCV's threads do not survive a fork
-    cv2.setNumThreads(1)

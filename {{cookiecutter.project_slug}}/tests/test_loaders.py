@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 from collections import Counter
 
 import detectron2.data.transforms as T
@@ -154,3 +156,27 @@ def test_negatives_train(name, on_toy, toy, tmp_path):
             assert torch.isfinite(loss)
             loss.backward()
     assert {(0, 0), (0, 1)} <= kinds
+
+
+AFTER_OPENCV_HAS_USED_THREADS = """
+import cv2, numpy, sys
+cv2.setNumThreads(4)
+cv2.GaussianBlur(numpy.zeros((2000, 2000, 3), numpy.uint8), (9, 9), 3)
+from detectron2.config import instantiate
+from detection.config import load_config
+cfg = load_config("configs/debug/smoke.py", sys.argv[1:])
+print(len(next(iter(instantiate(cfg.dataloader.train)))))
+"""
+
+
+@pytest.mark.slow
+def test_workers_start_after_opencv_has_used_threads(on_toy):
+    command = [sys.executable, "-c", AFTER_OPENCV_HAS_USED_THREADS, *on_toy]
+    process = subprocess.run(
+        [*command, "dataloader.train.num_workers=2"],
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    assert process.stdout.splitlines()[-1] == "2"
