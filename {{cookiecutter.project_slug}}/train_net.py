@@ -30,7 +30,7 @@ from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 
 from detection.artifacts import ModelArtifacts
-from detection.checkpoints import last_iteration, load_weights
+from detection.checkpoints import WholeFileCheckpointer, last_iteration, load_weights
 from detection.config import load_config, parse_args
 from detection.console import quiet_console, quiet_setup
 from detection.errors import UserError
@@ -104,7 +104,7 @@ def do_train(args, cfg) -> None:
     optimizer = instantiate(cfg.optimizer)
     cfg.optimizer.params.pop("model")
 
-    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir)
+    checkpointer = WholeFileCheckpointer(model, cfg.train.output_dir)
     start_iter = last_iteration(checkpointer) + 1 if args.resume else 0
     if start_iter >= cfg.train.max_iter:
         raise UserError(

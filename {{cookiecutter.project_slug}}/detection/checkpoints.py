@@ -1,6 +1,10 @@
 """What a training has saved: looked at without loading it, or loaded whole."""
 
 import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -8,6 +12,30 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer
 
 from detection.errors import UserError
+
+
+class WholeFileCheckpointer(DetectionCheckpointer):
+    """Upstream's, but Ctrl-C waits until a checkpoint is on the disk."""
+
+    def save(self, name: str, **kwargs) -> None:
+        with interrupts_wait():
+            super().save(name, **kwargs)
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C wait: within `torch.save` it would leave half a file, and a RuntimeError."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals do not come here
+        return
+    interrupts = []
+    handler = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if interrupts:
+        signal.raise_signal(signal.SIGINT)  # which a run in the background ignores
 
 
 def last_iteration(checkpointer: Checkpointer) -> int:

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from fvcore.common.checkpoint import Checkpointer
 
-from detection.checkpoints import read_best
+from detection.checkpoints import interrupts_wait, read_best
 from detection.metric_names import MetricNames
 
 logger = logging.getLogger("detectron2.detection")
@@ -99,10 +99,11 @@ class BestCheckpointer(HookBase):
         record = {"metric": self._val_metric, "value": value, "iteration": iteration}
         # a kill while saving must not cost the best model so far
         partial = self._folder / "model_best.partial"
-        torch.save({"model": self._model.state_dict(), **record}, partial)
-        partial.replace(self._folder / "model_best.pth")
-        partial.write_text(json.dumps(record) + "\n")
-        partial.replace(self._record)
+        with interrupts_wait():
+            torch.save({"model": self._model.state_dict(), **record}, partial)
+            partial.replace(self._folder / "model_best.pth")
+            partial.write_text(json.dumps(record) + "\n")
+            partial.replace(self._record)
         logger.info(f"best {self._val_metric} so far: {value:.2f}, kept as model_best.pth")
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import signal
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from detectron2.utils.events import EventWriter
 from omegaconf import OmegaConf
 from tiny_training import tiny_trainer
 
+from detection.checkpoints import WholeFileCheckpointer
 from detection.hooks import BestCheckpointer, EvalHook, PeriodicWriter
 
 CFG = OmegaConf.create({"train": {"log_period": 5}})
@@ -232,3 +234,29 @@ def test_writer_is_closed_after_a_crash():
     with pytest.raises(FloatingPointError):
         tiny_trainer([1.0, math.nan], [PeriodicWriter(writer, CFG)]).train(0, 9)
     assert writer.calls[-1] == "close"
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C works, although the tests may run in the background, where it is ignored."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def test_interrupt_waits_for_the_checkpoint(tmp_path, interruptible):
+    """Ctrl-C amid a save: the file is whole, and then the training ends."""
+
+    class Interrupted(torch.nn.Linear):
+        def state_dict(self, *args, **kwargs):
+            signal.raise_signal(signal.SIGINT)
+            return super().state_dict(*args, **kwargs)
+
+    checkpointer = WholeFileCheckpointer(Interrupted(2, 2), str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save("model", iteration=3)
+    saved = torch.load(tmp_path / "model.pth")
+    assert saved["iteration"] == 3 and saved["model"]["weight"].shape == (2, 2)
+    assert (tmp_path / "last_checkpoint").read_text() == "model.pth"
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
