@@ -3,23 +3,30 @@
 What a model does wrong, and what that costs: one HTML page that opens offline.
 
     python tools/report.py output/<run>/predictions/val.json datasets/val.json --run output/<run>
+    python tools/report.py --compare a=output/<run>/predictions/val.json b=… datasets/val.json
 
 AP by class and size, kinds of errors, precision and recall, confusion, calibration, the curves of
-the training, and the worst images with what was annotated and detected.
+the training, and the worst images with what was annotated and detected. With --compare: AP by class
+and kinds of errors of several results side by side.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.error_page import class_names, errors_section, run_section
+from detection.comparison import comparison
+from detection.error_page import class_names, errors_section
 from detection.errors import UserError
 from detection.matching import load, match, to_boxes
 from detection.pages import render_page, write_page
 from detection.paths import IMAGE_ROOT, in_project
-from detection.run_history import read_history
+from detection.run_history import read_history, run_section
 from detection.worst_images import worst_section
 
 
@@ -27,21 +34,61 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", metavar="RESULTS", help="COCO results, as predict.py writes")
+    parser.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="COCO results, as predict.py writes"
+    )
     parser.add_argument("json_file", metavar="JSON", help="the annotations that they are on")
+    parser.add_argument(
+        "--compare", action="store_true", help="several name=RESULTS, the first to compare with"
+    )
     parser.add_argument("--run", help="output folder of the training, for its curves")
     parser.add_argument(
         "--image-root",
-        default=in_project(IMAGE_ROOT),
-        help="what the file_name of each image is relative to (default: %(default)s)",
+        help="what the file_name of each image is relative to (default: as the --run has it)",
     )
-    parser.add_argument("--output", help="the page (default: report.html in --run, or here)")
+    parser.add_argument(
+        "--output",
+        help="the page (default: report.html in --run, or here; of a comparison comparison.html)",
+    )
     parser.add_argument("--count", type=int, default=24, help="worst images (default: %(default)s)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.count < 0:
         parser.error("--count must not be negative")
+    if args.compare:
+        args.results = _by_name(parser, args.results)
+        args.output = args.output or "comparison.html"
+        return args
+    if len(args.results) > 1:
+        parser.error("give one RESULTS and its JSON; --compare takes several")
+    (args.results,) = args.results
     args.output = args.output or str(Path(args.run or ".") / "report.html")
     return args
+
+
+def _by_name(parser: argparse.ArgumentParser, texts: list[str]) -> dict[str, str]:
+    """{name: results file} of name=RESULTS arguments."""
+    for text in texts:
+        if not all(text.partition("=")):
+            parser.error(f"{text}: --compare takes name=RESULTS")
+    pairs = [text.split("=", 1) for text in texts]
+    if len(dict(pairs)) < max(len(pairs), 2):
+        parser.error("--compare takes two results or more, each with a name of its own")
+    return dict(pairs)
+
+
+def compare(args: argparse.Namespace) -> list[str]:
+    """
+    Write the page that compares several results; returns its sentences.
+
+    Raises:
+        UserError: a file cannot be used.
+    """
+    loaded = {name: load(path, args.json_file) for name, path in args.results.items()}
+    coco = next(iter(loaded.values()))[0]
+    page = comparison(coco, {name: results for name, (_, results) in loaded.items()})
+    page |= {"files": args.results, "json_file": args.json_file}
+    write_page(args.output, render_page("comparison.html.jinja", **page))
+    return page["notes"]
 
 
 def report(args: argparse.Namespace) -> list[str]:
@@ -60,7 +107,7 @@ def report(args: argparse.Namespace) -> list[str]:
     page["notes"] += page["run_notes"]
     page["sheet"] = worst_section(
         *(coco, class_names(coco), truth, detections, matches),
-        *(args.image_root, args.count, page["min_score"]),
+        *(_image_root(args), args.count, page["min_score"]),
     )
     title = Path(args.run).resolve().name if args.run else Path(args.results).stem
     page |= {"results_file": args.results, "json_file": args.json_file}
@@ -70,12 +117,24 @@ def report(args: argparse.Namespace) -> list[str]:
     return page["notes"] + ([missing] if missing else [])
 
 
+def _image_root(args: argparse.Namespace) -> str:
+    """What --image-root says, or else the config of the training."""
+    config = Path(args.run or "") / "config.yaml"
+    if args.image_root is None and args.run and config.is_file():
+        try:
+            cfg = OmegaConf.load(config)
+            return in_project(OmegaConf.select(cfg, "dataset.val.image_root") or IMAGE_ROOT)
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as e:
+            raise UserError(f"{config}: cannot be read; give --image-root instead") from e
+    return args.image_root or in_project(IMAGE_ROOT)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print what costs most and where the page is; 1 if there can be none, else 0."""
     args = parse_args(argv)
     sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
     try:
-        lines = report(args)
+        lines = compare(args) if args.compare else report(args)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
