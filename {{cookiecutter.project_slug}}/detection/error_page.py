@@ -242,8 +242,8 @@ def _notes(scores: dict, costs: list[ErrorCost], rows: list[dict], bins: Bins) -
     if len(annotated) > 1:
         worst, best = annotated[0], annotated[-1]
         sentences.append(
-            f"The worst class is {worst['name']}, AP {worst['AP']} with {worst['boxes']} boxes; "
-            f"the best {best['name']}, AP {best['AP']} with {best['boxes']}."
+            f"The worst class is {worst['name']}, AP {worst['AP']} (boxes: {worst['boxes']}); the "
+            f"best is {best['name']}, AP {best['AP']} (boxes: {best['boxes']})."
         )
     absent = [row["name"] for row in rows if row["ap"] is None]
     if absent:

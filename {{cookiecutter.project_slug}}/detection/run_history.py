@@ -9,6 +9,8 @@ import numpy as np
 from detection.charts import lines
 from detection.errors import UserError
 
+STRETCHES = 300  # about the pixels that a chart is wide
+
 
 def read_history(run: str) -> dict[str, list[tuple[int, float]]]:
     """
@@ -76,9 +78,7 @@ def _run_chart(title: str, kind: str, series: dict[str, list[tuple[int, float]]]
     last = max(i for curve in series.values() for i, _ in curve) + 1
     y_ticks = _ticks(max(max(values), 1e-6))
     x_ticks = _ticks(last)
-    points = {
-        n: (np.array([i + 1 for i, _ in c]), np.array([v for _, v in c])) for n, c in series.items()
-    }
+    points = {name: _points(curve) for name, curve in series.items()}
     told = "; ".join(f"{n} from {c[0][1]:.3g} to {c[-1][1]:.3g}" for n, c in series.items())
     svg = lines(
         f"{title} over {last:,} iterations: {told}",
@@ -90,6 +90,18 @@ def _run_chart(title: str, kind: str, series: dict[str, list[tuple[int, float]]]
         is_named=True,
     )
     return {"title": title, "svg": svg, "caption": told}
+
+
+def _points(curve: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of a curve; of a long one the lowest and the highest value of each stretch."""
+    xs, ys = np.array([i + 1 for i, _ in curve]), np.array([v for _, v in curve])
+    if len(xs) <= 2 * STRETCHES:
+        return xs, ys
+    kept = {0, len(xs) - 1}
+    for part in np.array_split(np.arange(len(xs)), STRETCHES):
+        kept |= {int(part[ys[part].argmin()]), int(part[ys[part].argmax()])}
+    kept = sorted(kept)
+    return xs[kept], ys[kept]
 
 
 def _ticks(top: float) -> list[tuple[float, str]]:
