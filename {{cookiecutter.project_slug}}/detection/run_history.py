@@ -1,10 +1,11 @@
-"""How a training went: what metrics.json in its output folder says."""
+"""How a training went: what metrics.json and config.yaml in its output folder say."""
 
 import json
 import math
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from detection.charts import lines
 from detection.errors import UserError
@@ -44,6 +45,31 @@ def read_history(run: str) -> dict[str, list[tuple[int, float]]]:
             if name != "iteration" and type(value) in (int, float) and math.isfinite(value):
                 curves.setdefault(name, []).append((iteration, value))
     return curves
+
+
+def read_image_root(run: str) -> str | None:
+    """
+    Where the validation images of a run lie, as its config.yaml says; None if it does not.
+
+    Raises:
+        UserError: there is a config.yaml, and it is malformed.
+    """
+    path = Path(run) / "config.yaml"
+    try:
+        said = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)["dataset"]["val"]
+        root = said["image_root"]
+    except (FileNotFoundError, KeyError, TypeError):
+        return None
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        raise UserError(f"{path}: cannot be read; say --image-root instead") from e
+    return root if isinstance(root, str) and "${" not in root else None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Leaves out Python objects, which detectron2 writes too, instead of making them."""
+
+
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)
 
 
 def run_section(curves: dict[str, list[tuple[int, float]]]) -> dict:

@@ -294,7 +294,13 @@ def test_curves_of_the_run(planted, tmp_path):
     ]
     text = "\n".join(map(json.dumps, rows)) + '\n{"iteration": 79, "total_lo'  # killed there
     (run / "metrics.json").write_text(text, encoding="utf-8")
-    page = make_page(planted, run / "report.html", "--run", str(run))
+    config = f"dataset:\n  val: {{image_root: {json.dumps(str(planted))}}}\n"
+    config += "shape: !!python/object/new:detectron2.layers.shape_spec.ShapeSpec [1, 2, 3, 4]\n"
+    (run / "config.yaml").write_text(config, encoding="utf-8")
+    arguments = [str(planted / "results.json"), str(planted / "val.json"), "--run", str(run)]
+    assert tool.main(arguments) == 0
+    page = Page(run / "report.html")
+    assert "missing or broken" not in page.text  # the images are where the config has them
     assert "r50: the errors" in page.text
     assert "best evaluation was at iteration 40, AP 30.0; the last at 60, AP 20.0" in page.text
     assert "total_loss from 2.5 to 1.5; loss_cls from 1.5 to 0.25" in page.text

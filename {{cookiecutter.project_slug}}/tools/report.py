@@ -14,10 +14,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.comparison import comparison
@@ -26,7 +22,7 @@ from detection.errors import UserError
 from detection.matching import load, match, to_boxes
 from detection.pages import render_page, write_page
 from detection.paths import IMAGE_ROOT, in_project
-from detection.run_history import read_history, run_section
+from detection.run_history import read_history, read_image_root, run_section
 from detection.worst_images import worst_section
 
 
@@ -119,14 +115,8 @@ def report(args: argparse.Namespace) -> list[str]:
 
 def _image_root(args: argparse.Namespace) -> str:
     """What --image-root says, or else the config of the training."""
-    config = Path(args.run or "") / "config.yaml"
-    if args.image_root is None and args.run and config.is_file():
-        try:
-            cfg = OmegaConf.load(config)
-            return in_project(OmegaConf.select(cfg, "dataset.val.image_root") or IMAGE_ROOT)
-        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as e:
-            raise UserError(f"{config}: cannot be read; give --image-root instead") from e
-    return args.image_root or in_project(IMAGE_ROOT)
+    of_run = read_image_root(args.run) if args.run and not args.image_root else None
+    return args.image_root or in_project(of_run or IMAGE_ROOT)
 
 
 def main(argv: list[str] | None = None) -> int:
