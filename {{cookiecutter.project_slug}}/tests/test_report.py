@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import report as tool
 
 from detection import annotations, error_analysis, matching
-from detection.evaluation import evaluate
+from detection.evaluation import average_precision, evaluate
 
 EVIL = '<b>&"<img src=http://example.invalid/x.png>'
 NAMES = ["종이/박스", EVIL, "{{ glass }}"]
@@ -226,6 +226,22 @@ def test_kinds_are_counted_as_tide_counts_them(seed):
     own |= {"duplicate": counts[4], "background": counts[5], "missed": matches.missed.sum()}
     assert own == expected
     assert min(counts[:6]) > 0  # each kind occurs
+
+
+def test_costs_are_what_ap50_gains_without_the_errors():
+    coco, results = random_case(seed=5)
+    truth, detections = matching.to_boxes(coco, results)
+    matches = matching.match(truth, detections, len(coco["images"]))
+    costs = {c.name: c.cost for c in error_analysis.error_costs(evaluate(coco, results))}
+    before = average_precision(coco, results)["AP50"]
+    for name, kind in (("background", matching.BACKGROUND), ("duplicate", matching.DUPLICATE)):
+        others = [r for r, k in zip(results, matches.kinds, strict=True) if k != kind]
+        gain = average_precision(coco, others)["AP50"] - before
+        assert costs[name] == pytest.approx(gain) and gain > 0.5
+    kept = zip(coco["annotations"], matches.missed, strict=True)
+    less = {**coco, "annotations": [a for a, is_missed in kept if not is_missed]}
+    gain = average_precision(less, results)["AP50"] - before
+    assert costs["missed"] == pytest.approx(gain) and gain > 0
 
 
 def test_confusion_equals_a_count_by_hand():
