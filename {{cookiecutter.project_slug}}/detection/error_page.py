@@ -253,8 +253,11 @@ def _notes(scores: dict, costs: list[ErrorCost], rows: list[dict], bins: Bins) -
     right = (
         np.average(bins.precision[counted], weights=bins.counts[counted]) if counted.any() else 0
     )
+    verdict = "surer than it is right" if mean > right else "less sure than it is right"
+    if abs(mean - right) < 0.01:
+        verdict = "as sure as it is right"
     sentences.append(
         f"Scores are {mean:.2f} on average, and {right:.2f} of the detections are correct: the "
-        f"model is {'surer than' if mean > right else 'less sure than'} it is right."
+        f"model is {verdict}."
     )
     return sentences

@@ -69,6 +69,8 @@ def load(results_file: str, json_file: str) -> tuple[dict, list[dict]]:
                 f"{json_file}: annotations[{number}] is of an unknown image or class, or has no "
                 "box of four finite numbers; make check names all, --fix mends a copy"
             )
+    if all(a.get("iscrowd") for a in coco["annotations"]):
+        raise UserError(f"{json_file}: has crowd regions only; give a json with other annotations")
     results = read_results(results_file, json_file, image_ids, category_ids)
     if not results:
         raise UserError(f"{results_file}: has no detections; predict again, with --min-score 0")
