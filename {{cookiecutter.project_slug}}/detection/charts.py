@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 20, 42
+NAMES = 64  # the room for names beside the ends of lines
 LEVELS = 8  # shades of a heat map; page.html.jinja has a class for each
 
 # Okabe and Ito's colours, which the colour-blind tell apart, and lines for more than seven classes
@@ -123,51 +124,125 @@ def heat_map(
     return _svg(label, parts)
 
 
+def lines(
+    label: str,
+    series: dict[str, tuple[np.ndarray, np.ndarray]],
+    x_ticks: Ticks,
+    y_ticks: Ticks,
+    x_title: str = "",
+    y_title: str = "",
+    is_small: bool = False,
+    is_named: bool = False,
+) -> Markup:
+    """
+    Lines through points; the first stands out, each is named by a pointer on it.
+
+    Args:
+        label: what the chart shows and says, for those who cannot see it.
+        series: {name: (x, y)}; values that are not finite leave a gap.
+        x_ticks, y_ticks: (position, text); the first and the last are the ends of the axes.
+        is_small: one of many, half as wide and without titles.
+        is_named: write the name of each line beside its end.
+    """
+    size = (WIDTH // 2, HEIGHT // 2 + 16) if is_small else (WIDTH, HEIGHT)
+    axes = _Axes(x_ticks[0][0], x_ticks[-1][0], y_ticks[0][0], y_ticks[-1][0], size, is_small)
+    if is_named:
+        axes.make_room(NAMES)
+    parts = [axes.grid(y_ticks)]
+    # the first lies over the others, in colour
+    for number, (name, (xs, ys)) in reversed(list(enumerate(series.items()))):
+        command, path = "M", []
+        for x, y in zip(xs, ys, strict=True):
+            if np.isfinite(x) and np.isfinite(y):
+                path.append(f"{command}{axes.x(x):.1f} {axes.y(y):.1f}")
+                command = "L"
+            else:
+                command = "M"
+        kind = "line first" if number == 0 else f"line other dash-{(number - 1) % 3}"
+        parts.append(f'<path class="{kind}" d="{"".join(path)}"><title>{escape(name)}</title>')
+        parts.append("</path>")
+    if is_named:
+        parts.append(_line_names(axes, series))
+    parts.append(axes.frame(x_ticks, x_title, y_title))
+    return _svg(label, parts, size)
+
+
 class _Axes:
     """From values to places in the drawing."""
 
-    def __init__(self, left: float, right: float, bottom: float, top: float):
-        self._left, self._bottom = left, bottom
-        self._wide = (WIDTH - LEFT - RIGHT) / (right - left)
-        self._high = (HEIGHT - TOP - BOTTOM) / (top - bottom)
+    def __init__(
+        self,
+        left: float,
+        right: float,
+        bottom: float,
+        top: float,
+        size: tuple[int, int] = (WIDTH, HEIGHT),
+        is_small: bool = False,
+    ):
+        # without titles the margins hold the ticks alone
+        self._edge, floor, self._ceiling = (30, 22, 8) if is_small else (LEFT, BOTTOM, TOP)
+        self._end, self._floor, self._height = size[0] - RIGHT, size[1] - floor, size[1]
+        self._left, self._bottom, self._right = left, bottom, right
+        self._wide = (self._end - self._edge) / (right - left)
+        self._high = (self._floor - self._ceiling) / (top - bottom)
+
+    def make_room(self, pixels: int) -> None:
+        """Leave so much free on the right."""
+        self._end -= pixels
+        self._wide = (self._end - self._edge) / (self._right - self._left)
 
     def x(self, value: float) -> float:
-        return LEFT + (value - self._left) * self._wide
+        return self._edge + (value - self._left) * self._wide
 
     def y(self, value: float) -> float:
-        return HEIGHT - BOTTOM - (value - self._bottom) * self._high
+        return self._floor - (value - self._bottom) * self._high
 
     def grid(self, ticks: Ticks) -> str:
         """Horizontal lines with their values."""
         return "".join(
-            f'<path class="grid" d="M{LEFT} {self.y(v):.1f}H{WIDTH - RIGHT}"/>'
-            f'<text class="y" x="{LEFT - 6}" y="{self.y(v) + 4:.1f}">{escape(text)}</text>'
+            f'<path class="grid" d="M{self._edge} {self.y(v):.1f}H{self._end}"/>'
+            f'<text class="y" x="{self._edge - 6}" y="{self.y(v) + 4:.1f}">{escape(text)}</text>'
             for v, text in ticks
         )
 
     def frame(self, ticks: Ticks, x_title: str, y_title: str, y_ticks: Ticks = ()) -> str:
         """The axes with ticks and titles."""
-        floor = HEIGHT - BOTTOM
+        floor, end = self._floor, self._end
         return (
-            f'<path class="axis" d="M{LEFT} {TOP}V{floor}H{WIDTH - RIGHT}"/>'
+            f'<path class="axis" d="M{self._edge} {self._ceiling}V{floor}H{end}"/>'
             + "".join(
                 f'<path class="axis" d="M{self.x(v):.1f} {floor}v4"/>'
                 f'<text x="{self.x(v):.1f}" y="{floor + 16}">{escape(text)}</text>'
                 for v, text in ticks
             )
             + "".join(
-                f'<path class="axis" d="M{LEFT} {self.y(v):.1f}h-4"/>'
-                f'<text class="y" x="{LEFT - 7}" y="{self.y(v) + 4:.1f}">{escape(text)}</text>'
+                f'<path class="axis" d="M{self._edge} {self.y(v):.1f}h-4"/>'
+                f'<text class="y" x="{self._edge - 7}" y="{self.y(v) + 4:.1f}">'
+                f"{escape(text)}</text>"
                 for v, text in y_ticks
             )
-            + f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}">{escape(x_title)}</text>'
-            f'<text transform="translate(10 {(TOP + floor) / 2}) rotate(-90)">{escape(y_title)}'
-            "</text>"
+            + f'<text x="{(self._edge + end) / 2}" y="{self._height - 6}">{escape(x_title)}</text>'
+            f'<text transform="translate(10 {(self._ceiling + floor) / 2}) rotate(-90)">'
+            f"{escape(y_title)}</text>"
         )
 
 
-def _svg(label: str, parts: list[str]) -> Markup:
+def _line_names(axes: _Axes, series: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """The name of each line at the height of its last point, or as near as others leave room."""
+    ends = []
+    for name, (xs, ys) in series.items():
+        points = [(x, y) for x, y in zip(xs, ys, strict=True) if np.isfinite([x, y]).all()]
+        if points:
+            ends.append((axes.y(points[-1][1]) + 4, axes.x(points[-1][0]) + 5, name))
+    floor, texts = HEIGHT - BOTTOM + 4, []
+    for number, (y, x, name) in enumerate(sorted(ends, reverse=True)):  # from the bottom up
+        floor = min(y, floor - 12 if number else floor)
+        texts.append(f'<text class="name" x="{x:.1f}" y="{floor:.1f}">{escape(name)}</text>')
+    return "".join(texts)
+
+
+def _svg(label: str, parts: list[str], size: tuple[int, int] = (WIDTH, HEIGHT)) -> Markup:
     return Markup(
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg class="chart" viewBox="0 0 {size[0]} {size[1]}" role="img" '
         f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )

@@ -104,6 +104,16 @@ def average_precision(ground_truth: dict, results: list[dict], task: str = "bbox
     Returns:
         Percentages by detectron2's names; those that cannot be computed are left out.
     """
+    return scores_of(evaluate(ground_truth, results, task), ground_truth)
+
+
+def evaluate(ground_truth: dict, results: list[dict], task: str = "bbox") -> COCOeval:
+    """
+    hotcoco's evaluation, accumulated. In it images, classes and detections have other ids: the
+    ranks of the json's image and category ids, and 1, 2 … in the order of `results`.
+
+    Args: as of `average_precision`.
+    """
     # ids by their rank, which hotcoco's arrays of floats hold exactly, whatever the ids
     images = {id_: rank for rank, id_ in enumerate(sorted(i["id"] for i in ground_truth["images"]))}
     classes = {id_: k for k, id_ in enumerate(sorted(c["id"] for c in ground_truth["categories"]))}
@@ -135,6 +145,12 @@ def average_precision(ground_truth: dict, results: list[dict], task: str = "bbox
     evaluation = COCOeval(coco, coco.load_res(as_hotcoco(results, images, classes)), task)
     evaluation.evaluate()
     evaluation.accumulate()
+    return evaluation
+
+
+def scores_of(evaluation: COCOeval, ground_truth: dict) -> dict:
+    """The percentages that `average_precision` returns, from its evaluation."""
+    classes = {id_: k for k, id_ in enumerate(sorted(c["id"] for c in ground_truth["categories"]))}
     # (IoU threshold, recall, class, area range, detections an image)
     precision = np.asarray(evaluation.eval["precision"])
 

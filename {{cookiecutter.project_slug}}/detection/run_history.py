@@ -1,0 +1,138 @@
+"""How a training went: what metrics.json and config.yaml in its output folder say."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from detection.charts import lines
+from detection.errors import UserError
+
+STRETCHES = 300  # about the pixels that a chart is wide
+
+
+def read_history(run: str) -> dict[str, list[tuple[int, float]]]:
+    """
+    The curves of a run, {metric: [(iteration, value)]}, iterations ascending.
+
+    After a resume iterations may stand there twice: the later row holds. A last line that is not
+    whole, as a killed run leaves it, is left out; so are values that are not finite.
+
+    Raises:
+        UserError: there is no metrics.json, or it is malformed.
+    """
+    path = Path(run) / "metrics.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise UserError(f"{path}: cannot be read ({reason}); --run takes an output folder") from e
+    rows = {}
+    written = [line for line in text.split("\n") if line.strip()]
+    for number, line in enumerate(written, start=1):
+        try:
+            row = json.loads(line)
+            rows[row["iteration"]] = rows.get(row["iteration"], {}) | row
+        except (KeyError, TypeError, ValueError) as e:
+            if number == len(written):
+                break
+            raise UserError(f"{path}: line {number} is no row of metrics; take it out") from e
+    curves = {}
+    for iteration in sorted(rows):
+        for name, value in rows[iteration].items():
+            if name != "iteration" and type(value) in (int, float) and math.isfinite(value):
+                curves.setdefault(name, []).append((iteration, value))
+    return curves
+
+
+def read_image_root(run: str) -> str | None:
+    """
+    Where the validation images of a run lie, as its config.yaml says; None if it does not.
+
+    Raises:
+        UserError: there is a config.yaml, and it is malformed.
+    """
+    path = Path(run) / "config.yaml"
+    try:
+        said = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)["dataset"]["val"]
+        root = said["image_root"]
+    except (FileNotFoundError, KeyError, TypeError):
+        return None
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        raise UserError(f"{path}: cannot be read; say --image-root instead") from e
+    return root if isinstance(root, str) and "${" not in root else None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Leaves out Python objects, which detectron2 writes too, instead of making them."""
+
+
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)
+
+
+def run_section(curves: dict[str, list[tuple[int, float]]]) -> dict:
+    """
+    Losses and AP over the iterations of a training.
+
+    Args:
+        curves: {metric: [(iteration, value)]}, by detectron2's names.
+
+    Returns:
+        `run_charts`, and `run_notes`, a line on the best and the last evaluation.
+    """
+    losses = {n: c for n, c in curves.items() if n == "total_loss" or n.startswith("loss_")}
+    losses = dict(sorted(losses.items(), key=lambda item: item[0] != "total_loss"))
+    scores = {n: curves[f"bbox/{n}"] for n in ("AP", "AP50", "AP75") if f"bbox/{n}" in curves}
+    charts = []
+    for title, kind, series in (("Losses", "loss", losses), ("AP", "AP", scores)):
+        if series:
+            charts.append(_run_chart(title, kind, series))
+    notes = []
+    if "AP" in scores:
+        best, last = max(scores["AP"], key=lambda p: p[1]), scores["AP"][-1]
+        notes.append(
+            f"In training the best evaluation was at iteration {best[0] + 1:,}, AP {best[1]:.1f}; "
+            f"the last at {last[0] + 1:,}, AP {last[1]:.1f}."
+        )
+    return {"run_charts": charts, "run_notes": notes}
+
+
+def _run_chart(title: str, kind: str, series: dict[str, list[tuple[int, float]]]) -> dict:
+    values = [v for curve in series.values() for _, v in curve]
+    last = max(i for curve in series.values() for i, _ in curve) + 1
+    y_ticks = _ticks(max(max(values), 1e-6))
+    x_ticks = _ticks(last)
+    points = {name: _points(curve) for name, curve in series.items()}
+    told = "; ".join(f"{n} from {c[0][1]:.3g} to {c[-1][1]:.3g}" for n, c in series.items())
+    svg = lines(
+        f"{title} over {last:,} iterations: {told}",
+        points,
+        x_ticks,
+        y_ticks,
+        "iteration",
+        kind,
+        is_named=True,
+    )
+    return {"title": title, "svg": svg, "caption": told}
+
+
+def _points(curve: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of a curve; of a long one the lowest and the highest value of each stretch."""
+    xs, ys = np.array([i + 1 for i, _ in curve]), np.array([v for _, v in curve])
+    if len(xs) <= 2 * STRETCHES:
+        return xs, ys
+    kept = {0, len(xs) - 1}
+    for part in np.array_split(np.arange(len(xs)), STRETCHES):
+        kept |= {int(part[ys[part].argmin()]), int(part[ys[part].argmax()])}
+    kept = sorted(kept)
+    return xs[kept], ys[kept]
+
+
+def _ticks(top: float) -> list[tuple[float, str]]:
+    """Round values from 0 to `top` and a little beyond."""
+    rough = top / 4
+    unit = 10 ** np.floor(np.log10(rough))
+    step = next(s * unit for s in (1, 2, 2.5, 5, 10) if s * unit >= rough * (1 - 1e-9))
+    return [(step * k, f"{step * k:,.6g}") for k in range(int(np.ceil(top / step - 1e-9)) + 1)]

@@ -1,0 +1,138 @@
+#!/usr/bin/env python
+"""
+What a model does wrong, and what that costs: one HTML page that opens offline.
+
+    python tools/report.py output/<run>/predictions/val.json datasets/val.json --run output/<run>
+    python tools/report.py --compare a=output/<run>/predictions/val.json b=… datasets/val.json
+
+AP by class and size, kinds of errors, precision and recall, confusion, calibration, the curves of
+the training, and the worst images with what was annotated and detected. With --compare: AP by class
+and kinds of errors of several results side by side.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
+
+from detection.comparison import comparison
+from detection.error_page import class_names, errors_section
+from detection.errors import UserError
+from detection.matching import load, match, to_boxes
+from detection.pages import render_page, write_page
+from detection.paths import IMAGE_ROOT, in_project
+from detection.run_history import read_history, read_image_root, run_section
+from detection.worst_images import worst_section
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="COCO results, as predict.py writes"
+    )
+    parser.add_argument("json_file", metavar="JSON", help="the annotations that they are on")
+    parser.add_argument(
+        "--compare", action="store_true", help="several name=RESULTS, the first to compare with"
+    )
+    parser.add_argument("--run", help="output folder of the training, for its curves")
+    parser.add_argument(
+        "--image-root",
+        help="what the file_name of each image is relative to (default: as the --run has it)",
+    )
+    parser.add_argument(
+        "--output",
+        help="the page (default: report.html in --run, or here; of a comparison comparison.html)",
+    )
+    parser.add_argument("--count", type=int, default=24, help="worst images (default: %(default)s)")
+    args = parser.parse_intermixed_args(argv)
+    if args.count < 0:
+        parser.error("--count must not be negative")
+    if args.compare:
+        args.results = _by_name(parser, args.results)
+        args.output = args.output or "comparison.html"
+        return args
+    if len(args.results) > 1:
+        parser.error("give one RESULTS and its JSON; --compare takes several")
+    (args.results,) = args.results
+    args.output = args.output or str(Path(args.run or ".") / "report.html")
+    return args
+
+
+def _by_name(parser: argparse.ArgumentParser, texts: list[str]) -> dict[str, str]:
+    """{name: results file} of name=RESULTS arguments."""
+    for text in texts:
+        if not all(text.partition("=")):
+            parser.error(f"{text}: --compare takes name=RESULTS")
+    pairs = [text.split("=", 1) for text in texts]
+    if len(dict(pairs)) < max(len(pairs), 2):
+        parser.error("--compare takes two results or more, each with a name of its own")
+    return dict(pairs)
+
+
+def compare(args: argparse.Namespace) -> list[str]:
+    """
+    Write the page that compares several results; returns its sentences.
+
+    Raises:
+        UserError: a file cannot be used.
+    """
+    loaded = {name: load(path, args.json_file) for name, path in args.results.items()}
+    coco = next(iter(loaded.values()))[0]
+    page = comparison(coco, {name: results for name, (_, results) in loaded.items()})
+    page |= {"files": args.results, "json_file": args.json_file}
+    write_page(args.output, render_page("comparison.html.jinja", **page))
+    return page["notes"]
+
+
+def report(args: argparse.Namespace) -> list[str]:
+    """
+    Write the page; returns its notes, sentences on what costs most.
+
+    Raises:
+        UserError: a file cannot be used, or there is nothing to tell.
+    """
+    coco, results = load(args.results, args.json_file)
+    curves = read_history(args.run) if args.run else {}
+    truth, detections = to_boxes(coco, results)
+    matches = match(truth, detections, len(coco["images"]))
+    page = errors_section(coco, results, truth, detections, matches)
+    page |= run_section(curves)
+    page["notes"] += page["run_notes"]
+    page["sheet"] = worst_section(
+        *(coco, class_names(coco), truth, detections, matches),
+        *(_image_root(args), args.count, page["min_score"]),
+    )
+    title = Path(args.run).resolve().name if args.run else Path(args.results).stem
+    page |= {"results_file": args.results, "json_file": args.json_file}
+    page |= {"title": title, "images": f"{len(coco['images']):,}"}
+    write_page(args.output, render_page("errors.html.jinja", **page))
+    missing = page["sheet"]["missing"]
+    return page["notes"] + ([missing] if missing else [])
+
+
+def _image_root(args: argparse.Namespace) -> str:
+    """What --image-root says, or else the config of the training."""
+    of_run = read_image_root(args.run) if args.run and not args.image_root else None
+    return args.image_root or in_project(of_run or IMAGE_ROOT)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print what costs most and where the page is; 1 if there can be none, else 0."""
+    args = parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
+    try:
+        lines = compare(args) if args.compare else report(args)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    for line in lines:
+        print(line)
+    print(args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
