@@ -20,7 +20,7 @@ from detectron2.utils.logger import setup_logger
 
 from detection.annotations import write_json
 from detection.checkpoints import load_weights
-from detection.config import load_config
+from detection.config import load_config, split_overrides
 from detection.errors import UserError
 from detection.paths import in_project
 from detection.prediction import (
@@ -58,7 +58,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--max-per-image", type=int, default=100, help="the best boxes kept (default: %(default)s)"
     )
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
-    return parser.parse_intermixed_args(argv)
+    flags, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+    return parser.parse_intermixed_args(flags + overrides)
 
 
 def main(argv: list[str] | None = None) -> None:

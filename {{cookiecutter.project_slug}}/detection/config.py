@@ -21,10 +21,15 @@ from detection.paths import PROJECT_ROOT, in_project
 def parse_args(argv: list[str], epilog: str | None = None) -> argparse.Namespace:
     """detectron2's flags and `opts`, the overrides; unlike upstream's, in any order."""
     # argparse.REMAINDER would take each flag behind the first override for another override
-    overrides = [a for a in argv if not a.startswith("-") and ("=" in a or a.startswith("~"))]
-    flags = [a for a in argv if a not in overrides]
+    flags, overrides = split_overrides(argv)
     parser = default_argument_parser(epilog=epilog)
     return parser.parse_args(flags + overrides)
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments of a command line without its overrides, `key=value` or `~key`, and these."""
+    overrides = [a for a in argv if not a.startswith("-") and ("=" in a or a.startswith("~"))]
+    return [a for a in argv if a not in overrides], overrides
 
 
 def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:

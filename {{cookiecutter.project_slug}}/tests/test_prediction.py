@@ -38,8 +38,8 @@ def predict(trained, on_toy, monkeypatch, capsys, caplog):
 
     def run(*args: str) -> str:
         caplog.clear()
-        command = ["--config-file", "configs/debug/smoke.py", *args, *on_toy]
-        main([*command, f"train.output_dir={trained}"])
+        command = ["--config-file", "configs/debug/smoke.py", f"train.output_dir={trained}"]
+        main([*command, *args, *on_toy])  # overrides before and behind the rest
         return "\n".join([*caplog.messages, capsys.readouterr().out])
 
     return run
