@@ -13,10 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.annotations import category_id_map, read_coco
 from detection.errors import UserError
 from detection.evaluation import average_precision, results_table
-from detection.results import read_results
+from detection.matching import load
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,15 +39,13 @@ def pool(pairs: list[tuple[str, str]]) -> tuple[dict, list[dict]]:
     Several (results file, json file) as one COCO json and one list of results.
 
     Raises:
-        UserError: a json has no annotations, other categories, or an image of one before it.
+        UserError: a file is malformed, or a json has other categories than the first, or an image
+            of one before it.
     """
     whole = {"images": [], "annotations": [], "categories": None}
     all_results, seen = [], {}
     for results_file, json_file in pairs:
-        coco = read_coco(json_file)
-        category_ids = category_id_map(coco, json_file)
-        if not coco.get("annotations"):
-            raise UserError(f"{json_file}: has no annotations to score against")
+        coco, results = load(results_file, json_file)
         names = {c["id"]: c["name"] for c in coco["categories"]}
         if whole["categories"] not in (None, names):
             raise UserError(f"{json_file}: numbers its categories otherwise than {pairs[0][1]}")
@@ -60,8 +57,7 @@ def pool(pairs: list[tuple[str, str]]) -> tuple[dict, list[dict]]:
         seen |= dict.fromkeys((image["id"] for image in coco["images"]), json_file)
         whole["images"] += coco["images"]
         whole["annotations"] += coco["annotations"]
-        image_ids = {image["id"] for image in coco["images"]}
-        all_results += read_results(results_file, json_file, image_ids, category_ids)
+        all_results += results
     whole["categories"] = coco["categories"]
     return whole, all_results
 
