@@ -55,6 +55,20 @@ def load(results_file: str, json_file: str) -> tuple[dict, list[dict]]:
         UserError: either is malformed, they do not belong together, or there are none.
     """
     coco = read_coco(json_file)
+    image_ids, category_ids = check_truth(coco, json_file)
+    results = read_results(results_file, json_file, image_ids, category_ids)
+    if not results:
+        raise UserError(f"{results_file}: has no detections; predict again, with --min-score 0")
+    return coco, results
+
+
+def check_truth(coco: dict, json_file: str) -> tuple[set[int], set[int]]:
+    """
+    The image and category ids of a COCO json that can be compared with.
+
+    Raises:
+        UserError: it is malformed, or has no annotations.
+    """
     category_ids = category_id_map(coco, json_file)
     if not coco.get("annotations"):
         raise UserError(f"{json_file}: has no annotations to compare with; give a json that has")
@@ -71,10 +85,7 @@ def load(results_file: str, json_file: str) -> tuple[dict, list[dict]]:
             )
     if all(a.get("iscrowd") for a in coco["annotations"]):
         raise UserError(f"{json_file}: has crowd regions only; give a json with other annotations")
-    results = read_results(results_file, json_file, image_ids, category_ids)
-    if not results:
-        raise UserError(f"{results_file}: has no detections; predict again, with --min-score 0")
-    return coco, results
+    return image_ids, set(category_ids)
 
 
 def to_boxes(coco: dict, results: list[dict]) -> tuple[Boxes, Boxes]:

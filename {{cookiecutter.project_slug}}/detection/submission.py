@@ -71,6 +71,13 @@ FORMATS = {
 }
 
 
+def find_format(name: str) -> Format:
+    """The format of that name; UserError if there is none."""
+    if name not in FORMATS:
+        raise UserError(f"there is no format {name!r}; FORMATS has {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
 def write_submission(
     results_file: str,
     json_file: str,
@@ -97,14 +104,12 @@ def write_submission(
     Raises:
         UserError: an input is malformed or does not fit the other, or the output cannot be written.
     """
-    if format_name not in FORMATS:
-        raise UserError(f"there is no format {format_name!r}; FORMATS has {', '.join(FORMATS)}")
+    form = find_format(format_name)
     if max_per_image is not None and max_per_image < 1:
         raise UserError(f"at most {max_per_image} boxes an image leave none; give 1 or more")
-    form = FORMATS[format_name]
     coco = read_coco(json_file)
-    names = _image_names(coco["images"], json_file, form)
-    labels = _labels(coco, json_file, form)
+    names = image_names(coco["images"], json_file, form)
+    labels = labels_of(coco, json_file, form)
 
     boxes = defaultdict(list)
     for result in read_results(results_file, json_file, names, labels):
@@ -126,7 +131,13 @@ def write_submission(
     return f"{output}: {format_name}, {written}"
 
 
-def _image_names(images: list[dict], json_file: str, form: Format) -> dict[int, str]:
+def image_names(images: list[dict], json_file: str, form: Format) -> dict[int, str]:
+    """
+    What a submission calls each image, by its id.
+
+    Raises:
+        UserError: a record is malformed, or two have the same id or name.
+    """
     names, seen = {}, set()
     for number, image in enumerate(images):
         where = f"{json_file}: images[{number}]"
@@ -147,7 +158,13 @@ def _image_names(images: list[dict], json_file: str, form: Format) -> dict[int, 
     return names
 
 
-def _labels(coco: dict, json_file: str, form: Format) -> dict[int, str]:
+def labels_of(coco: dict, json_file: str, form: Format) -> dict[int, str]:
+    """
+    What a submission calls each class, by its category id.
+
+    Raises:
+        UserError: the categories are not CLASSES, or a name cannot be a label.
+    """
     positions = category_id_map(coco, json_file)
     if form.label == "index":
         return {id_: str(position) for id_, position in positions.items()}
@@ -176,10 +193,12 @@ def _box(result: dict, label: str, size: tuple[float, float], form: Format) -> s
     """The fields of a box; `size` is what (x, y) are divided by."""
     x, y, w, h = (v / s for v, s in zip(result["bbox"], 2 * size, strict=True))
     values = {"x": x, "y": y, "w": w, "h": h, "x1": x, "y1": y, "x2": x + w, "y2": y + h}
-    texts = {key: f"{v:.6f}" if form.normalized else f"{v:.3f}" for key, v in values.items()}
+    # with fewer digits small boxes cross an IoU threshold, and AP differs by a tenth or so
+    texts = {key: f"{v:.8f}" if form.normalized else f"{v:.5f}" for key, v in values.items()}
     texts["label"] = label
-    # six significant digits, never as 1e-05, which not every scorer reads
-    texts["score"] = format(Decimal(f"{result['score']:.6g}"), "f")
+    # nine significant digits tell all 32-bit floats apart: scores that become equal cost AP;
+    # never as 1e-05, which not every scorer reads
+    texts["score"] = format(Decimal(f"{result['score']:.9g}"), "f")
     return " ".join(texts[field] for field in form.box.split())
 
 

@@ -39,34 +39,36 @@ RESULTS = [
 EXPECTED = {
     "recycling_trash": """\
 PredictionString,image_id
-7 0.987654 1.005 2.000 4.005 6.126 0 0.0000123457 10.000 20.500 40.250 60.500,test/0001.jpg
+7 0.98765432 1.00500 2.00000 4.00500 6.12600 \
+0 0.00001234567 10.00000 20.50000 40.25000 60.50000,test/0001.jpg
 ,test/빈 사진.jpg
-5 1 0.000 0.000 400.000 300.000,test/0000.jpg
+5 1 0.00000 0.00000 400.00000 300.00000,test/0000.jpg
 """,
     "global_wheat": """\
 image_id,PredictionString
-0001,0.987654 1.005 2.000 3.000 4.126 0.0000123457 10.000 20.500 30.250 40.000
+0001,0.98765432 1.00500 2.00000 3.00000 4.12600 0.00001234567 10.00000 20.50000 30.25000 40.00000
 빈 사진,
-0000,1 0.000 0.000 400.000 300.000
+0000,1 0.00000 0.00000 400.00000 300.00000
 """,
     "rsna": """\
 patientId,PredictionString
-0001,0.987654 1.005 2.000 3.000 4.126 0.0000123457 10.000 20.500 30.250 40.000
+0001,0.98765432 1.00500 2.00000 3.00000 4.12600 0.00001234567 10.00000 20.50000 30.25000 40.00000
 빈 사진,
-0000,1 0.000 0.000 400.000 300.000
+0000,1 0.00000 0.00000 400.00000 300.00000
 """,
     "vinbigdata": """\
 image_id,PredictionString
-0001,1 0.987654 1.005 2.000 4.005 6.126 2 0.0000123457 10.000 20.500 40.250 60.500
+0001,1 0.98765432 1.00500 2.00000 4.00500 6.12600 \
+2 0.00001234567 10.00000 20.50000 40.25000 60.50000
 빈 사진,14 1 0 0 1 1
-0000,0 1 0.000 0.000 400.000 300.000
+0000,0 1 0.00000 0.00000 400.00000 300.00000
 """,
     "open_images": """\
 ImageId,PredictionString
-0001,/m/01g317 0.987654 0.005025 0.020000 0.020025 0.061260 \
-유리 0.0000123457 0.050000 0.205000 0.201250 0.605000
+0001,/m/01g317 0.98765432 0.00502500 0.02000000 0.02002500 0.06126000 \
+유리 0.00001234567 0.05000000 0.20500000 0.20125000 0.60500000
 빈 사진,
-0000,종이/팩 1 0.000000 0.000000 1.000000 1.000000
+0000,종이/팩 1 0.00000000 0.00000000 1.00000000 1.00000000
 """,
     "coco": json.dumps([RESULTS[2], RESULTS[0], RESULTS[1]]),
 }
@@ -94,8 +96,9 @@ def submit(*arguments):
 @pytest.mark.parametrize("name", submission.FORMATS)
 def test_exact_text(name, capsys):
     assert submit("--format", name) == EXPECTED[name]
-    said = f"out/submission: {name}, 3 images, 3 boxes, 1 images without boxes\n"
-    assert capsys.readouterr().out == said
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"out/submission: {name}, 3 images, 3 boxes, 1 images without boxes"
+    assert said[-1].endswith(" 3 boxes, sound")  # read back
     assert [p.name for p in Path("out").iterdir()] == ["submission"]
 
 
@@ -122,7 +125,7 @@ def test_without_results_every_image_is_there(name):
 
 
 def test_low_scores_go_only_if_asked():
-    best = EXPECTED["rsna"].replace(" 0.0000123457 10.000 20.500 30.250 40.000", "")
+    best = EXPECTED["rsna"].replace(" 0.00001234567 10.00000 20.50000 30.25000 40.00000", "")
     assert best != EXPECTED["rsna"]
     assert submit("--format", "rsna", "--min-score", "0.5") == best
     assert submit("--format", "rsna", "--max-per-image", "1") == best

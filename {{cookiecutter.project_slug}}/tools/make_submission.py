@@ -6,7 +6,8 @@ Turn predictions into a submission.
     python tools/make_submission.py test.json datasets/test.json
 
 The formats are in detection/submission.py. By default every box goes in, since mAP counts those
-with low scores too.
+with low scores too. What was written is read back and checked, and scored where the json has
+annotations; tools/check_submission.py does that for any file.
 """
 
 import argparse
@@ -17,11 +18,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.errors import UserError
-from detection.submission import DEFAULT_FORMAT, FORMATS, write_submission
+from detection.submission import DEFAULT_FORMAT, FORMATS, find_format, write_submission
+from detection.submission_checks import check_submission
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Write the file and say what is in it; exit with status 2 and one line if that cannot be."""
+def main(argv: list[str] | None = None) -> int:
+    """
+    Write the file, say what is in it and check it; 1 if something is wrong with it, else 0.
+
+    Exits with 2 and one line if it cannot be written.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,21 +43,27 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--max-per-image", type=int, metavar="N", help="the N best boxes (default: all)"
     )
+    parser.add_argument("--sample", help="the competition's sample submission, to compare with")
     args = parser.parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
     try:
+        output = args.output or f"submission{find_format(args.format).suffix}"
         print(
             write_submission(
                 args.results,
                 args.json_file,
-                args.output,
+                output,
                 args.format,
                 min_score=args.min_score,
                 max_per_image=args.max_per_image,
             )
         )
+        lines, is_sound = check_submission(output, args.json_file, args.format, args.sample)
     except UserError as e:
         parser.exit(2, f"{parser.prog}: {e}\n")
+    print("\n".join(lines))
+    return 0 if is_sound else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
