@@ -25,16 +25,18 @@ def read_history(run: str) -> dict[str, list[tuple[int, float]]]:
     """
     path = Path(run) / "metrics.json"
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        reason = getattr(e, "strerror", None) or e
+        # a killed run may end in the middle of a letter
+        text = path.read_bytes().decode("utf-8", "replace")
+    except OSError as e:
+        reason = e.strerror or e
         raise UserError(f"{path}: cannot be read ({reason}); --run takes an output folder") from e
     rows = {}
     written = [line for line in text.split("\n") if line.strip()]
     for number, line in enumerate(written, start=1):
         try:
             row = json.loads(line)
-            rows[row["iteration"]] = rows.get(row["iteration"], {}) | row
+            iteration = int(row["iteration"])
+            rows[iteration] = rows.get(iteration, {}) | row
         except (KeyError, TypeError, ValueError) as e:
             if number == len(written):
                 break
@@ -47,6 +49,23 @@ def read_history(run: str) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
+def read_config(run: str | Path) -> dict:
+    """
+    The config.yaml of a run as dicts, lists and scalars; empty if there is none.
+
+    Raises:
+        UserError: it is malformed.
+    """
+    path = Path(run) / "config.yaml"
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as e:
+        raise UserError(f"{path}: cannot be read; write it again, or take it away") from e
+    return config if isinstance(config, dict) else {}
+
+
 def read_image_root(run: str) -> str | None:
     """
     Where the validation images of a run lie, as its config.yaml says; None if it does not.
@@ -54,22 +73,28 @@ def read_image_root(run: str) -> str | None:
     Raises:
         UserError: there is a config.yaml, and it is malformed.
     """
-    path = Path(run) / "config.yaml"
     try:
-        said = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)["dataset"]["val"]
-        root = said["image_root"]
-    except (FileNotFoundError, KeyError, TypeError):
+        root = read_config(run)["dataset"]["val"]["image_root"]
+    except (KeyError, TypeError):
         return None
-    except (OSError, ValueError, yaml.YAMLError) as e:
-        raise UserError(f"{path}: cannot be read; say --image-root instead") from e
+    except UserError as e:
+        raise UserError(f"{Path(run) / 'config.yaml'}: cannot be read; say --image-root") from e
     return root if isinstance(root, str) and "${" not in root else None
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Leaves out Python objects, which detectron2 writes too, instead of making them."""
+class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Takes Python objects, which detectron2 writes too, for lists, dicts or their names."""
 
 
-_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)
+def _plain(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> object:
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    return node.value or suffix
+
+
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
 
 
 def run_section(curves: dict[str, list[tuple[int, float]]]) -> dict:

@@ -1,0 +1,108 @@
+#!/usr/bin/env python
+"""
+All trainings in one table, the best first, with the settings that only some of them have.
+
+    python tools/leaderboard.py
+    python tools/leaderboard.py output/sweep --metric bbox/AP50 --csv runs.csv
+
+Scores are those of the iteration at which the metric was best; hours are those of the training
+steps, without evaluations. What a run does not say is a dash.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
+
+from tabulate import tabulate
+
+from detection.errors import UserError
+from detection.leaderboard import Run, choose_metric, describe, differences, find_runs, sort_runs
+from detection.paths import in_project
+
+ALSO = ("bbox/AP", "bbox/AP50")  # shown beside the metric
+
+
+def cells(run: Run, metric: str, is_min: bool) -> dict:
+    """What the table says of a run; None where it does not know."""
+    best = run.best(metric, is_min)
+    at = best[0] if best else None
+    found = {metric: best[1] if best else None}
+    for name in ALSO:
+        found.setdefault(name, dict(run.curves.get(name, ())).get(at))
+    return {
+        "run": run.name,
+        **found,
+        "at": None if at is None else at + 1,
+        "iterations": run.iterations,
+        "of": run.max_iter,
+        "finished": {True: "yes", False: "no", None: None}[run.is_finished],
+        "hours": run.hours,
+    }
+
+
+def write_csv(path: str, rows: list[dict]) -> None:
+    """
+    Write the table, all of it or nothing.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    partial = Path(f"{path}.partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))
+        partial.replace(path)
+    except OSError as e:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table; exit with status 2 and one line if there can be none."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folder", nargs="?", default=in_project("output"), help="of the runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--metric", help="to sort by (default: the one by which most runs keep their best model)"
+    )
+    parser.add_argument("--csv", metavar="FILE", help="write it, with a column for each setting")
+    args = parser.parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names are in any script
+    try:
+        runs = find_runs(args.folder)
+        metric, is_min = choose_metric(runs, args.metric)
+        runs = sort_runs(runs, metric, is_min)
+        values = differences([run.config for run in runs])
+        rows = [cells(run, metric, is_min) for run in runs]
+        if args.csv:
+            settings = [{key: v[k] for key, v in values.items()} for k in range(len(runs))]
+            write_csv(args.csv, [a | b for a, b in zip(rows, settings, strict=True)])
+    except UserError as e:
+        parser.exit(2, f"{parser.prog}: {e}\n")
+    for row, told in zip(rows, describe(values, len(rows)), strict=True):
+        row["differs in"] = told
+    formats = {"hours": ".2f", **dict.fromkeys([metric, *ALSO], ".2f")}
+    table = [
+        ["-" if v is None else format(v, formats.get(k, "")) for k, v in row.items()]
+        for row in rows
+    ]
+    table = [
+        ["".join(c if c.isprintable() else "?" for c in cell) for cell in row] for row in table
+    ]
+    align = ["left", *["right"] * (len(rows[0]) - 2), "left"]
+    print(tabulate(table, list(rows[0]), colalign=align, disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
