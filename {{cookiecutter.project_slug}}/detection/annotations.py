@@ -2,12 +2,12 @@
 
 import json
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 from detection.class_differences import describe_differences
 from detection.classes import CLASSES
 from detection.errors import UserError
+from detection.files import write_whole
 
 
 def read_coco(json_file: str) -> dict:
@@ -67,18 +67,9 @@ def write_json(content: dict | list, json_file: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    path = Path(json_file)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # half a surrogate pair, which UTF-8 cannot hold, stays the escape that it was
-        text = json.dumps(content, ensure_ascii=False)
-        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
-        partial.replace(path)
-    except OSError as e:
-        with suppress(OSError):
-            partial.unlink()
-        raise UserError(f"{json_file}: cannot be written ({e.strerror or e})") from e
+    # half a surrogate pair, which UTF-8 cannot hold, stays the escape that it was
+    text = json.dumps(content, ensure_ascii=False)
+    write_whole(json_file, text.encode("utf-8", "backslashreplace"), json_file)
 
 
 def category_id_map(coco: dict, json_file: str) -> dict[int, int]:

@@ -1,6 +1,5 @@
 """Pages of one file that open offline: charts, pictures and styles are in them, scripts are not."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from detection.charts import class_stroke
-from detection.errors import UserError
+from detection.files import write_whole
 from detection.thumbnails import jpeg_uri
 
 
@@ -53,15 +52,9 @@ def write_page(path: str, html: str) -> None:
     Raises:
         UserError: it cannot be written there.
     """
-    partial = Path(f"{path}.partial")
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        # half a surrogate pair, which a json can name a class with, is in no UTF-8
-        partial.write_bytes(html.encode("utf-8", "xmlcharrefreplace"))
-        os.replace(partial, path)
-    except OSError as e:
-        reason = e.strerror or e
-        raise UserError(f"{path}: cannot be written ({reason}); choose another --output") from e
+    # half a surrogate pair, which a json can name a class with, is in no UTF-8
+    content = html.encode("utf-8", "xmlcharrefreplace")
+    write_whole(path, content, path, "; choose another --output")
 
 
 def swatch(label: int) -> Markup:

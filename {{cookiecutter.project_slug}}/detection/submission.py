@@ -4,8 +4,8 @@ import csv
 import io
 import json
 import math
+import os
 from collections import defaultdict
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
@@ -14,6 +14,7 @@ from typing import Literal
 
 from detection.annotations import category_id_map, read_coco
 from detection.errors import UserError
+from detection.files import write_whole
 from detection.results import read_results
 
 DEFAULT_FORMAT = "{{ cookiecutter.submission_format }}"
@@ -204,14 +205,6 @@ def _box(result: dict, label: str, size: tuple[float, float], form: Format) -> s
 
 def _write(output: str, text: str) -> None:
     path = Path(output).resolve()  # through a link, to the file itself
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{output}: is no file, so it cannot be replaced by one")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    except OSError as e:
-        with suppress(OSError):
-            partial.unlink()
-        raise UserError(f"{output}: cannot be written ({e.strerror or e})") from e
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{output}: is no file, so it cannot be replaced by one")
+    write_whole(path, text.encode("utf-8"), output)

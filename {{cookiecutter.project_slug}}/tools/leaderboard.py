@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from tabulate import tabulate
 
 from detection.errors import UserError
+from detection.files import write_whole
 from detection.leaderboard import Run, choose_metric, describe, differences, find_runs, sort_runs
 from detection.paths import in_project
 
@@ -55,14 +56,7 @@ def write_csv(path: str, rows: list[dict]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    partial = Path(f"{path}.partial")
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))
-        partial.replace(path)
-    except OSError as e:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
+    write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"), path)
 
 
 def main(argv: list[str] | None = None) -> None:

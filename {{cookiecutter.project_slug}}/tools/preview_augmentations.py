@@ -9,6 +9,7 @@ The images come from the config's own training loader, in the order of a trainin
 """
 
 import argparse
+import io
 import itertools
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from detection.config import load_config
 from detection.drawing import Box, BoxPainter
 from detection.errors import UserError
+from detection.files import write_whole
 from detection.paths import in_project
 
 GAP = 4  # pixels between two images
@@ -88,11 +90,9 @@ def preview(config_file: str, overrides: list[str], count: int, output: str, cel
     name = instantiate(cfg.dataloader.evaluator.dataset_name)
     painter = BoxPainter(MetadataCatalog.get(name).thing_classes)
     grid = picture(samples, painter, cfg.dataloader.train.mapper.image_format, cell)
-    path = Path(in_project(output))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    Image.fromarray(grid).save(partial, "PNG")
-    partial.replace(path)
+    png = io.BytesIO()
+    Image.fromarray(grid).save(png, "PNG")
+    write_whole(in_project(output), png.getvalue(), output)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,0 +1,33 @@
+"""Writes files whole or not at all."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from detection.errors import UserError
+
+
+def write_whole(
+    path: str | Path, content: bytes, name: str | None = None, remedy: str = ""
+) -> None:
+    """
+    Write a file, all of it or nothing; its folder is made.
+
+    Args:
+        path: where; what is there is replaced when all is written.
+        content: of the file.
+        name: what the error calls the file; None is `path`.
+        remedy: what the error advises, after its reason.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as e:
+        with suppress(OSError):
+            partial.unlink()
+        raise UserError(f"{name or path}: cannot be written ({e.strerror or e}){remedy}") from e
