@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -36,6 +37,16 @@ def on_toy(toy) -> list[str]:
         "dataloader.train.mapper.augmentations.0.short_edge_length=[96]",
         "dataloader.test.mapper.augmentations.0.short_edge_length=96",
     ]
+
+
+@pytest.fixture(scope="module")
+def offline():
+    """No key is found and nothing is sent, whatever the machine's own settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        patch.setenv("WANDB_MODE", "offline")
+        yield
 
 
 @pytest.fixture(scope="session")

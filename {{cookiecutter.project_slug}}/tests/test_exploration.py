@@ -5,12 +5,12 @@ import json
 import re
 import sys
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from page_reader import Page
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
@@ -25,50 +25,6 @@ NAMES = {0: "종이/박스", 5: EVIL, 9: "{{ glass }}"}
 SMOKE = ["--config-file", str(PROJECT_ROOT / "configs/debug/smoke.py")]
 # image ids
 HUGE, THIN, CUT, BLACK, DOUBLE, BLURRED, GONE, BROKEN = 10, 12, 15, 20, 25, 28, 30, 35
-
-
-class Page(HTMLParser):
-    """What a reader sees: `tables` of cell texts by section, `cards` of the contact sheet."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.html = path.read_text(encoding="utf-8")
-        self.tags, self.tables, self.cards = [], {}, []
-        self._section, self._in_cell, self._into = None, False, []
-        self.feed(self.html)
-        self.text = re.sub(r"\s+", " ", "".join(self._into))
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append((tag, attrs))
-        if tag == "h2":
-            self._section = attrs["id"]
-        elif tag == "table":
-            self.tables[self._section] = []
-        elif tag == "tr":
-            self.tables[self._section].append([])
-        elif tag in ("td", "th"):
-            self.tables[self._section][-1].append("")
-            self._in_cell = True
-        elif tag == "figcaption" and self._section == "oddest":
-            self.cards.append("")
-        elif tag == "footer":
-            self._section = None
-
-    def handle_endtag(self, tag):
-        self._in_cell &= tag not in ("td", "th")
-
-    def handle_data(self, data):
-        self._into.append(data)
-        if self._in_cell:
-            self.tables[self._section][-1][-1] += data
-        if self._section == "oddest" and self.cards:
-            self.cards[-1] += data
-
-    def rows(self, section: str) -> dict[str, list[str]]:
-        """{first cell: the others} of a section's table, without its head."""
-        cells = [[cell.strip() for cell in row] for row in self.tables[section][1:]]
-        return {first: others for first, *others in cells}
 
 
 def make_data(folder: Path, num_images: int, seed: int) -> dict:
@@ -128,7 +84,7 @@ def data(tmp_path_factory) -> Path:
 
 def explore(output: Path, *arguments: str) -> Page:
     assert tool.main([*map(str, arguments), "--output", str(output)]) == 0
-    return Page(output)
+    return Page(output, "oddest")
 
 
 @pytest.fixture(scope="module")

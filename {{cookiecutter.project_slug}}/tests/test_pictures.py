@@ -1,7 +1,6 @@
 """Pictures of a real training, as W&B's offline files and TensorBoard's event files hold them."""
 
 import json
-import os
 
 import cv2
 import numpy as np
@@ -23,6 +22,8 @@ from detection.metric_names import MetricNames
 from detection.pictures import PictureHook
 from detection.wandb_writer import WandbWriter
 from detection.writers import TensorboardWriter
+
+pytestmark = pytest.mark.usefixtures("offline")
 
 NAMES = ["종이/팩", "x.y", 'q"uote']
 CATEGORY_IDS = [0, 7, 3]
@@ -75,15 +76,6 @@ def dataset(tmp_path_factory):
     )
     yield "pictures test"
     MetadataCatalog.remove("pictures test")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def offline():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("WANDB_")]:
-            patch.delenv(name)
-        patch.setenv("WANDB_MODE", "offline")
-        yield
 
 
 def train(dataset, writers, max_iter=10, eval_period=3, **options):

@@ -3,12 +3,12 @@
 import json
 import re
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from page_reader import Page
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
@@ -30,50 +30,6 @@ def classes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(annotations, "CLASSES", NAMES)
         yield
-
-
-class Page(HTMLParser):
-    """What a reader sees: `tables` of cell texts by section, `cards` of the worst images."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.html = path.read_text(encoding="utf-8")
-        self.tags, self.tables, self.cards, self._texts = [], {}, [], []
-        self._section, self._cell, self._card = None, False, False
-        self.feed(self.html)
-        self.text = re.sub(r"\s+", " ", "".join(self._texts))
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append((tag, attrs))
-        if tag == "h2":
-            self._section = attrs["id"]
-        elif tag == "table":
-            self.tables.setdefault(self._section, [])
-        elif tag == "tr":
-            self.tables[self._section].append([])
-        elif tag in ("td", "th"):
-            self.tables[self._section][-1].append("")
-            self._cell = True
-        elif tag == "figcaption" and self._section == "worst":
-            self.cards.append("")
-            self._card = True
-
-    def handle_endtag(self, tag):
-        self._cell &= tag not in ("td", "th")
-        self._card &= tag != "figcaption"
-
-    def handle_data(self, data):
-        self._texts.append(data)
-        if self._cell:
-            self.tables[self._section][-1][-1] += data
-        if self._card:
-            self.cards[-1] += data
-
-    def rows(self, section: str) -> dict[str, list[str]]:
-        """{first cell: the others} of a section's tables."""
-        cells = [[cell.strip() for cell in row] for row in self.tables[section]]
-        return {first: others for first, *others in cells}
 
 
 def make_coco(num_images: int) -> dict:
@@ -163,7 +119,7 @@ def page(planted) -> Page:
 def make_page(folder: Path, output: Path, *more: str) -> Page:
     arguments = [str(folder / "results.json"), str(folder / "val.json"), "--image-root"]
     assert tool.main([*arguments, str(folder), "--output", str(output), *more]) == 0
-    return Page(output)
+    return Page(output, "worst")
 
 
 def test_every_planted_error_is_told(page):
@@ -193,7 +149,7 @@ def test_classes_in_figures(page):
 
 
 def test_confusion_has_rows_of_truth(page):
-    rows = page.rows("confusion")
+    rows = page.rows("confusion", with_head=True)
     assert rows["class"] == [EVIL, NAMES[2], NAMES[0], "background"]  # by their ids
     # of scores from 0.95, the best threshold: six correct ones, and no box of the others found
     assert rows[NAMES[0]] == ["", "", "5", "3"]
@@ -315,7 +271,7 @@ def test_curves_of_the_run(planted, tmp_path):
     (run / "config.yaml").write_text(config, encoding="utf-8")
     arguments = [str(planted / "results.json"), str(planted / "val.json"), "--run", str(run)]
     assert tool.main(arguments) == 0
-    page = Page(run / "report.html")
+    page = Page(run / "report.html", "worst")
     assert "missing or broken" not in page.text  # the images are where the config has them
     assert "r50: the errors" in page.text
     assert "best evaluation was at iteration 40, AP 30.0; the last at 60, AP 20.0" in page.text
@@ -336,7 +292,7 @@ def test_comparison_shows_what_differs(planted, tmp_path):
     output = tmp_path / "c.html"
     arguments = ["--compare", *results, str(planted / "val.json"), "--output", str(output)]
     assert tool.main(arguments) == 0
-    page = Page(output)
+    page = Page(output, "worst")
     assert page.rows("classes")[EVIL] == ["1", "0.0", "100.0", "+100.0"]
     assert page.rows("classes")[NAMES[2]] == ["1", "100.0", "100.0", "±0.0"]
     assert f"new is better than old on {EVIL}, {NAMES[0]} and worse on no class" in page.text

@@ -35,6 +35,8 @@ from detection.metric_names import MetricNames
 from detection.wandb_writer import WandbWriter, default_mode
 from detection.writers import JSONWriter, TensorboardWriter, TqdmMetricPrinter
 
+pytestmark = pytest.mark.usefixtures("offline")
+
 CLASSES = ["종이/팩", "x.y", "a*b", "can"]
 MAX_ITER, PERIOD, WINDOW, EVAL_PERIOD = 50, 20, 10, 7
 LOSSES = np.random.default_rng(0).uniform(1, 2, MAX_ITER).tolist()
@@ -117,16 +119,6 @@ def without_times(rows: dict[int, dict]) -> dict[int, dict]:
         for name in ("time", "data_time"):
             assert (row.pop(name, None) is not None) == (at in (19, 39, 49)), (at, name)
     return rows
-
-
-@pytest.fixture(scope="module", autouse=True)
-def offline():
-    """No key is found and nothing is sent, whatever the machine's own settings."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("WANDB_")]:
-            patch.delenv(name)
-        patch.setenv("WANDB_MODE", "offline")
-        yield
 
 
 @pytest.fixture(scope="module")
