@@ -72,6 +72,29 @@ def write_json(content: dict | list, json_file: str) -> None:
     write_whole(json_file, text.encode("utf-8", "backslashreplace"), json_file)
 
 
+def check_images(coco: dict, json_file: str) -> set[int]:
+    """
+    The ids of the images of a parsed COCO json, which needs no annotations.
+
+    Raises:
+        UserError: an image lacks its id, file_name, width or height.
+    """
+    for number, image in enumerate(coco["images"]):
+        if not (
+            isinstance(image, dict)
+            and type(image.get("id")) is int
+            and isinstance(image.get("file_name"), str)
+            and all(
+                type(image.get(k)) in (int, float) and image[k] > 0 for k in ("width", "height")
+            )
+        ):
+            raise UserError(
+                f"{json_file}: images[{number}] lacks an id, file_name, width or height; "
+                "make check names all"
+            )
+    return {image["id"] for image in coco["images"]}
+
+
 def category_id_map(coco: dict, json_file: str) -> dict[int, int]:
     """
     Map the file's category ids to positions in CLASSES, by name: their order does not matter.

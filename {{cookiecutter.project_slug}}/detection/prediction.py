@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from detection.annotations import category_id_map, read_coco
+from detection.annotations import category_id_map, check_images, read_coco
 from detection.classes import CLASSES
 from detection.config import plain
 from detection.errors import UserError
@@ -51,10 +51,7 @@ def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
     if source.endswith(".json"):
         coco = read_coco(source)
         category_id_map(coco, source)  # refuses other classes than CLASSES
-        keys = ("id", "file_name", "width", "height")
-        for number, image in enumerate(coco["images"]):
-            if not isinstance(image, dict) or not all(key in image for key in keys):
-                raise UserError(f"{source}: images[{number}] lacks one of {', '.join(keys)}")
+        check_images(coco, source)
         return coco, os.path.abspath(image_root or os.path.dirname(source))
     if os.path.isdir(source):
         root = image_root or source

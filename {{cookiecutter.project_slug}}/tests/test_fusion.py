@@ -118,6 +118,14 @@ def test_ensemble_of_bad_input(run, toy, results, tmp_path):
     first = json.loads(good.read_text())[0]
     stray.write_text(json.dumps([{**first, "image_id": 987}]))
     output = tmp_path / "fused.json"
+    coco = read_coco(val)
+    for damage, message in (
+        ({"images": [{"id": 1, "file_name": "a.jpg"}]}, "images[0] lacks"),
+        ({"annotations": [{"id": 1, "image_id": coco["images"][0]["id"]}]}, "annotations[0] is of"),
+    ):
+        (tmp_path / "val.json").write_text(json.dumps({**coco, **damage}))
+        error = run(ensemble, tmp_path / "val.json", good, "--output", output, code=2)
+        assert message in error and len(error.strip().splitlines()) == 1
     for args, message in (
         ([good, empty], "has no detection"),
         ([good, cut], "is no valid json"),

@@ -20,10 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from tabulate import tabulate
 from tqdm import tqdm
 
-from detection.annotations import category_id_map, read_coco, write_json
+from detection.annotations import category_id_map, check_images, read_coco, write_json
 from detection.errors import UserError
 from detection.evaluation import average_precision
 from detection.fusion import METHODS, fuse_results
+from detection.matching import check_truth
 from detection.results import read_results
 
 
@@ -64,7 +65,10 @@ def fuse_and_score(args: argparse.Namespace) -> None:
     """Do what the arguments say."""
     coco = read_coco(args.json_file)
     category_ids = category_id_map(coco, args.json_file)
-    image_ids = {image["id"] for image in coco["images"]}
+    image_ids = check_images(coco, args.json_file)
+    is_scored = bool(coco.get("annotations"))
+    if is_scored:
+        check_truth(coco, args.json_file)
     members = {}
     for member in args.members:
         name, _, path = member.rpartition("=")
@@ -91,7 +95,7 @@ def fuse_and_score(args: argparse.Namespace) -> None:
     )
     write_json(fused, args.output)
     print(f"{args.output}: {args.method} of {len(members)}, {len(fused)} boxes")
-    if coco.get("annotations"):
+    if is_scored:
         scores = {name: average_precision(coco, results) for name, results in members.items()}
         print(table(scores, average_precision(coco, fused)))
     else:
