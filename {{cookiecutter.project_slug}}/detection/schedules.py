@@ -1,5 +1,7 @@
-"""Learning rate multipliers with a linear warm-up, for `hooks.LRScheduler`."""
+"""Learning rate multipliers with a linear warm-up, for `hooks.LRScheduler`; and epochs."""
 
+import logging
+import math
 from collections.abc import Sequence
 
 from detectron2.solver import WarmupParamScheduler
@@ -8,10 +10,19 @@ from fvcore.common.param_scheduler import (
     MultiStepParamScheduler,
     ParamScheduler,
 )
+from torch.utils.data import DataLoader
+
+from detection.errors import UserError
+
+logger = logging.getLogger("detectron2.detection")
 
 
 def multistep(
-    max_iter: int, milestones: Sequence[float], gamma: float = 0.1, warmup_iters: int = 500
+    max_iter: int,
+    milestones: Sequence[float],
+    gamma: float = 0.1,
+    warmup_iters: int = 500,
+    warmup_fraction: float | None = None,
 ) -> ParamScheduler:
     """
     Multiply the learning rate by `gamma` at each milestone.
@@ -20,6 +31,7 @@ def multistep(
         max_iter: iterations in all.
         milestones: ascending fractions of `max_iter`, each in (0, 1).
         warmup_iters: iterations of linear warm-up, at most half of `max_iter`.
+        warmup_fraction: the same as a part of `max_iter`, in place of `warmup_iters`.
 
     Raises:
         ValueError: milestones that do not ascend within (0, 1).
@@ -35,24 +47,66 @@ def multistep(
         ),
         max_iter,
         warmup_iters,
+        warmup_fraction,
     )
 
 
-def cosine(max_iter: int, warmup_iters: int = 500, end: float = 0.0) -> ParamScheduler:
+def cosine(
+    max_iter: int,
+    warmup_iters: int = 500,
+    end: float = 0.0,
+    warmup_fraction: float | None = None,
+) -> ParamScheduler:
     """
     Half a cosine from 1 to `end` (Loshchilov & Hutter, 2017).
 
     Args:
         max_iter: iterations in all.
         warmup_iters: iterations of linear warm-up, at most half of `max_iter`.
+        warmup_fraction: the same as a part of `max_iter`, in place of `warmup_iters`.
         end: the multiplier at the last iteration.
     """
-    return _warm_up(CosineParamScheduler(1.0, end), max_iter, warmup_iters)
+    return _warm_up(CosineParamScheduler(1.0, end), max_iter, warmup_iters, warmup_fraction)
 
 
-def _warm_up(scheduler: ParamScheduler, max_iter: int, warmup_iters: int) -> ParamScheduler:
-    # a short trial run must not consist of warm-up alone
-    warmup_length = min(warmup_iters / max_iter, 0.5)
+def iterations(epochs: float, loader: DataLoader, total_batch_size: int) -> int:
+    """
+    How many iterations `epochs` take.
+
+    An epoch is what the loader takes for one: the images without those that `filter_empty` leaves
+    out, each as often as `repeat_threshold` repeats it.
+
+    Args:
+        epochs: may be a fraction.
+        loader: of `detection.loaders.build_train_loader`.
+        total_batch_size: images a batch over all processes.
+
+    Raises:
+        UserError: another loader, which does not tell.
+    """
+    size = getattr(getattr(loader, "batch_sampler", None), "epoch_size", None)
+    if size is None:
+        raise UserError(
+            "train.epochs needs detection.loaders.build_train_loader as dataloader.train; with "
+            "another one set train.max_iter"
+        )
+    count = max(1, math.ceil(epochs * size / total_batch_size))
+    logger.info(
+        f"{epochs:g} epochs of {size:.0f} images are {count} iterations of {total_batch_size}; one "
+        f"epoch is {size / total_batch_size:.1f}"
+    )
+    return count
+
+
+def _warm_up(
+    scheduler: ParamScheduler, max_iter: int, warmup_iters: int, warmup_fraction: float | None
+) -> ParamScheduler:
+    if warmup_fraction is None:
+        warmup_fraction = warmup_iters / max_iter
     return WarmupParamScheduler(
-        scheduler, warmup_factor=0.001, warmup_length=warmup_length, warmup_method="linear"
+        scheduler,
+        warmup_factor=0.001,
+        # a short trial run must not consist of warm-up alone
+        warmup_length=min(warmup_fraction, 0.5),
+        warmup_method="linear",
     )
