@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.engine import HookBase, hooks, launch
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
@@ -39,10 +39,10 @@ from detection.hooks import (
     SeedIterations,
 )
 from detection.pictures import PictureHook
-from detection.schedules import iterations
+from detection.schedules import set_max_iter
 from detection.trainers import Trainer, amp_dtype
 from detection.tta import with_tta
-from detection.validation_loss import annotated_loader, validation_losses
+from detection.validation_loss import with_validation_losses
 
 logger = logging.getLogger("detectron2")
 
@@ -58,15 +58,6 @@ def build_test(cfg, model, *onlookers: DatasetEvaluator) -> Callable[[], dict]:
     return partial(inference_on_dataset, model, test_loader, evaluators)
 
 
-def build_evaluation(cfg, model, *onlookers: DatasetEvaluator) -> Callable[[], dict]:
-    """What happens at each evaluation of a training: `build_test`, and validation losses."""
-    test = build_test(cfg, model, *onlookers)
-    if not cfg.train.val_loss.enabled:
-        return test
-    loader = annotated_loader(cfg.dataloader.test)
-    return lambda: {**(test() or {}), "val_loss": validation_losses(model, loader)}
-
-
 def do_test(cfg, model) -> dict:
     """Evaluate once; returns {task: {metric: value}}."""
     return build_test(cfg, model)()
@@ -78,10 +69,11 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
     writers = [instantiate(w) for w in cfg.writers.values() if w is not None and is_main]
     test_set = instantiate(cfg.dataloader.evaluator.dataset_name)
     pictures = PictureHook(test_set, writers, **cfg.train.pictures)
-    ema = (
-        EMAHook(model, cfg.train.ema.decay, cfg.train.ema.warmup) if cfg.train.ema.enabled else None
-    )
+    ema = None
+    if cfg.train.ema.enabled:
+        ema = EMAHook(model, cfg.train.ema.decay, cfg.train.ema.warmup)
     evaluated = ema.model if ema else model
+    test = build_test(cfg, evaluated, pictures)
     val_metric = cfg.train.best_checkpointer.val_metric
     return [
         # first, so that it times the step and not the other hooks
@@ -102,19 +94,15 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
         else None,
         # before the evaluation, so that a crash there loses no training
         hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
-        EvalHook(cfg.train.eval_period, build_evaluation(cfg, evaluated, pictures)),
+        EvalHook(cfg.train.eval_period, with_validation_losses(cfg, evaluated, test)),
         # after the evaluation, whose predictions it draws
         pictures,
         # after the evaluation, whose result it reads
         BestCheckpointer(evaluated, cfg.train.output_dir, **cfg.train.best_checkpointer)
         if is_main
         else None,
-        # after the best one, whose record it reads
-        EarlyStopping(
-            checkpointer, val_metric, cfg.train.eval_period, cfg.train.early_stopping.patience
-        )
-        if cfg.train.early_stopping.patience is not None
-        else None,
+        # after that one, whose record it reads
+        EarlyStopping(checkpointer, val_metric, cfg.train.eval_period, **cfg.train.early_stopping),
         # after all that saves checkpoints
         ModelArtifacts(checkpointer, val_metric)
         if cfg.train.artifacts.enabled and is_main
@@ -141,11 +129,7 @@ def do_train(args, cfg) -> None:
     if "start_iter" in cfg.dataloader.train:
         cfg.dataloader.train.start_iter = start_iter
     train_loader = instantiate(cfg.dataloader.train)
-    if cfg.train.epochs is not None:
-        batch_size = cfg.dataloader.train.total_batch_size
-        cfg.train.max_iter = iterations(cfg.train.epochs, train_loader, batch_size)
-        if comm.is_main_process():
-            LazyConfig.save(cfg, f"{cfg.train.output_dir}/config.yaml")
+    set_max_iter(cfg, train_loader)
     if start_iter >= cfg.train.max_iter:
         longer = "train.max_iter" if cfg.train.epochs is None else "train.epochs"
         raise UserError(

@@ -121,19 +121,20 @@ class EarlyStopping(HookBase):
     """
 
     def __init__(
-        self, checkpointer: Checkpointer, val_metric: str, eval_period: int, patience: int
+        self, checkpointer: Checkpointer, val_metric: str, eval_period: int, patience: int | None
     ):
         """
         Args:
             checkpointer: saves the last weights as `model_final.pth`.
             val_metric: the metric of BestCheckpointer.
             eval_period: iterations between two evaluations.
-            patience: that many evaluations in a row without a better value are the last.
+            patience: that many evaluations in a row without a better value are the last; None:
+                it never ends early.
 
         Raises:
             UserError: there are no evaluations before the end, or no patience at all.
         """
-        if min(eval_period, patience) < 1:
+        if patience is not None and min(eval_period, patience) < 1:
             raise UserError("train.early_stopping needs train.eval_period and patience from 1 up")
         self._checkpointer = checkpointer
         self._val_metric = val_metric
@@ -167,7 +168,7 @@ class EarlyStopping(HookBase):
 
     def _is_over(self, done: int) -> bool:
         """The same on all processes, of which the main one alone has the results."""
-        if done % self._eval_period:
+        if self._patience is None or done % self._eval_period:
             return False
         best = read_best(self._checkpointer.save_dir, self._val_metric)
         late = best is not None and done - 1 - best["iteration"] >= (

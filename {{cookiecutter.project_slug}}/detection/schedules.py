@@ -4,7 +4,9 @@ import logging
 import math
 from collections.abc import Sequence
 
+from detectron2.config import LazyConfig
 from detectron2.solver import WarmupParamScheduler
+from detectron2.utils import comm
 from fvcore.common.param_scheduler import (
     CosineParamScheduler,
     MultiStepParamScheduler,
@@ -69,33 +71,36 @@ def cosine(
     return _warm_up(CosineParamScheduler(1.0, end), max_iter, warmup_iters, warmup_fraction)
 
 
-def iterations(epochs: float, loader: DataLoader, total_batch_size: int) -> int:
+def set_max_iter(cfg, loader: DataLoader) -> None:
     """
-    How many iterations `epochs` take.
+    Let `train.max_iter` follow from `train.epochs`, where the config has these.
 
     An epoch is what the loader takes for one: the images without those that `filter_empty` leaves
     out, each as often as `repeat_threshold` repeats it.
 
     Args:
-        epochs: may be a fraction.
+        cfg: the whole config; it is saved anew.
         loader: of `detection.loaders.build_train_loader`.
-        total_batch_size: images a batch over all processes.
 
     Raises:
         UserError: another loader, which does not tell.
     """
+    epochs, batch_size = cfg.train.epochs, cfg.dataloader.train.get("total_batch_size")
+    if epochs is None:
+        return
     size = getattr(getattr(loader, "batch_sampler", None), "epoch_size", None)
     if size is None:
         raise UserError(
             "train.epochs needs detection.loaders.build_train_loader as dataloader.train; with "
             "another one set train.max_iter"
         )
-    count = max(1, math.ceil(epochs * size / total_batch_size))
+    cfg.train.max_iter = max(1, math.ceil(epochs * size / batch_size))
     logger.info(
-        f"{epochs:g} epochs of {size:.0f} images are {count} iterations of {total_batch_size}; one "
-        f"epoch is {size / total_batch_size:.1f}"
+        f"{epochs:g} epochs of {size:.0f} images are {cfg.train.max_iter} iterations of "
+        f"{batch_size}; one epoch is {size / batch_size:.1f}"
     )
-    return count
+    if comm.is_main_process():
+        LazyConfig.save(cfg, f"{cfg.train.output_dir}/config.yaml")
 
 
 def _warm_up(

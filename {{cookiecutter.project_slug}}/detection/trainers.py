@@ -49,6 +49,8 @@ class Trainer(SimpleTrainer):
         self._dtype = dtype
         self._clip_norm = norm
         self._clip_value = value
+        # now: detectron2's main makes it in the first iteration, of whose random numbers it takes one
+        self._batches = self._data_loader_iter
         # bfloat16 has the exponents of float32: nothing underflows
         self._scaler = torch.amp.GradScaler(self._device, enabled=dtype is torch.float16)
 
@@ -80,7 +82,7 @@ class Trainer(SimpleTrainer):
 
     def run_step(self) -> None:
         start = time.perf_counter()
-        batch = next(self._data_loader_iter)
+        batch = next(self._batches)
         data_time = time.perf_counter() - start
         with self._explained(batch):
             self.optimizer.zero_grad()
@@ -129,11 +131,11 @@ class Trainer(SimpleTrainer):
             yield
         except FloatingPointError as e:  # the one above, or detectron2's own
             images = ", ".join(image.get("file_name", "?") for image in batch)
-            precision = ", or train.amp.enabled=False" if self._dtype else ""
+            precision = " or train.amp.enabled=False" if self._dtype else ""
             message = (
-                f"iteration {self.iter}: {str(e).splitlines()[0].rstrip('.!')} on {images}; try a "
-                "lower optimizer.lr or train.clip_grad.norm=1, and `make check` for boxes that "
-                f"are none{precision}"
+                f"iteration {self.iter}: {str(e).splitlines()[0].rstrip('.!')}; the images were "
+                f"{images}. Try a lower optimizer.lr or train.clip_grad.norm=1{precision}, and "
+                "look at their boxes with `make check`"
             )
             if not comm.is_main_process():
                 logger.error(message)  # the main process knows the losses alone

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -14,11 +14,16 @@ from detectron2.utils.events import EventStorage
 logger = logging.getLogger("detectron2.detection")
 
 
-def annotated_loader(test_loader) -> Iterable[list[dict]]:
-    """The loader that a config's `dataloader.test` describes, but its images bring their boxes."""
-    loader = deepcopy(test_loader)
-    loader.mapper.is_train = True
-    return instantiate(loader)
+def with_validation_losses(
+    cfg, model: torch.nn.Module, test: Callable[[], dict]
+) -> Callable[[], dict]:
+    """`test`, and with `train.val_loss.enabled` also the losses on its images, as `val_loss`."""
+    if not cfg.train.val_loss.enabled:
+        return test
+    annotated = deepcopy(cfg.dataloader.test)
+    annotated.mapper.is_train = True  # the boxes come along; its augmentations stay
+    loader = instantiate(annotated)
+    return lambda: {**test(), "val_loss": validation_losses(model, loader)}
 
 
 def validation_losses(model: torch.nn.Module, loader: Iterable[list[dict]]) -> dict[str, float]:
