@@ -98,7 +98,9 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
         # after the evaluation, whose predictions it draws
         pictures,
         # after the evaluation, whose result it reads
-        BestCheckpointer(evaluated, cfg.train.output_dir, **cfg.train.best_checkpointer)
+        BestCheckpointer(
+            DetectionCheckpointer(evaluated, cfg.train.output_dir), **cfg.train.best_checkpointer
+        )
         if is_main
         else None,
         # after that one, whose record it reads

@@ -65,16 +65,15 @@ class BestCheckpointer(HookBase):
     Goes after EvalHook, whose results it reads.
     """
 
-    def __init__(self, model: torch.nn.Module, output_dir: str, val_metric: str, mode: str = "max"):
+    def __init__(self, checkpointer: Checkpointer, val_metric: str, mode: str = "max"):
         """
         Args:
-            model: the one that is evaluated.
-            output_dir: where `model_best.pth` goes.
+            checkpointer: of the model that is evaluated; its `save_dir` is where.
             val_metric: a metric that EvalHook stores, e.g. "bbox/AP50".
             mode: "max" or "min".
         """
-        self._model = model
-        self._folder = Path(output_dir)
+        self._model = checkpointer.model
+        self._folder = Path(checkpointer.save_dir)
         self._val_metric = val_metric
         self._is_better = {"max": operator.gt, "min": operator.lt}[mode]
         self._record = self._folder / "model_best.json"

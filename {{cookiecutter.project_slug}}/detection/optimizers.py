@@ -6,8 +6,10 @@ from collections import defaultdict
 import torch
 from detectron2.solver.build import get_default_optimizer_params
 
-# parts of a parameter's name that number blocks: res2.0, layer1.0, blocks.3, stages_0.blocks.1
-_NUMBERED = re.compile(r"((res|layers?_?|stages?_?|blocks?_?|s|b)?\d+|layers|stages|blocks)\Z")
+# what a name's part that counts blocks begins with: res2.0, layer1.0, blocks.3, stages_0.blocks.1
+_COUNTS = re.compile(
+    r"((res|layers?_?|stages?_?|blocks?_?|s|b)\d+|layers|stages|blocks|features)\Z"
+)
 
 
 def scaled_lr(base_lr: float, base_batch_size: int, total_batch_size: int, power: float) -> float:
@@ -79,10 +81,10 @@ def block_depths(model: torch.nn.Module) -> dict[str, int]:
 
 def _block(name: str) -> str | None:
     """The part of a parameter's name that numbers its block, e.g. "res2.0"; None outside of one."""
-    numbered = []
+    block = []
     for part in name.split("."):
-        if _NUMBERED.match(part):
-            numbered.append(part)
-        elif numbered:
+        if _COUNTS.match(part) or (block and part.isdigit()):
+            block.append(part)
+        elif block:
             break
-    return ".".join(numbered) or None
+    return ".".join(block) or None

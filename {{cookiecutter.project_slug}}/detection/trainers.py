@@ -49,7 +49,7 @@ class Trainer(SimpleTrainer):
         self._dtype = dtype
         self._clip_norm = norm
         self._clip_value = value
-        # now: detectron2's main makes it in the first iteration, of whose random numbers it takes one
+        # now: detectron2's main makes it amid the first iteration, whose random numbers it shifts
         self._batches = self._data_loader_iter
         # bfloat16 has the exponents of float32: nothing underflows
         self._scaler = torch.amp.GradScaler(self._device, enabled=dtype is torch.float16)
