@@ -100,9 +100,7 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
         # after the evaluation, whose result it reads
         BestCheckpointer(
             DetectionCheckpointer(evaluated, cfg.train.output_dir), **cfg.train.best_checkpointer
-        )
-        if is_main
-        else None,
+        ),
         # after that one, whose record it reads
         EarlyStopping(checkpointer, val_metric, cfg.train.eval_period, **cfg.train.early_stopping),
         # after all that saves checkpoints

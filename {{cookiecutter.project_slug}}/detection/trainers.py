@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -86,7 +86,7 @@ class Trainer(SimpleTrainer):
         data_time = time.perf_counter() - start
         with self._explained(batch):
             self.optimizer.zero_grad()
-            with torch.autocast(self._device, self._dtype, enabled=self._dtype is not None):
+            with torch.autocast(self._device, self._dtype) if self._dtype else nullcontext():
                 losses = self.model(batch)
             if isinstance(losses, torch.Tensor):
                 losses = {"total_loss": losses}
