@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
@@ -70,17 +71,27 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
     return name
 
 
-def training_images(names: str | list[str], filter_empty: bool = True) -> list[dict]:
+def training_images(
+    names: str | list[str],
+    filter_empty: bool = True,
+    pseudo: Mapping | None = None,
+    held_out: Mapping | None = None,
+) -> list[dict]:
     """
     The data set dicts of registered data sets, to train on.
 
     Args:
         names: of the data sets.
         filter_empty: leave out images without boxes, and those whose boxes are all crowds.
+        pseudo: what `register_split` takes, of pseudo-labels to train on too; without a
+            `json_file` there are none.
+        held_out: likewise, of the images to evaluate on.
 
     Raises:
-        UserError: no image is left.
+        UserError: no image is left, or an image with pseudo-labels is one of the others.
     """
+    if pseudo and pseudo["json_file"]:
+        return [*training_images(names, filter_empty), *_pseudo_images(names, pseudo, held_out)]
     try:
         return get_detection_dataset_dicts(names, filter_empty=filter_empty)
     except AssertionError as e:
@@ -92,6 +103,25 @@ def training_images(names: str | list[str], filter_empty: bool = True) -> list[d
             f"{json_file}: no image in it has annotations to train on; "
             "set dataset.train.json_file to another file"
         ) from e
+
+
+def _pseudo_images(names: str | list[str], pseudo: Mapping, held_out: Mapping | None) -> list[dict]:
+    """The data set dicts with pseudo-labels, none of them of an image that has others."""
+    images = training_images(register_split(**pseudo))
+    others = [names] if isinstance(names, str) else list(names)
+    if held_out:
+        others.append(register_split(**held_out))
+    for other in others:
+        known = {os.path.realpath(image["file_name"]) for image in DatasetCatalog.get(other)}
+        for image in images:
+            if os.path.realpath(image["file_name"]) in known:
+                raise UserError(
+                    f"{pseudo['json_file']}: {image['file_name']} is an image of {other} too; "
+                    "make pseudo-labels of other images"
+                )
+    boxes = sum(len(image["annotations"]) for image in images)
+    logger.info(f"{pseudo['json_file']}: {len(images)} images with {boxes} pseudo-labels")
+    return images
 
 
 def first_images(dataset: list[dict], count: int) -> list[dict]:
