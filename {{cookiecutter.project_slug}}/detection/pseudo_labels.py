@@ -8,7 +8,32 @@ import math
 
 import numpy as np
 
+from detection.error_analysis import thresholds
 from detection.matching import CORRECT, IGNORED, match, to_boxes
+
+
+def balanced_scores(coco: dict, results: list[dict]) -> dict[int, float]:
+    """
+    From which score on the detections of a class have the best F1, at IoU 0.5.
+
+    What is missed counts as much as what is false, and so it should: an object without a
+    pseudo-label is background to the training.
+
+    Args:
+        coco: a COCO json with annotations, that the model was not trained on.
+        results: detections on it, in COCO's results format.
+
+    Returns:
+        {category id: that score}; inf for a class of which none is correct.
+    """
+    truth, detections = to_boxes(coco, results)
+    matches = match(truth, detections, len(coco["images"]))
+    ids = sorted(c["id"] for c in coco["categories"])
+    _, of_classes = thresholds(truth, detections, matches, len(ids))
+    return {
+        id_: math.inf if math.isnan(best.score) else best.score
+        for id_, best in zip(ids, of_classes, strict=True)
+    }
 
 
 def precise_scores(coco: dict, results: list[dict], precision: float) -> dict[int, float]:

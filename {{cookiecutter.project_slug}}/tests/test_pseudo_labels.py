@@ -11,7 +11,7 @@ from detectron2.config import instantiate
 
 from detection.classes import CLASSES
 from detection.config import load_config
-from detection.pseudo_labels import precise_scores, pseudo_labels
+from detection.pseudo_labels import balanced_scores, precise_scores, pseudo_labels
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_each_class_has_a_score_of_its_own(unlabelled):
     assert all(name in told for name in CLASSES)
 
 
-def test_scores_follow_from_the_precision_on_validation_data(unlabelled, toy):
+def test_scores_follow_from_validation_data(unlabelled, toy):
     truth = json.loads((toy / "val.json").read_text())
     wrong = {**truth["annotations"][0], "bbox": [0.0, 0.0, 2.0, 2.0]}
     results = [
@@ -115,8 +115,13 @@ def test_scores_follow_from_the_precision_on_validation_data(unlabelled, toy):
     assert len(written["annotations"]) == len(expected) > 0
     assert all(a["category_id"] != label for a in written["annotations"])
 
+    # the best F1 puts up with the false one
+    run(unlabelled, *validated, "--force")
+    written = json.loads((unlabelled / "pseudo.json").read_text())
+    assert len(written["annotations"]) == len(truth["annotations"])
 
-def test_precise_scores_are_the_lowest_that_will_do():
+
+def test_scores_equal_a_count_by_hand():
     coco = {
         "images": [{"id": 7}],
         "categories": [{"id": 3, "name": "a"}, {"id": 1, "name": "b"}],
@@ -133,6 +138,9 @@ def test_precise_scores_are_the_lowest_that_will_do():
     wanted = {1.0: 0.9, 0.66: 0.7, 0.6: 0.6, 0.5: 0.6}
     for precision, score in wanted.items():
         assert precise_scores(coco, results, precision) == {1: float("inf"), 3: score}
+    # F1 of 2/5, 2/6, 4/7 and 6/9
+    assert balanced_scores(coco, results) == {1: float("inf"), 3: 0.6}
+    assert balanced_scores(coco, results[:3]) == {1: float("inf"), 3: 0.7}
 
 
 def test_boxes_are_cut_off_at_the_edges():
@@ -155,7 +163,7 @@ def test_boxes_are_cut_off_at_the_edges():
         (["--min-score", "0.99"], "no detection is that sure"),
         (["--class-score", "sofa=0.5"], "--class-score sofa=0.5: no such class; there are"),
         (["--class-score", f"{CLASSES[0]}=high"], "'high' is no number"),
-        (["--precision", "0.9"], "--precision and --validated go together"),
+        (["--precision", "0.9"], "--precision needs --validated"),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(unlabelled, arguments, message):

@@ -3,12 +3,13 @@
 Make confident predictions on images without annotations into annotations to train on.
 
     python tools/pseudo_label.py output/<run>/predictions/test.json datasets/test.json \\
-        --precision 0.9 --validated output/<run>/predictions/val.json datasets/val.json
+        --validated output/<run>/predictions/val.json datasets/val.json
     python tools/pseudo_label.py … --min-score 0.8 --class-score Battery=0.6
     python train_net.py --config-file configs/… dataset.pseudo.json_file=datasets/pseudo.json
 
-With --precision each class gets the score from which its detections on validation data are that
-precise. Whether the competition's rules allow training on its test images is for you to read.
+With --validated each class gets the score that is best on validation data: for F1, since what has
+no label is background to the training, or for a precision. Whether the competition's rules allow
+training on its test images is for you to read.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from detection.errors import UserError
 from detection.json_files import write_all
 from detection.matching import load
 from detection.paths import DATASETS
-from detection.pseudo_labels import precise_scores, pseudo_labels
+from detection.pseudo_labels import balanced_scores, precise_scores, pseudo_labels
 from detection.results import read_results
 
 
@@ -49,9 +50,14 @@ def main(argv: list[str] | None = None) -> None:
         metavar="CLASS=SCORE",
         help="the lowest to keep of one class, over all else",
     )
-    parser.add_argument("--precision", type=float, help="wished on validation data, up to 1")
     parser.add_argument(
-        "--validated", nargs=2, metavar=("RESULTS", "JSON"), help="of the same model, for that"
+        "--validated",
+        nargs=2,
+        metavar=("RESULTS", "JSON"),
+        help="of the same model on validation data: each class gets the score of the best F1 there",
+    )
+    parser.add_argument(
+        "--precision", type=float, help="or the lowest score that is so precise there, up to 1"
     )
     args = parser.parse_args(argv)
     sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
@@ -68,8 +74,8 @@ def label(args: argparse.Namespace) -> None:
     Raises:
         UserError: a file cannot be used, no detection is kept, or another file is in the way.
     """
-    if (args.precision is None) != (args.validated is None):
-        raise UserError("--precision and --validated go together: give both, or --min-score")
+    if args.precision is not None and args.validated is None:
+        raise UserError("--precision needs --validated, to be measured on")
     if args.precision is not None and not 0 < args.precision <= 1:
         raise UserError(f"--precision {args.precision}: it has to be over 0, and 1 at most")
     coco = read_coco(args.json_file)
@@ -116,7 +122,11 @@ def choose_scores(args: argparse.Namespace, names: dict[int, str]) -> dict[int, 
         results_file, json_file = args.validated
         coco, results = load(results_file, json_file)
         of_validation = {c["id"]: c["name"] for c in coco["categories"]}
-        for id_, score in precise_scores(coco, results, args.precision).items():
+        if args.precision is None:
+            of_ids = balanced_scores(coco, results)
+        else:
+            of_ids = precise_scores(coco, results, args.precision)
+        for id_, score in of_ids.items():
             by_name[of_validation[id_]] = score
     for text in args.class_score:
         name, _, score = text.rpartition("=")
