@@ -110,6 +110,11 @@ class ResumableBatchSampler(Sampler):
         self._is_wide = is_wide
         self._repeats = None if repeats is None else np.asarray(repeats, dtype=float)
 
+    @property
+    def epoch_size(self) -> float:
+        """Images an epoch over all processes, repeated ones counted as often; on average."""
+        return self._size if self._repeats is None else float(self._repeats.sum())
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         # going through the skipped ones costs a microsecond an image, and finds the groups' state
         return itertools.islice(self._batches(), self._start_iter, None)
