@@ -5,6 +5,8 @@ Train or evaluate a detector that a LazyConfig describes:
     python train_net.py --config-file configs/faster_rcnn_R_50_FPN.py train.max_iter=1000
     python train_net.py --config-file … --resume
     python train_net.py --config-file … --eval-only train.init_checkpoint=output/…/model_best.pth
+    python train_net.py --config-file … --fast-dev-run
+    torchrun --nproc-per-node 4 train_net.py --config-file …
 
 Any config with `model`, `dataloader.{train,test,evaluator}`, `optimizer` and `lr_multiplier` will
 do, detectron2's own included; `train` and `writers` come from configs/common where it has none.
@@ -22,19 +24,20 @@ from detectron2.engine import (
     HookBase,
     SimpleTrainer,
     hooks,
-    launch,
 )
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 
+from detection import dev_run
 from detection.artifacts import ModelArtifacts
 from detection.checkpoints import WholeFileCheckpointer, last_iteration, load_weights
 from detection.config import load_config, parse_args
 from detection.console import quiet_console, quiet_setup
 from detection.errors import UserError
 from detection.hooks import BestCheckpointer, EvalHook, PeriodicWriter, SeedIterations
+from detection.launching import launch
 from detection.pictures import PictureHook
 from detection.tta import with_tta
 
@@ -135,6 +138,8 @@ def check(args, cfg) -> None:
     """
     if cfg.train.amp.enabled and not str(cfg.train.device).startswith("cuda"):
         raise UserError("mixed precision needs a GPU; set train.amp.enabled=False")
+    if args.fast_dev_run and (args.eval_only or args.resume):
+        raise UserError("--fast-dev-run starts anew: leave out --resume and --eval-only")
     if args.eval_only:
         if not cfg.train.init_checkpoint and not args.resume:
             raise UserError("--eval-only needs train.init_checkpoint=…, or --resume for the last")
@@ -147,6 +152,9 @@ def check(args, cfg) -> None:
 
 def main(args) -> None:
     cfg = load_config(args.config_file, args.opts)
+    if args.fast_dev_run:
+        dev_run.shorten(cfg)
+        dev_run.clear(cfg.train.output_dir)
     check(args, cfg)
     quiet_setup(cfg, args)
     if args.eval_only:
@@ -156,19 +164,14 @@ def main(args) -> None:
         do_test(cfg, with_tta(cfg, model.eval()))
     else:
         do_train(args, cfg)
+        if args.fast_dev_run:
+            dev_run.finish(cfg)
 
 
 if __name__ == "__main__":
     args = parse_args(sys.argv[1:], epilog=__doc__)
     try:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        launch(main, args)
     except UserError as e:
         sys.exit(f"error: {e}")
     except KeyboardInterrupt:
