@@ -298,3 +298,5 @@ class AnswersExtension(Extension):
             usable_slug,
         ]
         environment.filters.update({function.__name__: function for function in filters})
+        # `cruft update` renders two versions of the template in one process: each imports its own
+        sys.modules.pop(__name__, None)
