@@ -19,7 +19,7 @@ from detectron2.config import instantiate
 from detectron2.utils.logger import setup_logger
 
 from detection.annotations import write_json
-from detection.checkpoints import load_weights
+from detection.checkpoints import load_weights, without_pretrained
 from detection.config import load_config, split_overrides
 from detection.errors import UserError
 from detection.paths import in_project
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     if root is None and is_json and "dataset" in cfg:
         root = in_project(cfg.dataset.val.image_root)
     coco, image_root = list_images(args.images, root)
-    model = instantiate(cfg.model).to(cfg.train.device).eval()
+    model = instantiate(without_pretrained(cfg.model)).to(cfg.train.device).eval()
     weights = load_weights(model, cfg.train.output_dir, args.checkpoint)
     set_thresholds(model, args.min_score, args.max_per_image)
     cfg.tta.detector.max_per_image = args.max_per_image

@@ -27,7 +27,12 @@ from fvcore.nn.precise_bn import get_bn_modules
 
 from detection import dev_run
 from detection.artifacts import ModelArtifacts
-from detection.checkpoints import WholeFileCheckpointer, last_iteration, load_weights
+from detection.checkpoints import (
+    WholeFileCheckpointer,
+    last_iteration,
+    load_weights,
+    without_pretrained,
+)
 from detection.config import load_config, parse_args
 from detection.console import quiet_console, quiet_setup
 from detection.ema import EMAHook
@@ -120,7 +125,8 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
 
 def do_train(args, cfg) -> None:
     """Train from the start, or from the last checkpoint with `--resume`."""
-    model = instantiate(cfg.model)
+    resumes = args.resume and DetectionCheckpointer(None, cfg.train.output_dir).has_checkpoint()
+    model = instantiate(without_pretrained(cfg.model) if resumes else cfg.model)
     with quiet_console():
         logger.info(f"Model:\n{model}")
     model.to(cfg.train.device)
@@ -185,7 +191,7 @@ def main(args) -> None:
     check(args, cfg)
     quiet_setup(cfg, args)
     if args.eval_only:
-        model = instantiate(cfg.model).to(cfg.train.device)
+        model = instantiate(without_pretrained(cfg.model)).to(cfg.train.device)
         weights = "last" if args.resume else cfg.train.init_checkpoint
         load_weights(model, cfg.train.output_dir, weights)
         do_test(cfg, with_tta(cfg, model.eval()))

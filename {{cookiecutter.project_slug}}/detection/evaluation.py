@@ -55,7 +55,8 @@ class COCOEvaluator(DatasetEvaluator):
         """
         Returns:
             `{"bbox": {"AP": …, "AP50": …, "AP-<class>": …, "AP50-<class>": …}}`, also "segm" where
-            masks were predicted; empty off the main process and for data without annotations.
+            masks were predicted and annotated; empty off the main process and for data without
+            annotations.
         """
         comm.synchronize()
         results = list(itertools.chain.from_iterable(comm.gather(self._results, dst=0)))
@@ -80,9 +81,15 @@ class COCOEvaluator(DatasetEvaluator):
         if not ground_truth.get("annotations"):
             logger.warning(f"{self._metadata.json_file} has no annotations, nothing to evaluate")
             return OrderedDict()
+        tasks = ["bbox"]
+        if any("segmentation" in r for r in results):
+            if all(a.get("segmentation") for a in ground_truth["annotations"]):
+                tasks.append("segm")
+            else:
+                lacks = "not every annotation has a mask, so masks are not evaluated"
+                logger.warning(f"{self._metadata.json_file}: {lacks}")
         scores = OrderedDict()
-        for task in ("bbox", "segm"):
-            if task == "bbox" or any("segmentation" in r for r in results):
-                scores[task] = average_precision(ground_truth, results, task)
-                logger.info(f"{task} results:\n" + results_table(scores[task], ground_truth))
+        for task in tasks:
+            scores[task] = average_precision(ground_truth, results, task)
+            logger.info(f"{task} results:\n" + results_table(scores[task], ground_truth))
         return scores
