@@ -5,6 +5,8 @@ Train or evaluate a detector that a LazyConfig describes:
     python train_net.py --config-file configs/faster_rcnn_R_50_FPN.py train.max_iter=1000
     python train_net.py --config-file … --resume
     python train_net.py --config-file … --eval-only train.init_checkpoint=output/…/model_best.pth
+    python train_net.py --config-file … --fast-dev-run
+    torchrun --nproc-per-node 4 train_net.py --config-file …
 
 Any config with `model`, `dataloader.{train,test,evaluator}`, `optimizer` and `lr_multiplier` will
 do, detectron2's own included; `train` and `writers` come from configs/common where it has none.
@@ -17,14 +19,20 @@ from functools import partial
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
-from detectron2.engine import HookBase, hooks, launch
+from detectron2.engine import HookBase, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 
+from detection import dev_run
 from detection.artifacts import ModelArtifacts
-from detection.checkpoints import WholeFileCheckpointer, last_iteration, load_weights
+from detection.checkpoints import (
+    WholeFileCheckpointer,
+    last_iteration,
+    load_weights,
+    without_pretrained,
+)
 from detection.config import load_config, parse_args
 from detection.console import quiet_console, quiet_setup
 from detection.ema import EMAHook
@@ -38,6 +46,7 @@ from detection.hooks import (
     PeriodicWriter,
     SeedIterations,
 )
+from detection.launching import launch
 from detection.pictures import PictureHook
 from detection.schedules import set_max_iter
 from detection.trainers import Trainer, amp_dtype
@@ -114,7 +123,8 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
 
 def do_train(args, cfg) -> None:
     """Train from the start, or from the last checkpoint with `--resume`."""
-    model = instantiate(cfg.model)
+    resumes = args.resume and DetectionCheckpointer(None, cfg.train.output_dir).has_checkpoint()
+    model = instantiate(without_pretrained(cfg.model) if resumes else cfg.model)
     with quiet_console():
         logger.info(f"Model:\n{model}")
     model.to(cfg.train.device)
@@ -159,6 +169,8 @@ def check(args, cfg) -> None:
         UserError: what it is, and the remedy.
     """
     amp_dtype(**cfg.train.amp, device=cfg.train.device)
+    if args.fast_dev_run and (args.eval_only or args.resume):
+        raise UserError("--fast-dev-run starts anew: leave out --resume and --eval-only")
     if args.eval_only:
         if not cfg.train.init_checkpoint and not args.resume:
             raise UserError("--eval-only needs train.init_checkpoint=…, or --resume for the last")
@@ -171,28 +183,26 @@ def check(args, cfg) -> None:
 
 def main(args) -> None:
     cfg = load_config(args.config_file, args.opts)
+    if args.fast_dev_run:
+        dev_run.shorten(cfg)
+        dev_run.clear(cfg.train.output_dir)
     check(args, cfg)
     quiet_setup(cfg, args)
     if args.eval_only:
-        model = instantiate(cfg.model).to(cfg.train.device)
+        model = instantiate(without_pretrained(cfg.model)).to(cfg.train.device)
         weights = "last" if args.resume else cfg.train.init_checkpoint
         load_weights(model, cfg.train.output_dir, weights)
         do_test(cfg, with_tta(cfg, model.eval()))
     else:
         do_train(args, cfg)
+        if args.fast_dev_run:
+            dev_run.finish(cfg)
 
 
 if __name__ == "__main__":
     args = parse_args(sys.argv[1:], epilog=__doc__)
     try:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        launch(main, args)
     except UserError as e:
         sys.exit(f"error: {e}")
     except KeyboardInterrupt:

@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer
+from omegaconf import DictConfig, OmegaConf
 
 from detection.ema import averaged_weights
 from detection.errors import UserError
+from detection.weight_files import SafeCheckpointer
 
 logger = logging.getLogger("detectron2.detection")
 
 
-class WholeFileCheckpointer(DetectionCheckpointer):
-    """Upstream's, but Ctrl-C waits until a checkpoint is on the disk."""
+class WholeFileCheckpointer(SafeCheckpointer):
+    """Lets Ctrl-C wait until a checkpoint is on the disk."""
 
     def save(self, name: str, **kwargs) -> None:
         with interrupts_wait():
@@ -88,7 +89,15 @@ def load_weights(model: torch.nn.Module, output_dir: str, checkpoint: str) -> st
     return checkpoint
 
 
-class _WholeCheckpointer(DetectionCheckpointer):
+def without_pretrained(model: DictConfig) -> DictConfig:
+    """The config of a model whose weights all come from a checkpoint: none are downloaded."""
+    model = model.copy()
+    if OmegaConf.select(model, "backbone.bottom_up.pretrained"):
+        model.backbone.bottom_up.pretrained = False
+    return model
+
+
+class _WholeCheckpointer(SafeCheckpointer):
     """Refuses what upstream's only warns of: weights that are missing or of another shape."""
 
     def _load_model(self, checkpoint):

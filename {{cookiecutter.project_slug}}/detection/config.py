@@ -23,6 +23,11 @@ def parse_args(argv: list[str], epilog: str | None = None) -> argparse.Namespace
     # argparse.REMAINDER would take each flag behind the first override for another override
     flags, overrides = split_overrides(argv)
     parser = default_argument_parser(epilog=epilog)
+    parser.add_argument(
+        "--fast-dev-run",
+        action="store_true",
+        help="train, evaluate, save and predict for a few iterations, to find what would fail",
+    )
     return parser.parse_args(flags + overrides)
 
 
@@ -98,6 +103,22 @@ def all_keys(cfg: DictConfig | ListConfig, prefix: str = "") -> list[str]:
     return keys
 
 
+def takes(target, name: str) -> bool:
+    """Whether a LazyCall's callable has a parameter of that name, though the config leaves it out.
+
+    Only names written in the signature count: **kwargs would let any typing mistake through.
+    """
+    target = locate(target) if isinstance(target, str) else target
+    # @configurable constructors hide their signature behind functools.wraps, which inspect undoes
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return name != "self" and name in parameters and parameters[name].kind in kinds
+
+
 def plain(cfg) -> object:
     """The config as dicts, lists and scalars; callables as dotted names, for display elsewhere."""
     if OmegaConf.is_config(cfg):
@@ -157,25 +178,9 @@ def _exists(cfg: DictConfig, key: str) -> bool:
             return name.isdigit() and int(name) < len(node)
         if not isinstance(node, DictConfig) or node._is_none():
             return False
-        return name in node or ("_target_" in node and _takes(node._target_, name))
+        return name in node or ("_target_" in node and takes(node._target_, name))
     except OmegaConfBaseException:
         return False
-
-
-def _takes(target, name: str) -> bool:
-    """Whether a LazyCall's callable has a parameter of that name, though the config leaves it out.
-
-    Only names written in the signature count: **kwargs would let any typing mistake through.
-    """
-    target = locate(target) if isinstance(target, str) else target
-    # @configurable constructors hide their signature behind functools.wraps, which inspect undoes
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return name != "self" and name in parameters and parameters[name].kind in kinds
 
 
 def _fill_in(cfg: DictConfig) -> None:
