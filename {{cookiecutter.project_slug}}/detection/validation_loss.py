@@ -21,7 +21,11 @@ def with_validation_losses(
     if not cfg.train.val_loss.enabled:
         return test
     annotated = deepcopy(cfg.dataloader.test)
-    annotated.mapper.is_train = True  # the boxes come along; its augmentations stay
+    # what the training's mapper hands the model, but of images resized as for evaluation
+    annotated.mapper = deepcopy(cfg.dataloader.train.mapper)
+    annotated.mapper.augmentations = cfg.dataloader.test.mapper.augmentations
+    for randomness in {"mixing", "albumentations"} & annotated.mapper.keys():
+        annotated.mapper[randomness] = []
     loader = instantiate(annotated)
     return lambda: {**test(), "val_loss": validation_losses(model, loader)}
 

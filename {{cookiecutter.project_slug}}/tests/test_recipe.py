@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import PROJECT_ROOT, read_metrics
 from detectron2.config import LazyConfig, instantiate
+from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
 from detection.checkpoints import load_weights
@@ -203,6 +204,27 @@ def test_blocks_of_other_backbones(name, expected):
         backbone = timm.create_model(name, pretrained=False)
     depths = block_depths(torch.nn.ModuleDict({"backbone": backbone}))
     assert {k: depths[f"backbone.{k}"] for k in expected} == expected
+
+
+def test_fcos_in_mixed_precision(on_toy):
+    cfg = load_config(str(PROJECT_ROOT / "configs/fcos_R_50_FPN.py"), on_toy)
+    model = instantiate(cfg.model)
+    with EventStorage(), torch.autocast("cpu", torch.bfloat16):
+        total = sum(model(next(iter(instantiate(cfg.dataloader.train)))).values())
+    total.backward()
+    assert total.isfinite()
+
+
+@pytest.mark.parametrize("config", ["mask_rcnn_R_50_FPN", "faster_rcnn_R_50_FPN_augmented"])
+def test_validation_losses_of_other_mappers(config, on_toy):
+    """Masks come along, mosaic and colour jitter do not."""
+    cfg = load_config(
+        str(PROJECT_ROOT / f"configs/{config}.py"), [*on_toy, "train.val_loss.enabled=True"]
+    )
+    model = instantiate(cfg.model)
+    losses = with_validation_losses(cfg, model, dict)()["val_loss"]
+    assert ("loss_mask" in losses) == (config == "mask_rcnn_R_50_FPN")
+    assert with_validation_losses(cfg, model, dict)()["val_loss"] == losses
 
 
 def test_epochs_count_repeated_images(on_toy, tmp_path):
