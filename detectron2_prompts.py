@@ -30,8 +30,8 @@ WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
 DEPENDENCIES = set(
     "albumentations detectron2 ensemble-boxes fvcore hotcoco hydra-core hypothesis imagehash "
     "iopath jinja2 markupsafe matplotlib numpy omegaconf opencv-python-headless pillow "
-    "pre-commit pycocotools pytest pyyaml ruff safetensors scikit-learn scipy simplejpeg tabulate "
-    "tensorboard timm torch torchvision tqdm wandb wcwidth".split()
+    "pre-commit pycocotools pytest pyyaml ruff safetensors scikit-learn scipy simplejpeg "
+    "submitit tabulate tensorboard timm torch torchvision tqdm wandb wcwidth".split()
 )
 # W&B refuses the first six; the others would end or change the Python string that they land in.
 WANDB_FORBIDDEN = "/#?%:\\" + "'\"`{}"
@@ -298,3 +298,5 @@ class AnswersExtension(Extension):
             usable_slug,
         ]
         environment.filters.update({function.__name__: function for function in filters})
+        # `cruft update` renders two versions of the template in one process: each imports its own
+        sys.modules.pop(__name__, None)

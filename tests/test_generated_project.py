@@ -19,9 +19,11 @@ pytestmark = pytest.mark.slow
 WORKSHOP = TEMPLATE / "build" / "test"
 
 
-def run(*command: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
+def run(
+    *command: str, cwd: Path, check: bool = True, **variables: str
+) -> subprocess.CompletedProcess:
     """Run a command without the test's own environment; both outputs come as text."""
-    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"} | variables
     result = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8"
     )
@@ -56,6 +58,52 @@ def test_own_lint_and_tests_pass(project):
     result = run("make", "test", "ARGS=--tb=short --show-capture=no", cwd=project)
     assert " passed" in result.stdout and " skipped" not in result.stdout
     print(result.stdout[-400:])
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The checkout of upstream's main that DETECTRON2_CHECKOUT names; skip where it names none."""
+    if "DETECTRON2_CHECKOUT" not in os.environ:
+        pytest.skip("DETECTRON2_CHECKOUT names no checkout of detectron2")
+    return Path(os.environ["DETECTRON2_CHECKOUT"])
+
+
+@pytest.fixture(scope="session")
+def on_main(checkout, python, tmp_path_factory) -> dict[str, str]:
+    """Variables that put upstream's Python sources before what is installed, uncompiled."""
+    folder = tmp_path_factory.mktemp("main")
+    ignore = shutil.ignore_patterns("__pycache__", "configs")
+    shutil.copytree(checkout / "detectron2", folder / "detectron2", ignore=ignore)
+    shutil.copytree(checkout / "configs", folder / "detectron2/model_zoo/configs")
+    # its model zoo imports pkg_resources
+    uv = (os.environ["UV"], "pip", "install", "--quiet", "--python", python)
+    run(*uv, "--target", str(folder), "--no-deps", "setuptools<81", cwd=folder)
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_own_tests_pass_on_main(bake, python, on_main):
+    path = bake(fresh=True)
+    code = "import detectron2; print(detectron2.__file__)"
+    where = run(python, "-c", code, cwd=path, **on_main).stdout
+    assert where.startswith(on_main["PYTHONPATH"])
+    command = [python, "-m", "pytest", "--tb=short", "--show-capture=no"]
+    result = run(*command, cwd=path, **on_main)
+    assert " passed" in result.stdout and " skipped" not in result.stdout
+    print(result.stdout[-400:])
+
+
+@pytest.mark.parametrize("installed", ["v0.6", "main"])
+def test_trains_by_upstreams_tool(bake, python, checkout, on_main, installed):
+    path = bake(fresh=True)
+    run(python, "tools/make_toy_dataset.py", "--train", "8", "--val", "4", cwd=path)
+    main = on_main["PYTHONPATH"] if installed == "main" else ""
+    tool = str(checkout / "tools/lazyconfig_train_net.py")
+    command = [python, tool, "--config-file", "configs/debug/smoke.py", "train.max_iter=2"]
+    run(*command, cwd=path, PYTHONPATH=os.pathsep.join(filter(None, [".", main])))
+    rows = (path / "output/smoke/metrics.json").read_text(encoding="utf-8").splitlines()
+    last = json.loads(rows[-1])
+    assert last["iteration"] == 2, "upstream's last evaluation is one after the last iteration"
+    assert "total_loss" in last and "bbox/AP" in last
 
 
 @pytest.mark.parametrize("name", ["one class", "hard names"])

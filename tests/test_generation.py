@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ else:
     import tomli as tomllib
 
 RENDERED = {
+    ".devcontainer/devcontainer.json",
+    "Dockerfile",
     "README.md",
     "configs/common/writers.py",
     "detection/classes.py",
@@ -183,3 +186,27 @@ def test_labels_hold_nothing_that_the_prompt_eats():
 
     for label in texts(QUESTIONS["__prompts__"]):
         assert not set("[]{}") & set(label), label
+
+
+@pytest.mark.parametrize("source", CHOICES["detectron2_source"])
+def test_container_is_built_from_what_is_there(bake, source):
+    """Whatever the Dockerfile copies exists, and .dockerignore keeps what is not to be in it."""
+    project = bake(detectron2_source=source)
+    text = (project / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    instructions = [line.split(maxsplit=1) for line in lines]
+    assert {name for name, _ in instructions} == {"FROM", "RUN", "COPY", "ENV", "WORKDIR"}
+    copied = [rest.split()[:-1] for name, rest in instructions if name == "COPY"]
+    paths = [path for files in copied if "--from" not in files[0] for path in files]
+    # uv.lock is there once the project is installed
+    assert [path for path in paths if not (project / path).exists()] == ["uv.loc[k]"]
+    assert ("third_party" in paths) == ("g++" not in text) == (source == "pypi")
+    for name, rest in instructions:
+        if name == "RUN":
+            command = rest.removeprefix("--mount=type=cache,target=/root/.cache/uv ")
+            subprocess.run(["sh", "-n", "-c", command], check=True)
+
+    container = json.loads((project / ".devcontainer/devcontainer.json").read_text())
+    build = container["build"]
+    assert (project / ".devcontainer" / build["dockerfile"]).resolve() == project / "Dockerfile"
+    assert (project / ".devcontainer" / build["context"]).resolve() == project

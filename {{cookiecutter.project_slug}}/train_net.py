@@ -5,6 +5,8 @@ Train or evaluate a detector that a LazyConfig describes:
     python train_net.py --config-file configs/faster_rcnn_R_50_FPN.py train.max_iter=1000
     python train_net.py --config-file … --resume
     python train_net.py --config-file … --eval-only train.init_checkpoint=output/…/model_best.pth
+    python train_net.py --config-file … --fast-dev-run
+    torchrun --nproc-per-node 4 train_net.py --config-file …
 
 Any config with `model`, `dataloader.{train,test,evaluator}`, `optimizer` and `lr_multiplier` will
 do, detectron2's own included; `train` and `writers` come from configs/common where it has none.
@@ -17,18 +19,13 @@ from functools import partial
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
-from detectron2.engine import (
-    AMPTrainer,
-    HookBase,
-    SimpleTrainer,
-    hooks,
-    launch,
-)
+from detectron2.engine import HookBase, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 
+from detection import dev_run
 from detection.artifacts import ModelArtifacts
 from detection.checkpoints import (
     WholeFileCheckpointer,
@@ -38,10 +35,23 @@ from detection.checkpoints import (
 )
 from detection.config import load_config, parse_args
 from detection.console import quiet_console, quiet_setup
+from detection.ema import EMAHook
 from detection.errors import UserError
-from detection.hooks import BestCheckpointer, EvalHook, PeriodicWriter, SeedIterations
+from detection.freezing import freeze
+from detection.hooks import (
+    BestCheckpointer,
+    EarlyStopping,
+    EvalHook,
+    LossNormalizer,
+    PeriodicWriter,
+    SeedIterations,
+)
+from detection.launching import launch
 from detection.pictures import PictureHook
+from detection.schedules import set_max_iter
+from detection.trainers import Trainer, amp_dtype
 from detection.tta import with_tta
+from detection.validation_loss import with_validation_losses
 
 logger = logging.getLogger("detectron2")
 
@@ -63,34 +73,49 @@ def do_test(cfg, model) -> dict:
 
 
 def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
-    """What happens around each iteration, in this order."""
+    """What happens around each iteration, in this order; `model` is what is trained."""
     is_main = comm.is_main_process()
     writers = [instantiate(w) for w in cfg.writers.values() if w is not None and is_main]
     test_set = instantiate(cfg.dataloader.evaluator.dataset_name)
     pictures = PictureHook(test_set, writers, **cfg.train.pictures)
+    ema = None
+    if cfg.train.ema.enabled:
+        ema = EMAHook(model, cfg.train.ema.decay, cfg.train.ema.warmup)
+    evaluated = ema.model if ema else model
+    test = build_test(cfg, evaluated, pictures)
+    val_metric = cfg.train.best_checkpointer.val_metric
     return [
         # first, so that it times the step and not the other hooks
         hooks.IterationTimer(),
         SeedIterations(cfg.train.seed),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        LossNormalizer(model),
+        # before all that evaluates or saves its average
+        ema,
         # before checkpoint and evaluation, which use the statistics that it sets
         hooks.PreciseBN(
             cfg.train.eval_period,
-            model,
+            evaluated,
             instantiate(cfg.dataloader.train),
             cfg.train.precise_bn.num_iter,
         )
-        if cfg.train.precise_bn.enabled and get_bn_modules(model)
+        if cfg.train.precise_bn.enabled and get_bn_modules(evaluated)
         else None,
         # before the evaluation, so that a crash there loses no training
         hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
-        EvalHook(cfg.train.eval_period, build_test(cfg, model, pictures)),
+        EvalHook(cfg.train.eval_period, with_validation_losses(cfg, evaluated, test)),
         # after the evaluation, whose predictions it draws
         pictures,
         # after the evaluation, whose result it reads
-        BestCheckpointer(checkpointer, **cfg.train.best_checkpointer) if is_main else None,
+        BestCheckpointer(
+            DetectionCheckpointer(evaluated, cfg.train.output_dir), **cfg.train.best_checkpointer
+        )
+        if is_main
+        else None,
+        # after that one, whose record it reads
+        EarlyStopping(checkpointer, val_metric, cfg.train.eval_period, **cfg.train.early_stopping),
         # after all that saves checkpoints
-        ModelArtifacts(checkpointer, cfg.train.best_checkpointer.val_metric)
+        ModelArtifacts(checkpointer, val_metric)
         if cfg.train.artifacts.enabled and is_main
         else None,
         # last, so that they see all that the hooks before them stored
@@ -105,6 +130,7 @@ def do_train(args, cfg) -> None:
     with quiet_console():
         logger.info(f"Model:\n{model}")
     model.to(cfg.train.device)
+    freeze(model, cfg.train.freeze)
 
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
@@ -112,19 +138,24 @@ def do_train(args, cfg) -> None:
 
     checkpointer = WholeFileCheckpointer(model, cfg.train.output_dir)
     start_iter = last_iteration(checkpointer) + 1 if args.resume else 0
-    if start_iter >= cfg.train.max_iter:
-        raise UserError(
-            f"{cfg.train.output_dir}: already trained for {start_iter} iterations; "
-            "set a higher train.max_iter to go on"
-        )
     if "start_iter" in cfg.dataloader.train:
         cfg.dataloader.train.start_iter = start_iter
     train_loader = instantiate(cfg.dataloader.train)
+    set_max_iter(cfg, train_loader)
+    if start_iter >= cfg.train.max_iter:
+        longer = "train.max_iter" if cfg.train.epochs is None else "train.epochs"
+        raise UserError(
+            f"{cfg.train.output_dir}: already trained for {start_iter} iterations; "
+            f"set a higher {longer} to go on"
+        )
     # a device of its own for each process, unless they share the CPU
     devices = {"device_ids": None} if cfg.train.device == "cpu" else {}
-    model = create_ddp_model(model, **cfg.train.ddp, **devices)
-    trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(
-        model, train_loader, optimizer
+    trainer = Trainer(
+        create_ddp_model(model, **cfg.train.ddp, **devices),
+        train_loader,
+        optimizer,
+        amp_dtype(**cfg.train.amp, device=cfg.train.device),
+        **cfg.train.clip_grad,
     )
     checkpointer.add_checkpointable("trainer", trainer)
     trainer.register_hooks(build_hooks(cfg, model, checkpointer))
@@ -139,8 +170,9 @@ def check(args, cfg) -> None:
     Raises:
         UserError: what it is, and the remedy.
     """
-    if cfg.train.amp.enabled and not str(cfg.train.device).startswith("cuda"):
-        raise UserError("mixed precision needs a GPU; set train.amp.enabled=False")
+    amp_dtype(**cfg.train.amp, device=cfg.train.device)
+    if args.fast_dev_run and (args.eval_only or args.resume):
+        raise UserError("--fast-dev-run starts anew: leave out --resume and --eval-only")
     if args.eval_only:
         if not cfg.train.init_checkpoint and not args.resume:
             raise UserError("--eval-only needs train.init_checkpoint=…, or --resume for the last")
@@ -153,6 +185,9 @@ def check(args, cfg) -> None:
 
 def main(args) -> None:
     cfg = load_config(args.config_file, args.opts)
+    if args.fast_dev_run:
+        dev_run.shorten(cfg)
+        dev_run.clear(cfg.train.output_dir)
     check(args, cfg)
     quiet_setup(cfg, args)
     if args.eval_only:
@@ -162,19 +197,14 @@ def main(args) -> None:
         do_test(cfg, with_tta(cfg, model.eval()))
     else:
         do_train(args, cfg)
+        if args.fast_dev_run:
+            dev_run.finish(cfg)
 
 
 if __name__ == "__main__":
     args = parse_args(sys.argv[1:], epilog=__doc__)
     try:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        launch(main, args)
     except UserError as e:
         sys.exit(f"error: {e}")
     except KeyboardInterrupt:

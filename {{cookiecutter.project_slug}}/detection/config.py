@@ -5,7 +5,7 @@ import difflib
 import inspect
 from pathlib import Path
 
-from detectron2.config import LazyConfig
+from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser
 from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,6 +23,11 @@ def parse_args(argv: list[str], epilog: str | None = None) -> argparse.Namespace
     # argparse.REMAINDER would take each flag behind the first override for another override
     flags, overrides = split_overrides(argv)
     parser = default_argument_parser(epilog=epilog)
+    parser.add_argument(
+        "--fast-dev-run",
+        action="store_true",
+        help="train, evaluate, save and predict for a few iterations, to find what would fail",
+    )
     return parser.parse_args(flags + overrides)
 
 
@@ -54,6 +59,9 @@ def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
     apply_overrides(cfg, list(overrides))
     if OmegaConf.select(cfg, "dataset.fold") is not None:
         _choose_fold(cfg, {override.key_or_group for override in _parse(list(overrides))})
+    lr = OmegaConf.select(cfg, "optimizer.lr")
+    if OmegaConf.is_config(lr):  # the number itself, for all who show or compare it
+        cfg.optimizer.lr = instantiate(lr)
     return cfg
 
 
@@ -93,6 +101,22 @@ def all_keys(cfg: DictConfig | ListConfig, prefix: str = "") -> list[str]:
         if not OmegaConf.is_interpolation(cfg, name) and OmegaConf.is_config(cfg[name]):
             keys += all_keys(cfg[name], f"{prefix}{name}.")
     return keys
+
+
+def takes(target, name: str) -> bool:
+    """Whether a LazyCall's callable has a parameter of that name, though the config leaves it out.
+
+    Only names written in the signature count: **kwargs would let any typing mistake through.
+    """
+    target = locate(target) if isinstance(target, str) else target
+    # @configurable constructors hide their signature behind functools.wraps, which inspect undoes
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return name != "self" and name in parameters and parameters[name].kind in kinds
 
 
 def plain(cfg) -> object:
@@ -154,25 +178,9 @@ def _exists(cfg: DictConfig, key: str) -> bool:
             return name.isdigit() and int(name) < len(node)
         if not isinstance(node, DictConfig) or node._is_none():
             return False
-        return name in node or ("_target_" in node and _takes(node._target_, name))
+        return name in node or ("_target_" in node and takes(node._target_, name))
     except OmegaConfBaseException:
         return False
-
-
-def _takes(target, name: str) -> bool:
-    """Whether a LazyCall's callable has a parameter of that name, though the config leaves it out.
-
-    Only names written in the signature count: **kwargs would let any typing mistake through.
-    """
-    target = locate(target) if isinstance(target, str) else target
-    # @configurable constructors hide their signature behind functools.wraps, which inspect undoes
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return name != "self" and name in parameters and parameters[name].kind in kinds
 
 
 def _fill_in(cfg: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from detection.average_precision import evaluate, scores_of
 from detection.charts import lines
 from detection.error_analysis import (
     Bins,
@@ -12,7 +13,6 @@ from detection.error_analysis import (
     error_costs,
     thresholds,
 )
-from detection.evaluation import evaluate, scores_of
 from detection.matching import IGNORED, Boxes, Matches
 
 BAR = 120  # pixels: the longest bar of a table

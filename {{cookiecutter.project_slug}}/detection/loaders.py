@@ -13,6 +13,8 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from detection.errors import UserError
+
 logger = logging.getLogger("detectron2.detection")
 
 
@@ -50,12 +52,12 @@ def build_train_loader(
         Batches as lists of `total_batch_size / processes` model inputs.
 
     Raises:
-        ValueError: the batch does not divide by the number of processes.
+        UserError: the batch does not divide by the number of processes.
     """
     if total_batch_size % comm.get_world_size():
-        raise ValueError(
+        raise UserError(
             f"total_batch_size={total_batch_size} does not divide by the number of "
-            f"processes, {comm.get_world_size()}"
+            f"processes, {comm.get_world_size()}; set dataloader.train.total_batch_size"
         )
     seed = comm.shared_random_seed() if seed < 0 else seed
     is_wide = [d["width"] > d["height"] for d in dataset] if aspect_ratio_grouping else None
@@ -109,6 +111,11 @@ class ResumableBatchSampler(Sampler):
         self._start_iter = start_iter
         self._is_wide = is_wide
         self._repeats = None if repeats is None else np.asarray(repeats, dtype=float)
+
+    @property
+    def epoch_size(self) -> float:
+        """Images an epoch over all processes, repeated ones counted as often; on average."""
+        return self._size if self._repeats is None else float(self._repeats.sum())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         # going through the skipped ones costs a microsecond an image, and finds the groups' state

@@ -16,8 +16,8 @@ def balanced_scores(coco: dict, results: list[dict]) -> dict[int, float]:
     """
     From which score on the detections of a class have the best F1, at IoU 0.5.
 
-    What is missed counts as much as what is false, and so it should: an object without a
-    pseudo-label is background to the training.
+    What is missed counts as much as what is false: an object without a pseudo-label is background
+    to the training.
 
     Args:
         coco: a COCO json with annotations, that the model was not trained on.

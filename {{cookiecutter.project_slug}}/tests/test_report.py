@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import report as tool
 
 from detection import annotations, error_analysis, matching
-from detection.evaluation import average_precision, evaluate
+from detection.average_precision import average_precision, evaluate
 
 EVIL = '<b>&"<img src=http://example.invalid/x.png>'
 NAMES = ["종이/박스", EVIL, "{{ glass }}"]

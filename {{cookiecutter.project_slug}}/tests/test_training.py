@@ -145,25 +145,6 @@ def test_best_checkpoint_scores_as_recorded(output_dir, train_net, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_together(train_net, tmp_path):
-    train_net(
-        "--num-gpus",
-        "2",
-        "--dist-url",
-        "auto",
-        "train.max_iter=4",
-        "train.eval_period=0",
-        "train.log_period=2",
-        f"train.output_dir={tmp_path}",
-    )
-    rows = read_metrics(tmp_path)
-    assert [r["iteration"] for r in rows if "total_loss" in r] == [1, 3]
-    assert "bbox/AP" in rows[-1]
-    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
-    assert (tmp_path / "log.txt.rank1").exists()
-
-
-@pytest.mark.slow
 def test_overfit_config_trains_and_evaluates(train_net, tmp_path):
     train_net(
         *("train.max_iter=2", "train.log_period=1", f"train.output_dir={tmp_path}"),

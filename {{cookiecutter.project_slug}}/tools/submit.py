@@ -1,0 +1,154 @@
+#!/usr/bin/env python
+"""
+Submit a training to a SLURM cluster:
+
+    python tools/submit.py --partition gpu --gpus 4 --hours 24 \\
+        --config-file configs/faster_rcnn_R_50_FPN.py train.max_iter=90000
+    python tools/submit.py … --dry-run
+
+What is not listed below goes to train_net.py. One process runs on each GPU, over all nodes. A job
+that is preempted, or out of time, queues again and goes on with --resume.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT_ROOT))
+
+import submitit  # noqa: E402
+
+from detection.config import load_config  # noqa: E402
+from detection.config import parse_args as parse_training  # noqa: E402
+from detection.errors import UserError  # noqa: E402
+
+
+class Training:
+    """What each process of a job runs: train_net.py, told by submitit which one it is."""
+
+    def __init__(self, argv: list[str]):
+        self._argv = argv
+
+    def __call__(self) -> None:
+        os.chdir(PROJECT_ROOT)
+        sys.path.insert(0, str(PROJECT_ROOT))
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        import train_net
+        from detection.launching import launch
+
+        argv = self._argv
+        if int(os.environ.get("SLURM_RESTART_COUNT", 0)):  # SLURM itself has queued it again
+            argv = resumed(argv)
+        launch(train_net.main, parse_training(argv))
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What is queued again; submitit calls it when SLURM is about to end the job."""
+        return submitit.helpers.DelayedSubmission(Training(resumed(self._argv)))
+
+
+def resumed(argv: list[str]) -> list[str]:
+    """The command line that goes on with a training, from its start if nothing is saved yet."""
+    return argv if "--resume" in argv else [*argv, "--resume"]
+
+
+def parse_args(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # else --num-gpus and such might be taken for one of these
+    )
+    parser.add_argument("--partition", help="default: the cluster's")
+    parser.add_argument("--account", help="default: the cluster's")
+    parser.add_argument("--nodes", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--gpus", type=int, default=1, help="of a node (default: %(default)s)")
+    parser.add_argument(
+        "--cpus", type=int, default=8, help="of a process, for its loader (default: %(default)s)"
+    )
+    parser.add_argument("--memory", type=float, help="of a node, in GB (default: the cluster's)")
+    parser.add_argument(
+        "--hours", type=float, default=24, help="until it queues again (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--timeouts", type=int, default=10, help="queues again so often (default: %(default)s)"
+    )
+    parser.add_argument("--name", help="of the job (default: the config's)")
+    parser.add_argument(
+        "--slurm", action="append", default=[], metavar="KEY=VALUE", help="another option of sbatch"
+    )
+    parser.add_argument(
+        "--cluster",
+        choices=["slurm", "local"],
+        default="slurm",
+        help="local: processes on this machine, on CPUs with --gpus 0 (default: %(default)s)",
+    )
+    parser.add_argument("--processes", type=int, help="of a node (default: one for each GPU)")
+    parser.add_argument("--logs", default="output/jobs", help="default: %(default)s")
+    parser.add_argument("--dry-run", action="store_true", help="only show the job")
+    return parser.parse_known_args(argv)
+
+
+def job_parameters(args: argparse.Namespace) -> dict:
+    """What submitit is told, by its own names."""
+    processes = args.processes or max(args.gpus, 1)
+    parameters = {
+        "name": args.name,
+        "nodes": args.nodes,
+        "tasks_per_node": processes,
+        "gpus_per_node": args.gpus,
+        "cpus_per_task": args.cpus,
+        "mem_gb": args.memory,
+        "timeout_min": int(60 * args.hours),
+        "slurm_partition": args.partition,
+        "slurm_account": args.account,
+        "slurm_additional_parameters": dict(option.split("=", 1) for option in args.slurm) or None,
+    }
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """
+    Submit what the command line, or `argv`, says; on this machine, wait for its end.
+
+    Raises:
+        UserError: training would refuse its arguments, or this machine reaches no cluster.
+    """
+    args, training = parse_args(sys.argv[1:] if argv is None else argv)
+    of_training = parse_training(training)
+    # mistakes now, not after the queue
+    if of_training.num_gpus > 1 or of_training.num_machines > 1:
+        raise UserError("--num-gpus and --num-machines do not go here: set --gpus and --nodes")
+    if not all("=" in option for option in args.slurm):
+        raise UserError(f"--slurm {' '.join(args.slurm)}: each has to be KEY=VALUE")
+    load_config(of_training.config_file, of_training.opts)
+    args.name = args.name or Path(of_training.config_file).stem
+    parameters = job_parameters(args)
+    if args.dry_run:
+        print(f"on each process  train_net.py {shlex.join(training)}")
+        for name, value in parameters.items():
+            print(f"{name.removeprefix('slurm_'):16} {value}")
+        return
+    try:
+        executor = submitit.AutoExecutor(
+            PROJECT_ROOT / args.logs / "%j",
+            cluster=args.cluster,
+            **{f"{args.cluster}_max_num_timeout": args.timeouts},
+        )
+    except RuntimeError as e:
+        raise UserError(f"{e}; submit from a login node, or try --cluster local") from e
+    executor.update_parameters(**parameters)
+    job = executor.submit(Training(training))
+    print(f"job {job.job_id}: {job.paths.stdout}", flush=True)
+    if args.cluster == "local":
+        job.result()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as e:
+        sys.exit(f"error: {e}")
+    except submitit.core.utils.FailedJobError as e:
+        sys.exit(f"error: {str(e).strip().splitlines()[-1]}")
