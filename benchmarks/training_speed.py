@@ -13,7 +13,8 @@ camera (see loader_throughput.py), without worker processes:
 
 Each is a process of its own, with the same weights, photos and settings of threads; they take
 turns. An iteration lasts from the start of its step to that of the next, hooks and writers
-included; the median over all of them counts. The last two get the same batches and random
+included; the median over all of them counts. The time of processor, of all threads, is told too:
+on a machine that has other work it says more. The last two get the same batches and random
 numbers, so their losses must be the same. OMP_WAIT_POLICY, which the project's Makefile sets, is
 told apart: all three run with it, and then the first and the last without.
 """
@@ -80,16 +81,17 @@ def arguments(folder: Path, iterations: int) -> list[str]:
 
 
 def train(variant: str, argv: list[str], output_dir: Path) -> dict:
-    """Train in this process; return the seconds and the total loss of each iteration."""
+    """Train in this process; return the times, in seconds, and the loss of each iteration."""
     import train_net
     from detection.config import parse_args
     from detectron2.engine import SimpleTrainer
 
-    starts, losses = [], []
+    starts, processor, losses = [], [], []
     step = SimpleTrainer.run_step
 
     def timed_step(trainer) -> None:
         starts.append(time.perf_counter())
+        processor.append(time.process_time())
         step(trainer)
         losses.append(trainer.storage.latest()["total_loss"][0])
 
@@ -99,8 +101,11 @@ def train(variant: str, argv: list[str], output_dir: Path) -> dict:
         train_net.main(args)
     else:
         upstream_loop(args, with_their_loader=variant == THEIRS)
-    seconds = [end - start for start, end in itertools.pairwise(starts)]
-    return {"seconds": seconds[WARM_UP:], "losses": losses}
+    seconds, on_processor = (
+        [end - start for start, end in itertools.pairwise(times)][WARM_UP:]
+        for times in (starts, processor)
+    )
+    return {"seconds": seconds, "on_processor": on_processor, "losses": losses}
 
 
 def upstream_loop(args: argparse.Namespace, with_their_loader: bool) -> None:
@@ -182,14 +187,18 @@ def compare(folder: Path, rounds: int, iterations: int) -> bool:
     for _ in range(rounds):  # in turn, so that all see the same machine
         for variant, passive in kinds:
             results[variant, passive].append(run(variant, folder, iterations, passive))
-    milliseconds = {
-        kind: 1000 * statistics.median(s for r in runs for s in r["seconds"])
-        for kind, runs in results.items()
-    }
+    milliseconds, on_processor = (
+        {
+            kind: 1000 * statistics.median(s for r in runs for s in r[clock])
+            for kind, runs in results.items()
+        }
+        for clock in ("seconds", "on_processor")
+    )
     print(f"{rounds} rounds of {iterations} iterations; the median iteration:")
     for (variant, passive), value in milliseconds.items():
         waiting = "OMP_WAIT_POLICY=passive" if passive else "OMP_WAIT_POLICY unset"
-        print(f"  {variant:32} {waiting:25} {value:8.1f} ms")
+        busy = on_processor[variant, passive]
+        print(f"  {variant:32} {waiting:25} {value:8.1f} ms, {busy:8.1f} ms of processor")
     speedup = milliseconds[THEIRS, True] / milliseconds[OURS, True]
     print(f"  the project / detectron2, same threads: {speedup:.2f} times as fast, of which")
     print(f"    loader {milliseconds[THEIRS, True] / milliseconds[MIXED, True]:.2f}, ", end="")
