@@ -75,6 +75,8 @@ def build_train_loader(
         collate_fn=trivial_batch_collator,
         pin_memory=False,  # model inputs are lists of Instances, which it cannot pin
         persistent_workers=num_workers > 0,
+        # starting it draws a number: not from the model's, within the first iteration of a resume
+        generator=torch.Generator(),
     )
 
 
