@@ -118,11 +118,11 @@ class WatchedEvaluation:
 
 def project_scores(truth: dict, results: list[dict]) -> tuple[dict, float, float]:
     """Return the project's scores, and seconds as `pycocotools_scores` does."""
-    from detection import evaluation
+    from detection import average_precision as module
 
-    evaluation.COCOeval = WatchedEvaluation
+    module.COCOeval = WatchedEvaluation
     start = time.perf_counter()
-    scores = evaluation.average_precision(truth, results)
+    scores = module.average_precision(truth, results)
     return scores, time.perf_counter() - start, WatchedEvaluation.seconds
 
 

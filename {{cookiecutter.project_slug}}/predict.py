@@ -19,7 +19,7 @@ from detectron2.config import instantiate
 from detectron2.utils.logger import setup_logger
 
 from detection.annotations import write_json
-from detection.checkpoints import load_weights
+from detection.checkpoints import load_weights, without_pretrained
 from detection.config import load_config, split_overrides
 from detection.errors import UserError
 from detection.paths import in_project
@@ -28,6 +28,7 @@ from detection.prediction import (
     batches_file,
     list_images,
     prediction_settings,
+    results_name,
     set_thresholds,
 )
 from detection.tta import with_tta
@@ -45,7 +46,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("images", help="COCO json, folder or quoted glob pattern")
     parser.add_argument("--image-root", help="default: dataset.val.image_root for a json")
-    parser.add_argument("--output", help="default: <output_dir>/predictions/<name of images>.json")
+    parser.add_argument("--output", help="default: <output_dir>/predictions/<images>.json")
     parser.add_argument("--batch-size", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--num-workers", type=int, default=2, help="default: %(default)s")
     parser.add_argument(
@@ -78,12 +79,12 @@ def main(argv: list[str] | None = None) -> None:
     if root is None and is_json and "dataset" in cfg:
         root = in_project(cfg.dataset.val.image_root)
     coco, image_root = list_images(args.images, root)
-    model = instantiate(cfg.model).to(cfg.train.device).eval()
+    model = instantiate(without_pretrained(cfg.model)).to(cfg.train.device).eval()
     weights = load_weights(model, cfg.train.output_dir, args.checkpoint)
     set_thresholds(model, args.min_score, args.max_per_image)
     cfg.tta.detector.max_per_image = args.max_per_image
 
-    name = Path(args.images.rstrip("/*")).stem or "images"
+    name = results_name(args.images)
     output = Path(args.output or f"{cfg.train.output_dir}/predictions/{name}.json")
     output.parent.mkdir(parents=True, exist_ok=True)
     if not is_json:

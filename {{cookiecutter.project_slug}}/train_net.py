@@ -19,12 +19,7 @@ from functools import partial
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
-from detectron2.engine import (
-    AMPTrainer,
-    HookBase,
-    SimpleTrainer,
-    hooks,
-)
+from detectron2.engine import HookBase, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
@@ -32,14 +27,31 @@ from fvcore.nn.precise_bn import get_bn_modules
 
 from detection import dev_run
 from detection.artifacts import ModelArtifacts
-from detection.checkpoints import WholeFileCheckpointer, last_iteration, load_weights
+from detection.checkpoints import (
+    WholeFileCheckpointer,
+    last_iteration,
+    load_weights,
+    without_pretrained,
+)
 from detection.config import load_config, parse_args
 from detection.console import quiet_console, quiet_setup
+from detection.ema import EMAHook
 from detection.errors import UserError
-from detection.hooks import BestCheckpointer, EvalHook, PeriodicWriter, SeedIterations
+from detection.freezing import freeze
+from detection.hooks import (
+    BestCheckpointer,
+    EarlyStopping,
+    EvalHook,
+    LossNormalizer,
+    PeriodicWriter,
+    SeedIterations,
+)
 from detection.launching import launch
 from detection.pictures import PictureHook
+from detection.schedules import set_max_iter
+from detection.trainers import Trainer, amp_dtype
 from detection.tta import with_tta
+from detection.validation_loss import with_validation_losses
 
 logger = logging.getLogger("detectron2")
 
@@ -61,34 +73,49 @@ def do_test(cfg, model) -> dict:
 
 
 def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
-    """What happens around each iteration, in this order."""
+    """What happens around each iteration, in this order; `model` is what is trained."""
     is_main = comm.is_main_process()
     writers = [instantiate(w) for w in cfg.writers.values() if w is not None and is_main]
     test_set = instantiate(cfg.dataloader.evaluator.dataset_name)
     pictures = PictureHook(test_set, writers, **cfg.train.pictures)
+    ema = None
+    if cfg.train.ema.enabled:
+        ema = EMAHook(model, cfg.train.ema.decay, cfg.train.ema.warmup)
+    evaluated = ema.model if ema else model
+    test = build_test(cfg, evaluated, pictures)
+    val_metric = cfg.train.best_checkpointer.val_metric
     return [
         # first, so that it times the step and not the other hooks
         hooks.IterationTimer(),
         SeedIterations(cfg.train.seed),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        LossNormalizer(model),
+        # before all that evaluates or saves its average
+        ema,
         # before checkpoint and evaluation, which use the statistics that it sets
         hooks.PreciseBN(
             cfg.train.eval_period,
-            model,
+            evaluated,
             instantiate(cfg.dataloader.train),
             cfg.train.precise_bn.num_iter,
         )
-        if cfg.train.precise_bn.enabled and get_bn_modules(model)
+        if cfg.train.precise_bn.enabled and get_bn_modules(evaluated)
         else None,
         # before the evaluation, so that a crash there loses no training
         hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
-        EvalHook(cfg.train.eval_period, build_test(cfg, model, pictures)),
+        EvalHook(cfg.train.eval_period, with_validation_losses(cfg, evaluated, test)),
         # after the evaluation, whose predictions it draws
         pictures,
         # after the evaluation, whose result it reads
-        BestCheckpointer(checkpointer, **cfg.train.best_checkpointer) if is_main else None,
+        BestCheckpointer(
+            DetectionCheckpointer(evaluated, cfg.train.output_dir), **cfg.train.best_checkpointer
+        )
+        if is_main
+        else None,
+        # after that one, whose record it reads
+        EarlyStopping(checkpointer, val_metric, cfg.train.eval_period, **cfg.train.early_stopping),
         # after all that saves checkpoints
-        ModelArtifacts(checkpointer, cfg.train.best_checkpointer.val_metric)
+        ModelArtifacts(checkpointer, val_metric)
         if cfg.train.artifacts.enabled and is_main
         else None,
         # last, so that they see all that the hooks before them stored
@@ -98,10 +125,12 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
 
 def do_train(args, cfg) -> None:
     """Train from the start, or from the last checkpoint with `--resume`."""
-    model = instantiate(cfg.model)
+    resumes = args.resume and DetectionCheckpointer(None, cfg.train.output_dir).has_checkpoint()
+    model = instantiate(without_pretrained(cfg.model) if resumes else cfg.model)
     with quiet_console():
         logger.info(f"Model:\n{model}")
     model.to(cfg.train.device)
+    freeze(model, cfg.train.freeze)
 
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
@@ -109,19 +138,24 @@ def do_train(args, cfg) -> None:
 
     checkpointer = WholeFileCheckpointer(model, cfg.train.output_dir)
     start_iter = last_iteration(checkpointer) + 1 if args.resume else 0
-    if start_iter >= cfg.train.max_iter:
-        raise UserError(
-            f"{cfg.train.output_dir}: already trained for {start_iter} iterations; "
-            "set a higher train.max_iter to go on"
-        )
     if "start_iter" in cfg.dataloader.train:
         cfg.dataloader.train.start_iter = start_iter
     train_loader = instantiate(cfg.dataloader.train)
+    set_max_iter(cfg, train_loader)
+    if start_iter >= cfg.train.max_iter:
+        longer = "train.max_iter" if cfg.train.epochs is None else "train.epochs"
+        raise UserError(
+            f"{cfg.train.output_dir}: already trained for {start_iter} iterations; "
+            f"set a higher {longer} to go on"
+        )
     # a device of its own for each process, unless they share the CPU
     devices = {"device_ids": None} if cfg.train.device == "cpu" else {}
-    model = create_ddp_model(model, **cfg.train.ddp, **devices)
-    trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(
-        model, train_loader, optimizer
+    trainer = Trainer(
+        create_ddp_model(model, **cfg.train.ddp, **devices),
+        train_loader,
+        optimizer,
+        amp_dtype(**cfg.train.amp, device=cfg.train.device),
+        **cfg.train.clip_grad,
     )
     checkpointer.add_checkpointable("trainer", trainer)
     trainer.register_hooks(build_hooks(cfg, model, checkpointer))
@@ -136,8 +170,7 @@ def check(args, cfg) -> None:
     Raises:
         UserError: what it is, and the remedy.
     """
-    if cfg.train.amp.enabled and not str(cfg.train.device).startswith("cuda"):
-        raise UserError("mixed precision needs a GPU; set train.amp.enabled=False")
+    amp_dtype(**cfg.train.amp, device=cfg.train.device)
     if args.fast_dev_run and (args.eval_only or args.resume):
         raise UserError("--fast-dev-run starts anew: leave out --resume and --eval-only")
     if args.eval_only:
@@ -158,7 +191,7 @@ def main(args) -> None:
     check(args, cfg)
     quiet_setup(cfg, args)
     if args.eval_only:
-        model = instantiate(cfg.model).to(cfg.train.device)
+        model = instantiate(without_pretrained(cfg.model)).to(cfg.train.device)
         weights = "last" if args.resume else cfg.train.init_checkpoint
         load_weights(model, cfg.train.output_dir, weights)
         do_test(cfg, with_tta(cfg, model.eval()))

@@ -15,5 +15,4 @@ train.init_checkpoint = (
 )
 train.max_iter = 10000  # × 8 images = 20 epochs of 4,000 images
 
-dataloader.train.total_batch_size = 8
-optimizer.lr = 0.02 * 8 / 16
+dataloader.train.total_batch_size = 8  # the learning rate follows it

@@ -15,6 +15,6 @@ train.init_checkpoint = (
 )
 train.max_iter = 10000  # × 8 images = 20 epochs of 4,000 images
 
-dataloader.train.total_batch_size = 8
-optimizer.lr = 0.01 * 8 / 16  # upstream trains RetinaNet at half of Faster R-CNN's rate
+dataloader.train.total_batch_size = 8  # the learning rate follows it
+optimizer.lr.base_lr = 0.01  # upstream trains RetinaNet at half of Faster R-CNN's rate
 model.backbone.bottom_up.freeze_at = 2  # as upstream: the stem and res2 stay as pretrained

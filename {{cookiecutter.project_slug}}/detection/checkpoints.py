@@ -1,6 +1,7 @@
 """What a training has saved: looked at without loading it, or loaded whole."""
 
 import json
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -8,14 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer
+from omegaconf import DictConfig, OmegaConf
 
+from detection.ema import averaged_weights
 from detection.errors import UserError
+from detection.weight_files import SafeCheckpointer
+
+logger = logging.getLogger("detectron2.detection")
 
 
-class WholeFileCheckpointer(DetectionCheckpointer):
-    """Upstream's, but Ctrl-C waits until a checkpoint is on the disk."""
+class WholeFileCheckpointer(SafeCheckpointer):
+    """Lets Ctrl-C wait until a checkpoint is on the disk."""
 
     def save(self, name: str, **kwargs) -> None:
         with interrupts_wait():
@@ -47,18 +52,18 @@ def last_iteration(checkpointer: Checkpointer) -> int:
     return torch.load(path, map_location="cpu", mmap=True)["iteration"]
 
 
-def read_best(output_dir: str | Path, metric: str) -> float | None:
-    """The value of `metric` for which BestCheckpointer kept `model_best.pth`; None without one."""
+def read_best(output_dir: str | Path, metric: str) -> dict | None:
+    """`value` and `iteration` for which BestCheckpointer kept `model_best.pth`; None without it."""
     record = Path(output_dir) / "model_best.json"
     if not record.is_file():
         return None
     best = json.loads(record.read_text())
-    return best["value"] if best["metric"] == metric else None
+    return best if best["metric"] == metric else None
 
 
 def load_weights(model: torch.nn.Module, output_dir: str, checkpoint: str) -> str:
     """
-    Load all weights of a trained model.
+    Load all weights of a trained model; their moving average, where the checkpoint has one.
 
     Args:
         model: gets them.
@@ -84,10 +89,21 @@ def load_weights(model: torch.nn.Module, output_dir: str, checkpoint: str) -> st
     return checkpoint
 
 
-class _WholeCheckpointer(DetectionCheckpointer):
+def without_pretrained(model: DictConfig) -> DictConfig:
+    """The config of a model whose weights all come from a checkpoint: none are downloaded."""
+    model = model.copy()
+    if OmegaConf.select(model, "backbone.bottom_up.pretrained"):
+        model.backbone.bottom_up.pretrained = False
+    return model
+
+
+class _WholeCheckpointer(SafeCheckpointer):
     """Refuses what upstream's only warns of: weights that are missing or of another shape."""
 
     def _load_model(self, checkpoint):
+        if (average := averaged_weights(checkpoint)) is not None:
+            logger.info("these are the averaged weights (train.ema)")
+            checkpoint = {**checkpoint, "model": average}
         incompatible = super()._load_model(checkpoint)
         problems = [
             f"{name} is {tuple(found)}, not {tuple(wanted)}"

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from detection.average_precision import METRICS, evaluate, scores_of
 from detection.error_analysis import error_costs
-from detection.evaluation import METRICS, evaluate, scores_of
 
 EVEN = 0.05  # points of AP, less than the page shows
 

@@ -5,7 +5,7 @@ import difflib
 import inspect
 from pathlib import Path
 
-from detectron2.config import LazyConfig
+from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser
 from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -59,6 +59,9 @@ def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
     apply_overrides(cfg, list(overrides))
     if OmegaConf.select(cfg, "dataset.fold") is not None:
         _choose_fold(cfg, {override.key_or_group for override in _parse(list(overrides))})
+    lr = OmegaConf.select(cfg, "optimizer.lr")
+    if OmegaConf.is_config(lr):  # the number itself, for all who show or compare it
+        cfg.optimizer.lr = instantiate(lr)
     return cfg
 
 

@@ -10,8 +10,6 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from detection.errors import UserError
-
 
 def quiet_setup(cfg, args) -> None:
     """
@@ -29,10 +27,6 @@ def quiet_setup(cfg, args) -> None:
     setup_logger(output_dir, distributed_rank=rank)
     with quiet_console():
         default_setup(cfg, args)
-    # the trainer logs what it raises, with a traceback; of a UserError the one line is enough
-    logging.getLogger("detectron2.engine.train_loop").addFilter(
-        lambda record: not (record.exc_info and isinstance(record.exc_info[1], UserError))
-    )
 
 
 @contextmanager

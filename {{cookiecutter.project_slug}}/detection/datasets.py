@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
@@ -15,6 +16,7 @@ from detection.annotations import category_id_map, parse_coco, read_bytes, read_
 from detection.classes import CLASSES
 from detection.errors import UserError
 from detection.finding_kinds import KINDS, NOTE
+from detection.masks import require_masks
 from detection.paths import in_project
 
 logger = logging.getLogger("detectron2.detection")
@@ -70,33 +72,74 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
     return name
 
 
-def training_images(names: str | list[str], filter_empty: bool = True) -> list[dict]:
+def training_images(
+    names: str | list[str],
+    filter_empty: bool = True,
+    pseudo: Mapping | None = None,
+    held_out: Mapping | None = None,
+    masks: bool = False,
+) -> list[dict]:
     """
     The data set dicts of registered data sets, to train on.
 
     Args:
         names: of the data sets.
         filter_empty: leave out images without boxes, and those whose boxes are all crowds.
+        pseudo: what `register_split` takes, of pseudo-labels to train on too; without a
+            `json_file` there are none.
+        held_out: likewise, of the images to evaluate on.
+        masks: whether each annotation has to have one.
 
     Raises:
-        UserError: no image is left.
+        UserError: no image is left, an image with pseudo-labels is one of the others, or a mask
+            is missing.
     """
+    if pseudo and pseudo["json_file"]:
+        images = training_images(names, filter_empty, masks=masks)
+        return images + _pseudo_images(names, pseudo, held_out, masks)
     try:
-        return get_detection_dataset_dicts(names, filter_empty=filter_empty)
+        images = get_detection_dataset_dicts(names, filter_empty=filter_empty)
     except AssertionError as e:
         if "No valid data" not in str(e):
             raise
-        first = names if isinstance(names, str) else names[0]
-        json_file = MetadataCatalog.get(first).get("json_file", first)
         raise UserError(
-            f"{json_file}: no image in it has annotations to train on; "
+            f"{_json_file(names)}: no image in it has annotations to train on; "
             "set dataset.train.json_file to another file"
         ) from e
+    if masks:
+        require_masks(images, _json_file(names))
+    return images
+
+
+def _pseudo_images(
+    names: str | list[str], pseudo: Mapping, held_out: Mapping | None, masks: bool
+) -> list[dict]:
+    """The data set dicts with pseudo-labels, none of them of an image that has others."""
+    images = training_images(register_split(**pseudo), masks=masks)
+    others = [names] if isinstance(names, str) else list(names)
+    if held_out:
+        others.append(register_split(**held_out))
+    for other in others:
+        known = {os.path.realpath(image["file_name"]) for image in DatasetCatalog.get(other)}
+        for image in images:
+            if os.path.realpath(image["file_name"]) in known:
+                raise UserError(
+                    f"{pseudo['json_file']}: {image['file_name']} is an image of {other} too; "
+                    "make pseudo-labels of other images"
+                )
+    boxes = sum(len(image["annotations"]) for image in images)
+    logger.info(f"{pseudo['json_file']}: {len(images)} images with {boxes} pseudo-labels")
+    return images
 
 
 def first_images(dataset: list[dict], count: int) -> list[dict]:
     """The first `count` data set dicts, to learn by heart."""
     return dataset[:count]
+
+
+def _json_file(names: str | list[str]) -> str:
+    first = names if isinstance(names, str) else names[0]
+    return MetadataCatalog.get(first).get("json_file", first)
 
 
 def _load(coco: dict, json_file: str, image_root: str) -> list[dict]:

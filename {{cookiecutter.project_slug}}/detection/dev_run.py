@@ -33,7 +33,7 @@ def shorten(cfg: DictConfig) -> None:
     part = min(1.0, ITERATIONS / train.max_iter)
     cfg.lr_multiplier = LazyCall(Beginning)(schedule=cfg.lr_multiplier, part=part)
     train.output_dir = f"{train.output_dir.rstrip('/')}_fast_dev_run"
-    train.max_iter = ITERATIONS
+    train.max_iter, train.epochs = ITERATIONS, None
     train.eval_period = train.checkpointer.period = ITERATIONS // 2
     train.log_period = 1
     train.precise_bn.num_iter = 1

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from detection.average_precision import evaluate, scores_of
 from detection.charts import lines
 from detection.error_analysis import (
     Bins,
@@ -12,7 +13,6 @@ from detection.error_analysis import (
     error_costs,
     thresholds,
 )
-from detection.evaluation import evaluate, scores_of
 from detection.matching import IGNORED, Boxes, Matches
 
 BAR = 120  # pixels: the longest bar of a table
@@ -165,7 +165,7 @@ def _recall_charts(names: list[str], precision: np.ndarray, rows: list[dict]) ->
         svg = lines(
             label, {name: (recall, curve), "mean": (recall, mean)}, ENDS, ENDS, is_small=True
         )
-        charts.append({"title": name, "value": row["AP50"], "svg": svg})
+        charts.append({"title": name, "value": row["AP50"], "svg": svg, "curve": curve})
     return charts
 
 
@@ -195,6 +195,7 @@ def _matrix(names: list[str], counts: np.ndarray) -> dict:
             "name": titles[r],
             "cells": [
                 {
+                    "count": int(counts[r, c]),
                     "text": f"{counts[r, c]:,}" if counts[r, c] else "",
                     "is_right": r == c,
                     "heat": f"{counts[r, c] / max(totals[r], 1):.2f}",

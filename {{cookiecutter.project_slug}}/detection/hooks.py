@@ -13,6 +13,7 @@ from detectron2.utils.events import EventWriter
 from fvcore.common.checkpoint import Checkpointer
 
 from detection.checkpoints import interrupts_wait, read_best
+from detection.errors import UserError
 from detection.metric_names import MetricNames
 
 logger = logging.getLogger("detectron2.detection")
@@ -67,7 +68,7 @@ class BestCheckpointer(HookBase):
     def __init__(self, checkpointer: Checkpointer, val_metric: str, mode: str = "max"):
         """
         Args:
-            checkpointer: of the model to keep; its `save_dir` is where.
+            checkpointer: of the model that is evaluated; its `save_dir` is where.
             val_metric: a metric that EvalHook stores, e.g. "bbox/AP50".
             mode: "max" or "min".
         """
@@ -81,7 +82,10 @@ class BestCheckpointer(HookBase):
 
     def before_train(self):
         if self.trainer.start_iter > 0:
-            self._best = read_best(self._folder, self._val_metric)
+            record = read_best(self._folder, self._val_metric)
+            self._best = record and record["value"]
+        else:
+            self._record.unlink(missing_ok=True)
 
     def after_step(self):
         latest = self.trainer.storage.latest()
@@ -105,6 +109,89 @@ class BestCheckpointer(HookBase):
             partial.write_text(json.dumps(record) + "\n")
             partial.replace(self._record)
         logger.info(f"best {self._val_metric} so far: {value:.2f}, kept as model_best.pth")
+
+
+class EarlyStopping(HookBase):
+    """
+    Ends the training when evaluations no longer get better.
+
+    It keeps no count of its own but asks BestCheckpointer's record, after which it goes: so a
+    resumed run stops where an uninterrupted one would have.
+    """
+
+    def __init__(
+        self, checkpointer: Checkpointer, val_metric: str, eval_period: int, patience: int | None
+    ):
+        """
+        Args:
+            checkpointer: saves the last weights as `model_final.pth`.
+            val_metric: the metric of BestCheckpointer.
+            eval_period: iterations between two evaluations.
+            patience: that many evaluations in a row without a better value are the last; None:
+                it never ends early.
+
+        Raises:
+            UserError: there are no evaluations before the end, or no patience at all.
+        """
+        if patience is not None and min(eval_period, patience) < 1:
+            raise UserError("train.early_stopping needs train.eval_period and patience from 1 up")
+        self._checkpointer = checkpointer
+        self._val_metric = val_metric
+        self._eval_period = eval_period
+        self._patience = patience
+
+    def before_train(self):
+        """
+        Raises:
+            UserError: the resumed run has been stopped before.
+        """
+        done = self.trainer.start_iter
+        if done > 0 and self._is_over(done):
+            raise UserError(
+                f"{self._checkpointer.save_dir}: stopped early after {done} iterations; a higher "
+                "train.early_stopping.patience goes on"
+            )
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done >= self.trainer.max_iter or not self._is_over(done):
+            return
+        self.trainer.max_iter = done
+        logger.info(
+            f"stops early after {done} iterations: {self._val_metric} was not better in the last "
+            f"{self._patience} evaluations"
+        )
+        if comm.is_main_process():
+            # PeriodicCheckpointer came before the evaluation, and could not know
+            self._checkpointer.save("model_final", iteration=self.trainer.iter)
+
+    def _is_over(self, done: int) -> bool:
+        """The same on all processes, of which the main one alone has the results."""
+        if self._patience is None or done % self._eval_period:
+            return False
+        best = read_best(self._checkpointer.save_dir, self._val_metric)
+        late = best is not None and done - 1 - best["iteration"] >= (
+            self._patience * self._eval_period
+        )
+        return comm.all_gather(late)[0]
+
+
+class LossNormalizer(HookBase):
+    """Saves the running normalizer of RetinaNet's and FCOS's losses, which upstream forgets."""
+
+    def __init__(self, model: torch.nn.Module):
+        self._modules = dict(model.named_modules())
+
+    def state_dict(self):
+        return {
+            name: module.loss_normalizer
+            for name, module in self._modules.items()
+            if hasattr(module, "loss_normalizer")
+        }
+
+    def load_state_dict(self, state_dict):
+        for name, value in state_dict.items():
+            self._modules[name].loss_normalizer = value
 
 
 class PeriodicWriter(hooks.PeriodicWriter):

@@ -75,8 +75,6 @@ def build_train_loader(
         collate_fn=trivial_batch_collator,
         pin_memory=False,  # model inputs are lists of Instances, which it cannot pin
         persistent_workers=num_workers > 0,
-        # starting it draws a number: not from the model's, within the first iteration of a resume
-        generator=torch.Generator(),
     )
 
 
@@ -113,6 +111,11 @@ class ResumableBatchSampler(Sampler):
         self._start_iter = start_iter
         self._is_wide = is_wide
         self._repeats = None if repeats is None else np.asarray(repeats, dtype=float)
+
+    @property
+    def epoch_size(self) -> float:
+        """Images an epoch over all processes, repeated ones counted as often; on average."""
+        return self._size if self._repeats is None else float(self._repeats.sum())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         # going through the skipped ones costs a microsecond an image, and finds the groups' state

@@ -1,6 +1,7 @@
 """Turns a record of the data set into a model input: reads, augments, checks."""
 
 from collections.abc import Sequence
+from itertools import compress
 
 import cv2
 import detectron2.data.transforms as T
@@ -10,18 +11,19 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from detection.errors import UserError
 from detection.images import read_image
+from detection.masks import as_gt_masks, read_mask, transformed
 from detection.samples import Sample
 
 
 class BoxMapper:
     """
-    detectron2's `DatasetMapper` for boxes, faster, with mosaic, mixup and albumentations.
+    detectron2's `DatasetMapper` for boxes and masks, faster, with mosaic, mixup and albumentations.
 
     A training image passes `mixing`, `albumentations` and `augmentations` in this order; all three
     see RGB. Images and boxes come out as from `DatasetMapper` with the same `augmentations`, only
     that resized boxes of whole numbers are not rounded down to whole numbers again.
-    Masks and keypoints are left out: to train on those, put detectron2's own mapper in its place,
-    `L(DatasetMapper)(is_train=True, use_instance_mask=True, augmentations=…, image_format=…)`.
+    Keypoints are left out: to train on those, put detectron2's own mapper in its place,
+    `L(DatasetMapper)(is_train=True, use_keypoint=True, augmentations=…, image_format=…)`.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class BoxMapper:
         min_area: float = 1.0,
         min_visibility: float = 0.1,
         keep_emptied: bool = True,
+        masks: bool = False,
     ):
         """
         Args:
@@ -47,12 +50,18 @@ class BoxMapper:
             min_visibility: and so is one of which it leaves a smaller part, 0 to 1.
             keep_emptied: what becomes of an image that augmentation leaves without boxes: a
                 negative example, or else another image takes its place.
+            masks: give the model the masks too; `mixing` and `albumentations` move boxes alone.
 
         Raises:
-            UserError: an image format of another kind.
+            UserError: an image format of another kind, or masks with what does not move them.
         """
         if image_format not in ("BGR", "RGB"):
             raise UserError(f"image_format must be BGR or RGB, not {image_format!r}")
+        if masks and (mixing or albumentations):
+            raise UserError(
+                "mixing and albumentations do not move masks: set dataloader.train.mapper.mixing=[]"
+                " and dataloader.train.mapper.albumentations=[], or train a model of boxes"
+            )
         self._is_train = is_train
         self._augmentations = T.AugmentationList(list(augmentations))
         self._is_bgr = image_format == "BGR"
@@ -64,6 +73,7 @@ class BoxMapper:
 
             self._pipeline = Pipeline(albumentations, **self._limits)
         self._keep_emptied = keep_emptied
+        self._masks = masks
         self._dataset = None
 
     def use_dataset(self, dataset: Sequence[dict]) -> None:
@@ -77,12 +87,13 @@ class BoxMapper:
 
         Returns:
             The record with `image`, uint8 (3, H, W), in place of its annotations, and in training
-            `instances` with `gt_boxes` (x1, y1, x2, y2) and `gt_classes`; None: take another.
+            `instances` with `gt_boxes` (x1, y1, x2, y2), `gt_classes` and maybe `gt_masks`;
+            None: take another.
 
         Raises:
             UserError: the image cannot be read, or its size is not the one of the json.
         """
-        sample = _read(record)
+        sample = _read(record, self._masks)
         has_boxes = len(sample.boxes) > 0
         if self._is_train:
             for mix in self._mixing:
@@ -90,13 +101,15 @@ class BoxMapper:
             if self._pipeline:
                 sample = self._pipeline(sample)
         augmented = T.AugInput(sample.image, boxes=sample.boxes)
-        self._augmentations(augmented)
+        transforms = self._augmentations(augmented)
 
         output = {key: value for key, value in record.items() if key != "annotations"}
         output["image"] = torch.from_numpy(_planes(augmented.image, self._is_bgr))
         if not self._is_train:
             return output
-        sample = Sample(augmented.image, augmented.boxes, sample.labels).clipped(**self._limits)
+        masks = [transformed(mask, transforms) for mask in sample.masks] if self._masks else None
+        sample = Sample(augmented.image, augmented.boxes, sample.labels, masks)
+        sample = sample.clipped(**self._limits)
         if has_boxes and not len(sample.boxes) and not self._keep_emptied:
             return None
         if "annotations" in record:
@@ -105,6 +118,8 @@ class BoxMapper:
                 gt_boxes=Boxes(torch.from_numpy(sample.boxes).float()),
                 gt_classes=torch.from_numpy(sample.labels),
             )
+            if self._masks:
+                output["instances"].gt_masks = as_gt_masks(sample.masks, *sample.image.shape[:2])
         return output
 
     def _draw(self) -> Sample:
@@ -116,7 +131,7 @@ class BoxMapper:
         return _read(self._dataset[np.random.randint(len(self._dataset))])
 
 
-def _read(record: dict) -> Sample:
+def _read(record: dict, masks: bool = False) -> Sample:
     image = read_image(record["file_name"])
     height, width = image.shape[:2]
     expected = record.get("width", width), record.get("height", height)
@@ -130,7 +145,11 @@ def _read(record: dict) -> Sample:
     boxes = boxes.reshape(-1, 4)
     labels = np.array([a["category_id"] for a in annotations], dtype=np.int64)
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return Sample(image, boxes[has_area], labels[has_area])
+    sample = Sample(image, boxes[has_area], labels[has_area])
+    if masks:
+        kept = compress(annotations, has_area)
+        sample = sample._replace(masks=[read_mask(a["segmentation"]) for a in kept])
+    return sample
 
 
 def _corners(box: Sequence[float], mode: BoxMode) -> Sequence[float]:

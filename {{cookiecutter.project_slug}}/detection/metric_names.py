@@ -30,6 +30,7 @@ _MMDET_ACCURACIES = {
     "fast_rcnn/cls_accuracy": "acc",
     **{f"stage{k}/fast_rcnn/cls_accuracy": f"s{k}.acc" for k in range(3)},
 }
+_VALIDATION_LOSSES = {f"val_loss/{old}": (f"val/{new}", 1) for old, new in _MMDET_LOSSES.items()}
 _SIZES = {"AP": "", "AP50": "_50", "AP75": "_75", "APs": "_s", "APm": "_m", "APl": "_l"}
 
 PRESETS = {
@@ -38,6 +39,7 @@ PRESETS = {
         "lr": ("learning_rate", 1),
         **{old: (f"train/{new}", 1) for old, new in _MMDET_LOSSES.items()},
         **{old: (f"train/{new}", 100) for old, new in _MMDET_ACCURACIES.items()},
+        **_VALIDATION_LOSSES,
         **{f"bbox/{old}": (f"val/bbox_mAP{new}", 0.01) for old, new in _SIZES.items()},
         **{f"segm/{old}": (f"val/segm_mAP{new}", 0.01) for old, new in _SIZES.items()},
         "bbox/AP-{class}": ("val/bbox_mAP_{class}", 0.01),
@@ -52,6 +54,7 @@ PRESETS = {
         "data_time": ("data_time", 1),
         **{old: (new, 1) for old, new in _MMDET_LOSSES.items()},
         **{old: (new, 100) for old, new in _MMDET_ACCURACIES.items()},
+        **_VALIDATION_LOSSES,
         **{f"bbox/{old}": (f"coco/bbox_mAP{new}", 0.01) for old, new in _SIZES.items()},
         **{f"segm/{old}": (f"coco/segm_mAP{new}", 0.01) for old, new in _SIZES.items()},
         "bbox/AP-{class}": ("coco/{class}_precision", 0.01),
@@ -111,6 +114,8 @@ class MetricNames:
     def _unnamed(self, name: str) -> tuple[str, float]:
         if self._preset == "detectron2" or name.startswith("train/"):
             return name, 1
+        if name.startswith("val_loss/"):
+            return name.replace("val_loss/", "val/", 1), 1
         if self.is_evaluation(name):
             prefix = "val" if self._preset == "mmdet2" else "coco"
             return f"{prefix}/{name.replace('/', '_')}", 1

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from detection.classes import CLASSES
 from detection.config import plain
 from detection.errors import UserError
 from detection.image_folder import ImageFolder, image_size
+from detection.paths import DATASETS, in_project
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -69,6 +71,18 @@ def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
         images.append({"id": number, "file_name": name, "width": width, "height": height})
     categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES, start=1)]
     return {"images": images, "annotations": [], "categories": categories}, root
+
+
+def results_name(source: str) -> str:
+    """
+    What results are called, without a suffix: datasets/test.json is test, datasets/folds/0/val.json
+    is folds_0_val, since there are as many val.json as folds.
+    """
+    path = Path(_fixed_part(source) if glob.has_magic(source) else source)
+    with suppress(ValueError):
+        path = path.absolute().relative_to(Path(in_project(DATASETS)).absolute())
+        return "_".join(path.with_suffix("").parts) or "images"
+    return path.stem or "images"
 
 
 def set_thresholds(model: torch.nn.Module, min_score: float, max_per_image: int) -> None:

@@ -1,8 +1,11 @@
-"""A training image on its way to the model: its pixels, boxes and classes."""
+"""A training image on its way to the model: its pixels, boxes, classes and masks."""
 
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
+
+from detection.masks import Mask
 
 
 class Sample(NamedTuple):
@@ -11,11 +14,13 @@ class Sample(NamedTuple):
         image: uint8 (H, W, 3) RGB.
         boxes: float64 (N, 4), corners (x1, y1, x2, y2) in pixels of `image`.
         labels: int64 (N,), positions in the data set's classes.
+        masks: N of them; None: not asked for.
     """
 
     image: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
+    masks: list[Mask] | None = None
 
     def clipped(self, min_area: float, min_visibility: float) -> "Sample":
         """
@@ -32,4 +37,5 @@ class Sample(NamedTuple):
         # a side so short that it is rounded away when the model makes it float32 is none
         keep = (sides > 1e-4).all(axis=1) & (area >= min_area)
         keep &= area >= min_visibility * whole.prod(axis=1)
-        return Sample(self.image, boxes[keep], self.labels[keep])
+        masks = None if self.masks is None else list(compress(self.masks, keep))
+        return Sample(self.image, boxes[keep], self.labels[keep], masks)

@@ -1,17 +1,30 @@
-"""Learning rate multipliers with a linear warm-up, for `hooks.LRScheduler`."""
+"""Learning rate multipliers with a linear warm-up, for `hooks.LRScheduler`; and epochs."""
 
+import logging
+import math
 from collections.abc import Sequence
 
+from detectron2.config import LazyConfig
 from detectron2.solver import WarmupParamScheduler
+from detectron2.utils import comm
 from fvcore.common.param_scheduler import (
     CosineParamScheduler,
     MultiStepParamScheduler,
     ParamScheduler,
 )
+from torch.utils.data import DataLoader
+
+from detection.errors import UserError
+
+logger = logging.getLogger("detectron2.detection")
 
 
 def multistep(
-    max_iter: int, milestones: Sequence[float], gamma: float = 0.1, warmup_iters: int = 500
+    max_iter: int,
+    milestones: Sequence[float],
+    gamma: float = 0.1,
+    warmup_iters: int = 500,
+    warmup_fraction: float | None = None,
 ) -> ParamScheduler:
     """
     Multiply the learning rate by `gamma` at each milestone.
@@ -20,6 +33,7 @@ def multistep(
         max_iter: iterations in all.
         milestones: ascending fractions of `max_iter`, each in (0, 1).
         warmup_iters: iterations of linear warm-up, at most half of `max_iter`.
+        warmup_fraction: the same as a part of `max_iter`, in place of `warmup_iters`.
 
     Raises:
         ValueError: milestones that do not ascend within (0, 1).
@@ -35,24 +49,69 @@ def multistep(
         ),
         max_iter,
         warmup_iters,
+        warmup_fraction,
     )
 
 
-def cosine(max_iter: int, warmup_iters: int = 500, end: float = 0.0) -> ParamScheduler:
+def cosine(
+    max_iter: int,
+    warmup_iters: int = 500,
+    end: float = 0.0,
+    warmup_fraction: float | None = None,
+) -> ParamScheduler:
     """
     Half a cosine from 1 to `end` (Loshchilov & Hutter, 2017).
 
     Args:
         max_iter: iterations in all.
         warmup_iters: iterations of linear warm-up, at most half of `max_iter`.
+        warmup_fraction: the same as a part of `max_iter`, in place of `warmup_iters`.
         end: the multiplier at the last iteration.
     """
-    return _warm_up(CosineParamScheduler(1.0, end), max_iter, warmup_iters)
+    return _warm_up(CosineParamScheduler(1.0, end), max_iter, warmup_iters, warmup_fraction)
 
 
-def _warm_up(scheduler: ParamScheduler, max_iter: int, warmup_iters: int) -> ParamScheduler:
-    # a short trial run must not consist of warm-up alone
-    warmup_length = min(warmup_iters / max_iter, 0.5)
+def set_max_iter(cfg, loader: DataLoader) -> None:
+    """
+    Let `train.max_iter` follow from `train.epochs`, where the config has these.
+
+    An epoch is what the loader takes for one: the images without those that `filter_empty` leaves
+    out, each as often as `repeat_threshold` repeats it.
+
+    Args:
+        cfg: the whole config; it is saved anew.
+        loader: of `detection.loaders.build_train_loader`.
+
+    Raises:
+        UserError: another loader, which does not tell.
+    """
+    epochs, batch_size = cfg.train.epochs, cfg.dataloader.train.get("total_batch_size")
+    if epochs is None:
+        return
+    size = getattr(getattr(loader, "batch_sampler", None), "epoch_size", None)
+    if size is None:
+        raise UserError(
+            "train.epochs needs detection.loaders.build_train_loader as dataloader.train; with "
+            "another one set train.max_iter"
+        )
+    cfg.train.max_iter = max(1, math.ceil(epochs * size / batch_size))
+    logger.info(
+        f"{epochs:g} epochs of {size:.0f} images are {cfg.train.max_iter} iterations of "
+        f"{batch_size}; one epoch is {size / batch_size:.1f}"
+    )
+    if comm.is_main_process():
+        LazyConfig.save(cfg, f"{cfg.train.output_dir}/config.yaml")
+
+
+def _warm_up(
+    scheduler: ParamScheduler, max_iter: int, warmup_iters: int, warmup_fraction: float | None
+) -> ParamScheduler:
+    if warmup_fraction is None:
+        warmup_fraction = warmup_iters / max_iter
     return WarmupParamScheduler(
-        scheduler, warmup_factor=0.001, warmup_length=warmup_length, warmup_method="linear"
+        scheduler,
+        warmup_factor=0.001,
+        # a short trial run must not consist of warm-up alone
+        warmup_length=min(warmup_fraction, 0.5),
+        warmup_method="linear",
     )

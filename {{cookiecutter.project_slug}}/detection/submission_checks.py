@@ -1,6 +1,7 @@
 """Checks a submission against its json and the competition's sample, and scores it."""
 
 from detection.annotations import read_coco
+from detection.average_precision import average_precision, results_table
 from detection.errors import UserError
 from detection.matching import check_truth
 from detection.submission import DEFAULT_FORMAT, Format, find_format
@@ -71,8 +72,6 @@ def _compare(submission: Submission, path: str, sample: str, form: Format) -> No
 
 def _score(coco: dict, results: list[dict], form: Format) -> str:
     """The table of AP; over all classes as one where the format names none."""
-    from detection.evaluation import average_precision, results_table  # slow to import
-
     if form.suffix == ".csv" and "label" not in form.box.split() and len(coco["categories"]) > 1:
         only = coco["categories"][0]["id"]
         coco = {

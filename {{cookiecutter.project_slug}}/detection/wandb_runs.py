@@ -1,16 +1,22 @@
 """W&B runs on disk and on the server: what they record, where they go, how they are read back."""
 
 import json
+import logging
 import netrc
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import wandb
+
+logger = logging.getLogger("detectron2.detection")
 
 _MACHINE = {"x_disable_machine_info": False, "x_disable_meta": False, "program": sys.argv[0]}
 # what W&B may record beside metrics and config, and the settings that let it
@@ -74,6 +80,68 @@ def default_mode() -> str:
     return "offline"
 
 
+def open_run(
+    output_dir: Path,
+    run_id: str,
+    mode: str,
+    settings: wandb.Settings,
+    tell_unsynced: Callable[[], None],
+    **init,
+) -> wandb.Run | None:
+    """
+    Start a run, or go on with it; offline if the server does not answer. Says where it goes.
+
+    Args:
+        output_dir: its files go into `<output_dir>/wandb`.
+        run_id: W&B's.
+        mode: "online" or "offline".
+        settings: as `make_settings` makes them.
+        tell_unsynced: called when W&B could not send all that it was given.
+        init: what else `wandb.init` takes.
+
+    Returns:
+        The run; None if W&B itself fails.
+    """
+    run = reason = None
+    for attempt in dict.fromkeys((mode, "offline")):
+        parts = find_parts(output_dir, run_id)
+        try:
+            wandb.setup(wandb.Settings(silent=True))
+            wandb.termsetup(wandb.Settings(silent=True), _Messages(tell_unsynced))
+            run = wandb.init(
+                dir=output_dir,
+                id=run_id,
+                mode=attempt,
+                reinit="finish_previous",
+                settings=settings,
+                **init,
+            )
+            break
+        except Exception as e:  # whatever it is, the training needs no W&B
+            reason = str(e).partition("\n")[0]
+            tear_down()  # else the run's id counts as in use
+            for part in set(find_parts(output_dir, run_id)) - set(parts):
+                shutil.rmtree(part, ignore_errors=True)
+    if run is None:
+        logger.warning(f"W&B: nothing is recorded ({reason})")
+    elif reason:
+        logger.warning(
+            f"W&B: no connection ({reason}), going offline; `{sync_command(run)}` sends the run "
+            "later"
+        )
+    elif run.offline:
+        logger.info(f"W&B: offline run; `{sync_command(run)}` sends it")
+    else:
+        logger.info(f"W&B: {run.url}")
+    return run
+
+
+def tear_down() -> None:
+    """End W&B's own process, whatever state it is in."""
+    with suppress(Exception, SystemExit):
+        wandb.teardown(exit_code=1)
+
+
 def find_parts(output_dir: Path, run_id: str) -> list[Path]:
     """The folders of a run, one for each time that it was started or resumed, in that order."""
     # offline-run-<time>-<id> and run-<time>-<id>
@@ -131,3 +199,19 @@ def _has_text(value: object) -> bool:
 
 def _is_secret(value: object) -> bool:
     return isinstance(value, str) and bool(_SECRET_VALUE.match(value))
+
+
+class _Messages:
+    """Gets what W&B would print, and passes on only that data could not be sent."""
+
+    def __init__(self, tell_unsynced: Callable[[], None]):
+        self._tell_unsynced = tell_unsynced
+
+    def info(self, message: str) -> None:
+        pass
+
+    def warning(self, message: str) -> None:
+        if "wandb sync" in message:
+            self._tell_unsynced()
+
+    error = warning

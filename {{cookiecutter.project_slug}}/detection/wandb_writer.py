@@ -4,11 +4,10 @@ import atexit
 import json
 import logging
 import os
-import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import wandb
@@ -24,8 +23,10 @@ from detection.wandb_runs import (
     default_mode,
     find_parts,
     make_settings,
+    open_run,
     read_rows,
     sync_command,
+    tear_down,
     without_secrets,
 )
 from detection.writers import NewScalars, read_metrics
@@ -146,44 +147,21 @@ class WandbWriter(EventWriter):
         self._finish(0 if sys.exc_info()[0] is None else 1)
 
     def _open(self, run_id: str, config: dict) -> None:
-        """Set `_run`: offline if the server fails, None if W&B itself does; say which."""
-        reason = None
-        for mode in dict.fromkeys((self._mode, "offline")):
-            parts = find_parts(self._output_dir, run_id)
-            try:
-                wandb.setup(wandb.Settings(silent=True))
-                wandb.termsetup(wandb.Settings(silent=True), _WandbMessages(self._tell_unsynced))
-                self._run = wandb.init(
-                    dir=self._output_dir,
-                    project=self._project,
-                    entity=self._entity,
-                    name=self._name,
-                    id=run_id,
-                    resume="allow",
-                    mode=mode,
-                    config=config,
-                    reinit="finish_previous",
-                    settings=make_settings(self._capture, **self._timeouts),
-                )
-                break
-            except Exception as e:  # whatever it is, the training needs no W&B
-                reason = str(e).partition("\n")[0]
-                _tear_down()  # else the run's id counts as in use
-                for part in set(find_parts(self._output_dir, run_id)) - set(parts):
-                    shutil.rmtree(part, ignore_errors=True)
-        if self._run is None:
-            logger.warning(f"W&B: nothing is recorded ({reason})")
-            return
-        self._sync_command = sync_command(self._run)
-        if reason:
-            logger.warning(
-                f"W&B: no connection ({reason}), going offline; `{self._sync_command}` sends the "
-                "run later"
-            )
-        elif self._run.offline:
-            logger.info(f"W&B: offline run; `{self._sync_command}` sends it")
-        else:
-            logger.info(f"W&B: {self._run.url}")
+        """Set `_run`: offline if the server fails, None if W&B itself does."""
+        self._run = open_run(
+            self._output_dir,
+            run_id,
+            self._mode,
+            make_settings(self._capture, **self._timeouts),
+            self._tell_unsynced,
+            project=self._project,
+            entity=self._entity,
+            name=self._name,
+            resume="allow",
+            config=config,
+        )
+        if self._run is not None:
+            self._sync_command = sync_command(self._run)
 
     def _catch_up(
         self,
@@ -251,7 +229,7 @@ class WandbWriter(EventWriter):
         except Exception as e:
             logger.warning(f"W&B: {type(e).__name__}: {e}; it records no more")
             self._run = None
-            _tear_down()
+            tear_down()
 
     def _tell_unsynced(self) -> None:
         if not self._is_told:
@@ -266,24 +244,3 @@ class WandbWriter(EventWriter):
 
     def _write_record(self, record: dict) -> None:
         (self._output_dir / "wandb_run.json").write_text(json.dumps(record) + "\n")
-
-
-def _tear_down() -> None:
-    with suppress(Exception, SystemExit):
-        wandb.teardown(exit_code=1)
-
-
-class _WandbMessages:
-    """Gets what W&B would print, and passes on only that data could not be sent."""
-
-    def __init__(self, tell_unsynced: Callable[[], None]):
-        self._tell_unsynced = tell_unsynced
-
-    def info(self, message: str) -> None:
-        pass
-
-    def warning(self, message: str) -> None:
-        if "wandb sync" in message:
-            self._tell_unsynced()
-
-    error = warning

@@ -180,7 +180,7 @@ class TqdmMetricPrinter(EventWriter):
 
     def start(self, start_iter: int, cfg) -> None:
         record = read_best(cfg.train.output_dir, self._best_metric) if start_iter > 0 else None
-        self._earlier_best = [record] if record is not None else []
+        self._earlier_best = [record["value"]] if record else []
         if self._is_bar:
             # log lines are printed above the bar instead of through it
             loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "")]
@@ -235,7 +235,9 @@ class TqdmMetricPrinter(EventWriter):
             parts.append(f"mem {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
         if "lr" in scalars:
             parts.append(f"lr {scalars['lr'][0]:.3g}")
-        losses = [n for n in scalars if n == "total_loss" or "loss" in n.split("/")[-1]]
+        if "val_loss/total_loss" in scalars:
+            parts.append(f"val_loss {scalars['val_loss/total_loss'][0]:.3g}")
+        losses = [n for n in scalars if "loss" in n.split("/")[-1] and "val_loss" not in n]
         for name in sorted(losses, key=lambda n: n != "total_loss"):
             parts.append(f"{name} {median(name):.3g}")
         return "  ".join(parts)

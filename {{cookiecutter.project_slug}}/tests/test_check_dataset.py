@@ -530,7 +530,7 @@ def test_several_damages_at_once_are_mended_and_the_copy_can_be_registered(data)
 
 def test_pycocotools_never_finds_annotation_0_and_we_do(data):
     """Every box is found with the right class; once mended, pycocotools says so too."""
-    from detection.evaluation import average_precision
+    from detection.average_precision import average_precision
 
     edit(id=0)(data)
     data.check("--fix")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detection import annotations, paths, submission
-from detection.evaluation import average_precision, results_table
+from detection.average_precision import average_precision, results_table
 from detection.submission_reading import read_submission
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))

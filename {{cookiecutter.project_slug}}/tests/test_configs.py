@@ -1,6 +1,7 @@
 """Every config builds and takes a step; overrides reach it, and mistyped ones do not pass."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +20,29 @@ LEAVES = sorted(
 )
 
 
+# what a small machine without a network can bear
+BACKBONE = "model.backbone.bottom_up"
+SHRUNK = {
+    "faster_rcnn_R_101_FPN": [f"{BACKBONE}.stages.depth=50"],
+    "faster_rcnn_X_101_32x8d_FPN": [f"{BACKBONE}.stages.depth=50"],
+    "faster_rcnn_convnext_tiny_FPN": [
+        f"{BACKBONE}.model_name=convnext_atto.d2_in1k",
+        f"{BACKBONE}.pretrained=False",
+    ],
+    "faster_rcnn_efficientnet_b3_FPN": [
+        f"{BACKBONE}.model_name=efficientnet_b0.ra_in1k",
+        f"{BACKBONE}.pretrained=False",
+        f"{BACKBONE}.freeze_norm=False",
+    ],
+    "faster_rcnn_swin_tiny_FPN": [f"{BACKBONE}.pretrained=False"],
+}
+
+
 @pytest.mark.parametrize("config_file", LEAVES)
-def test_config_takes_a_training_step_and_predicts(config_file, on_toy):
-    cfg = load_config(str(PROJECT_ROOT / config_file), on_toy)
+def test_config_takes_a_training_step_and_is_evaluated(config_file, on_toy, tmp_path):
+    overrides = [*on_toy, *SHRUNK.get(Path(config_file).stem, []), f"train.output_dir='{tmp_path}'"]
+    overrides.append("dataloader.evaluator.only_seen=True")
+    cfg = load_config(str(PROJECT_ROOT / config_file), overrides)
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     cfg.optimizer.params.model = model
@@ -40,9 +61,15 @@ def test_config_takes_a_training_step_and_predicts(config_file, on_toy):
     assert any(not torch.equal(b, a) for b, a in zip(before, after, strict=True))
 
     model.eval()
+    images = next(iter(instantiate(cfg.dataloader.test)))
     with torch.no_grad():
-        (output,) = model(next(iter(instantiate(cfg.dataloader.test))))
-    assert (output["instances"].pred_classes < len(CLASSES)).all()
+        outputs = model(images)
+    instances = outputs[0]["instances"]
+    assert (instances.pred_classes < len(CLASSES)).all()
+    assert instances.has("pred_masks") == ("mask" in config_file)
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    evaluator.process(images, outputs)
+    assert "AP" in evaluator.evaluate()["bbox"]
     scheduler = instantiate(cfg.lr_multiplier)
     assert scheduler(0.0) < scheduler(0.5) and scheduler(0.999) < scheduler(0.5)
 

@@ -16,9 +16,9 @@ from detectron2.structures import BoxMode
 from detection import classes
 from detection.annotation_checks import check_annotations
 from detection.annotations import category_id_map, read_coco
+from detection.average_precision import average_precision
 from detection.datasets import register_split, training_images
 from detection.errors import UserError
-from detection.evaluation import average_precision
 
 CLASSES = ["can", "종이", 'a/"b"']
 NFD = unicodedata.normalize("NFD", CLASSES[1])

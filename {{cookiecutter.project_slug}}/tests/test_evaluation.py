@@ -15,8 +15,9 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detection.average_precision import average_precision, results_table
 from detection.datasets import register_split
-from detection.evaluation import COCOEvaluator, average_precision, results_table
+from detection.evaluation import COCOEvaluator
 
 SIDE = 300
 # sparse and not in order; the fourth is annotated nowhere, the last never detected

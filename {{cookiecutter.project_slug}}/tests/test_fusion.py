@@ -9,7 +9,7 @@ import pytest
 from conftest import PROJECT_ROOT
 
 from detection.annotations import read_coco
-from detection.evaluation import average_precision
+from detection.average_precision import average_precision
 from detection.fusion import METHODS, fuse, fuse_results
 
 sys.path.insert(0, str(PROJECT_ROOT / "tools"))

@@ -81,14 +81,6 @@ def test_batches_do_not_depend_on_workers_or_on_where_a_run_began(records, repea
     assert batches(records, 1, seed=8, **settings) != whole[:1]
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_loading_takes_no_random_numbers_from_the_model(records, num_workers):
-    """detectron2's main starts the loader within the first iteration, also of a resumed run."""
-    before = torch.get_rng_state()
-    batches(records, 1, num_workers=num_workers)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_workers_tell_of_a_bad_image_in_one_line(records, tmp_path):
     broken = {**records[0], "file_name": str(tmp_path / "nothing.png")}
     for num_workers in (0, 1):

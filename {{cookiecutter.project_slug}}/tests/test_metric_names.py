@@ -111,6 +111,19 @@ def test_scale_and_names_of_evaluations(preset, expected, task, metric_names):
         assert not to_new.is_evaluation(old)
 
 
+@pytest.mark.parametrize(
+    ("preset", "names"),
+    [
+        ("mmdet2", ["val/loss", "val/loss_rpn_bbox", "val/loss_other"]),
+        ("mmdet3", ["val/loss", "val/loss_rpn_bbox", "val/loss_other"]),
+        ("detectron2", ["val_loss/total_loss", "val_loss/loss_rpn_loc", "val_loss/loss_other"]),
+    ],
+)
+def test_names_of_validation_losses(preset, names, metric_names):
+    losses = ("total_loss", "loss_rpn_loc", "loss_other")
+    assert [metric_names(preset)(f"val_loss/{loss}", 2)[0] for loss in losses] == names
+
+
 def test_every_preset_names_all_coco_metrics(metric_names):
     metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AP-can", "AP50-can")
     for preset in PRESETS:

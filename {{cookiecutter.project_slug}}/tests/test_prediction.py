@@ -17,6 +17,7 @@ from PIL import Image
 
 from detection.classes import CLASSES
 from detection.errors import UserError
+from detection.prediction import results_name
 from detection.tta import DetectorWithTTA
 from predict import main
 
@@ -61,6 +62,24 @@ def test_same_as_the_evaluation(predict, trained, toy):
     expected = read(trained / "inference" / "coco_instances_results.json")
     assert values(results) == pytest.approx(values(expected), rel=1e-5)
     assert not list((trained / "predictions").glob("*.batches"))
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("datasets/test.json", "test"),
+        ("datasets/folds/0/val.json", "folds_0_val"),
+        ("elsewhere/val.json", "val"),
+        ("photos/", "photos"),
+    ],
+)
+def test_results_of_each_json_have_a_file_of_their_own(monkeypatch, source, name):
+    monkeypatch.chdir(PROJECT_ROOT)
+    assert results_name(source) == name
+    command = ["make", "-n", "predict", f"TEST={source}", "UV=uv"]
+    planned = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True).stdout
+    assert f"/predictions/{name}.json" in planned
+    assert results_name(f"{Path(source).parent}/*.jpg") != "*"
 
 
 @pytest.mark.slow

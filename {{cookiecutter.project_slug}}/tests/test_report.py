@@ -1,21 +1,25 @@
 """tools/report.py: each planted error is told by its name, and every figure is counted twice."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import PROJECT_ROOT, read_wandb_rows
 from page_reader import Page
+from wandb_server import WandbServer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import report as tool
 
 from detection import annotations, error_analysis, matching
-from detection.evaluation import average_precision, evaluate
+from detection.average_precision import average_precision, evaluate
 
 EVIL = '<b>&"<img src=http://example.invalid/x.png>'
 NAMES = ["종이/박스", EVIL, "{{ glass }}"]
@@ -276,6 +280,95 @@ def test_curves_of_the_run(planted, tmp_path):
     assert "r50: the errors" in page.text
     assert "best evaluation was at iteration 40, AP 30.0; the last at 60, AP 20.0" in page.text
     assert "total_loss from 2.5 to 1.5; loss_cls from 1.5 to 0.25" in page.text
+
+
+@pytest.fixture
+def run_folder(tmp_path) -> Path:
+    """The output folder of a training that W&B knows as 1234abcd."""
+    run = tmp_path / "output" / "r50"
+    run.mkdir(parents=True)
+    (run / "metrics.json").write_text('{"iteration": 19, "total_loss": 2.5}\n')
+    (run / "wandb_run.json").write_text('{"id": "1234abcd"}\n')
+    wandb = "{project: trash, entity: '', mode: null, name: null, init_timeout: 3}"
+    (run / "config.yaml").write_text(f"writers:\n  wandb: {wandb}\n")
+    return run
+
+
+def send(planted, run_folder, **settings: str) -> subprocess.CompletedProcess:
+    """Make the report in a process of its own, with these settings of W&B's."""
+    arguments = [str(planted / "results.json"), str(planted / "val.json"), "--wandb"]
+    arguments += ["--run", str(run_folder), "--image-root", str(planted)]
+    code = "import sys, detection.annotations as a, tools.report as t; "
+    code += f"a.CLASSES = {NAMES!r}; sys.exit(t.main(sys.argv[1:]))"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    environment |= {f"WANDB_{name}": value for name, value in settings.items()}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=PROJECT_ROOT,
+        env={**environment, "HOME": str(run_folder)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_same_figures_go_to_wandb(planted, run_folder):
+    process = send(planted, run_folder, MODE="offline")
+    assert process.returncode == 0, process.stderr
+    assert "W&B: offline run; `wandb sync" in process.stdout
+    page = Page(run_folder / "report.html", "worst")
+    (part,) = (run_folder / "wandb").glob("offline-run-*")
+    row, more = read_wandb_rows(part)
+    row |= more
+
+    assert row["report/AP50"] == float(page.rows("classes")["all"][1])
+    assert row[f"report/AP-{NAMES[2]}"] == 100
+    assert row["report/cost/missed"] == float(page.rows("kinds")["missed"][0])
+    tables = {}
+    for name in ("classes", "errors", "sizes", "calibration", "confusion_table"):
+        table = json.loads((part / "files" / row[f"report/{name}.path"]).read_text())
+        tables[name] = {line[0]: line[1:] for line in table["data"]}
+    assert tables["classes"][NAMES[2]] == [100, 100, 100, 1, 3, 1, 0.95, 1]
+    assert tables["classes"][EVIL][-2:] == [None, None]
+    assert tables["errors"]["missed"][0] == 2
+    assert tables["sizes"]["small"][0] == 10 and len(tables["calibration"]) == 10
+    assert [NAMES[0], "background", 3] in table["data"]
+    assert "report/precision_recall_table.path" in row
+    html = (part / "files" / row["report/page.path"]).read_text(encoding="utf-8")
+    assert html == page.html
+    # the training's own run is left as it was
+    assert json.loads((run_folder / "wandb_run.json").read_text()) == {"id": "1234abcd"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_reachable", [True, False])
+def test_report_goes_to_a_server_or_waits_for_it(planted, run_folder, is_reachable):
+    with WandbServer() as server:
+        if not is_reachable:
+            server.stop()
+        key = "0123456789abcdef" * 2 + "01234567"
+        process = send(planted, run_folder, BASE_URL=server.url, API_KEY=key)
+    assert process.returncode == 0, process.stderr
+    assert (run_folder / "report.html").is_file()
+    if not is_reachable:
+        assert "going offline; `wandb sync" in process.stdout
+        assert list((run_folder / "wandb").glob("offline-run-*"))
+        return
+    (run,) = server.runs.values()
+    assert run.rows[0]["report/AP"] > 0 and run.exit_code == 0
+    assert any(name.endswith(".html") for name in run.uploads)
+    assert run.upserts[0]["jobType"] == "report" and run.upserts[0]["project"] == "trash"
+    # it does without artifacts, which W&B's tables need
+    assert "W&B: not all could be sent; `wandb sync" in process.stdout
+
+
+@pytest.mark.slow
+def test_report_of_a_training_without_wandb_is_one_line(planted, run_folder):
+    (run_folder / "config.yaml").write_text("writers: {wandb: null}\n")
+    process = send(planted, run_folder)
+    assert process.returncode == 1 and process.stderr.count("\n") == 1
+    assert "no W&B project" in process.stderr and "--wandb" in process.stderr
+    assert not (run_folder / "report.html").exists()
 
 
 def test_images_that_are_not_there_are_told(planted, tmp_path, capsys):

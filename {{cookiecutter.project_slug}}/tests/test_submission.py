@@ -187,7 +187,7 @@ def parse(text, form, coco):
 
 @pytest.mark.parametrize("name", submission.FORMATS)
 def test_a_submission_scores_as_its_results_do(name):
-    from detection.evaluation import average_precision
+    from detection.average_precision import average_precision
 
     coco, results = random_example(random.Random(0))
     form = submission.FORMATS[name]

@@ -21,8 +21,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from detection.annotations import category_id_map, check_images, read_coco, write_json
+from detection.average_precision import average_precision
 from detection.errors import UserError
-from detection.evaluation import average_precision
 from detection.fusion import METHODS, fuse_results
 from detection.matching import check_truth
 from detection.results import read_results

@@ -11,6 +11,7 @@ and kinds of errors of several results side by side.
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -46,10 +47,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--output",
         help="the page (default: report.html in --run, or here; of a comparison comparison.html)",
     )
+    parser.add_argument("--wandb", action="store_true", help="send it to the W&B project of --run")
     parser.add_argument("--count", type=int, default=24, help="worst images (default: %(default)s)")
     args = parser.parse_intermixed_args(argv)
     if args.count < 0:
         parser.error("--count must not be negative")
+    if args.wandb and (args.compare or not args.run):
+        parser.error("--wandb needs the --run whose project the report goes to, and no --compare")
     if args.compare:
         args.results = _by_name(parser, args.results)
         args.output = args.output or "comparison.html"
@@ -94,6 +98,10 @@ def report(args: argparse.Namespace) -> list[str]:
     Raises:
         UserError: a file cannot be used, or there is nothing to tell.
     """
+    if args.wandb:
+        from detection.wandb_report import send_report, writer_settings  # slow to import
+
+        writer = writer_settings(args.run)
     coco, results = load(args.results, args.json_file)
     curves = read_history(args.run) if args.run else {}
     truth, detections = to_boxes(coco, results)
@@ -110,7 +118,11 @@ def report(args: argparse.Namespace) -> list[str]:
     page |= {"title": title, "images": f"{len(coco['images']):,}"}
     write_page(args.output, render_page("errors.html.jinja", **page))
     missing = page["sheet"]["missing"]
-    return page["notes"] + ([missing] if missing else [])
+    lines = page["notes"] + ([missing] if missing else [])
+    if args.wandb:
+        logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+        lines += send_report(args.run, writer, page, args.output)
+    return lines
 
 
 def _image_root(args: argparse.Namespace) -> str:

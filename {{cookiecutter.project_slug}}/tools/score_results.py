@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
+from detection.average_precision import average_precision, results_table
 from detection.errors import UserError
-from detection.evaluation import average_precision, results_table
 from detection.matching import load
 
 

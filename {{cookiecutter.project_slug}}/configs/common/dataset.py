@@ -17,6 +17,8 @@ dataset = dict(
     # `image_root` + `file_name` of the json = the image
     train=dict(name="train", json_file=f"{DATASETS}/train.json", image_root=IMAGE_ROOT),
     val=dict(name="val", json_file=f"{DATASETS}/val.json", image_root=IMAGE_ROOT),
+    # trained on beside train, e.g. what tools/pseudo_label.py makes of predictions on test images
+    pseudo=dict(name="pseudo", json_file=None, image_root=IMAGE_ROOT),
 )
 
 dataloader = dict(
@@ -28,6 +30,8 @@ dataloader = dict(
                 image_root="${dataset.train.image_root}",
             ),
             filter_empty=True,  # images without boxes are left out; False: negative examples
+            pseudo="${dataset.pseudo}",
+            held_out="${dataset.val}",
         ),
         mapper=L(BoxMapper)(
             is_train=True,

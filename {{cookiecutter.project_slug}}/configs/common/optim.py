@@ -4,16 +4,34 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.solver.build import get_default_optimizer_params
 
+from detection.optimizers import layer_decayed_params, scaled_lr
+
+# `lr` follows the batch: total_batch_size=4 alone is enough. `optimizer.lr=0.005` sets it as it is,
+# `optimizer.lr.base_lr=0.01` sets what is scaled.
 SGD = L(torch.optim.SGD)(
     params=L(get_default_optimizer_params)(weight_decay_norm=0.0),
-    lr=0.02,  # for 16 images a batch; scale it with the batch
+    lr=L(scaled_lr)(
+        base_lr=0.02,
+        base_batch_size=16,
+        total_batch_size="${dataloader.train.total_batch_size}",
+        power=1.0,
+    ),
     momentum=0.9,
     weight_decay=1e-4,
 )
 
 AdamW = L(torch.optim.AdamW)(
-    params=L(get_default_optimizer_params)(base_lr="${..lr}", weight_decay_norm=0.0),
-    lr=1e-4,
+    params=L(layer_decayed_params)(
+        lr="${..lr}",
+        layer_decay=1.0,  # e.g. 0.8: lower rates for early blocks of a pretrained backbone
+        weight_decay_norm=0.0,
+    ),
+    lr=L(scaled_lr)(
+        base_lr=1e-4,
+        base_batch_size=16,
+        total_batch_size="${dataloader.train.total_batch_size}",
+        power=0.5,
+    ),
     betas=(0.9, 0.999),
     weight_decay=0.05,
 )

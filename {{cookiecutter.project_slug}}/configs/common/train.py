@@ -8,13 +8,20 @@ train = dict(
     init_checkpoint="",
     seed=42,  # -1: another one each time
     max_iter=10000,
-    amp=dict(enabled=False),  # mixed precision; needs CUDA
+    epochs=None,  # e.g. 20: max_iter follows from the number of images and the batch
+    amp=dict(enabled=False, precision="fp16"),  # or bf16, on CPUs too
+    clip_grad=dict(norm=None, value=None),  # norm: of all gradients together; value: of each
+    freeze=[],  # names of modules or parameters that stay as loaded, e.g. ["backbone", "*.bias"]
+    # the weights' moving average is evaluated and kept as the best; see detection/ema.py
+    ema=dict(enabled=False, decay=0.9998, warmup=10),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     precise_bn=dict(enabled=False, num_iter=200),  # only for models with trained BatchNorm
     checkpointer=dict(period=1000, max_to_keep=2),
     best_checkpointer=dict(val_metric="bbox/AP", mode="max"),
     artifacts=dict(enabled=False),  # the best and the last model to W&B: hundreds of MB a run
+    early_stopping=dict(patience=None),  # e.g. 5 evaluations without a better one; None: off
     eval_period=1000,
+    val_loss=dict(enabled=False),  # the losses on dataloader.test too, at each evaluation
     # validation images with their boxes at each evaluation, for W&B and TensorBoard; count=0: none
     pictures=dict(count=8, max_size=1024, min_score=0.3),
     log_period=20,

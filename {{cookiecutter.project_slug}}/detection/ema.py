@@ -1,0 +1,62 @@
+"""A moving average of the weights, which scores better than the weights themselves."""
+
+from copy import deepcopy
+
+import torch
+from detectron2.engine import HookBase
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class EMAHook(HookBase):
+    """
+    Averages the weights over the iterations: `average = decay × average + (1 − decay) × weights`.
+
+    Statistics of BatchNorm are averaged likewise; counters are copied. The average is part of each
+    checkpoint, beside the weights that the training goes on with. Goes before the hooks that
+    evaluate or save.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float = 0.9998, warmup: float = 10):
+        """
+        Args:
+            model: what is trained, not wrapped for several processes.
+            decay: the part of the average that an iteration keeps.
+            warmup: after n iterations the decay is (1 + n) / (warmup + n), until that exceeds
+                `decay`: the average then reaches over about the last n / (warmup - 1)
+                iterations, whatever the length of the run.
+        """
+        self.model = deepcopy(model).requires_grad_(False)  # the average, ready to evaluate
+        self._source = model
+        self._decay = decay
+        self._warmup = warmup
+        self._updates = 0
+
+    def before_train(self):
+        if self._updates == 0:  # not resumed
+            self.model.load_state_dict(self._source.state_dict())
+
+    @torch.no_grad()
+    def after_step(self):
+        self._updates += 1
+        decay = min(self._decay, (1 + self._updates) / (self._warmup + self._updates))
+        pairs = list(
+            zip(self.model.state_dict().values(), self._source.state_dict().values(), strict=True)
+        )
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        get_ema_multi_avg_fn(decay)(*map(list, zip(*averaged, strict=True)), None)
+        for average, value in pairs:
+            if not average.is_floating_point():
+                average.copy_(value)
+
+    def state_dict(self):
+        return {"model": self.model.state_dict(), "updates": self._updates}
+
+    def load_state_dict(self, state_dict):
+        self.model.load_state_dict(state_dict["model"])
+        self._updates = state_dict["updates"]
+
+
+def averaged_weights(checkpoint: dict) -> dict[str, torch.Tensor] | None:
+    """The average that EMAHook put into a loaded checkpoint; None where there is none."""
+    hooks = checkpoint.get("trainer", {}).get("hooks", {})
+    return hooks.get(EMAHook.__qualname__, {}).get("model")

@@ -1,0 +1,90 @@
+"""What an optimizer gets: a learning rate that suits the batch, and parameters in groups."""
+
+import re
+from collections import defaultdict
+
+import torch
+from detectron2.solver.build import get_default_optimizer_params
+
+# what a name's part that counts blocks begins with: res2.0, layer1.0, blocks.3, stages_0.blocks.1
+_COUNTS = re.compile(
+    r"((res|layers?_?|stages?_?|blocks?_?|s|b)\d+|layers|stages|blocks|features)\Z"
+)
+
+
+def scaled_lr(base_lr: float, base_batch_size: int, total_batch_size: int, power: float) -> float:
+    """
+    The learning rate for a batch, from one that is known to suit another batch.
+
+    Args:
+        base_lr: suits `base_batch_size` images.
+        base_batch_size: images over all processes.
+        total_batch_size: likewise, of this training.
+        power: 1 for SGD (Goyal et al., arXiv:1706.02677); 0.5 for Adam (Malladi et al.,
+            arXiv:2205.10287).
+    """
+    return base_lr * (total_batch_size / base_batch_size) ** power
+
+
+def layer_decayed_params(
+    model: torch.nn.Module, lr: float, layer_decay: float = 1.0, **defaults
+) -> list[dict]:
+    """
+    Parameter groups in which the backbone's learning rate falls from its last block to its first.
+
+    Args:
+        model: frozen parameters are left out.
+        lr: of what follows the backbone.
+        layer_decay: the factor from each block to the one before it (Bao et al.,
+            arXiv:2106.08254); 1 gives all the same rate.
+        defaults: of `get_default_optimizer_params`, e.g. `weight_decay_norm`.
+    """
+    factors = _lr_factors(model, layer_decay)
+    groups = defaultdict(list)
+    defaults = get_default_optimizer_params(model, base_lr=lr, **defaults)
+    for number, group in enumerate(defaults):
+        for parameter in group["params"]:
+            groups[number, factors[parameter]].append(parameter)
+    return [
+        {**defaults[number], "params": parameters, "lr": defaults[number]["lr"] * factor}
+        for (number, factor), parameters in groups.items()
+    ]
+
+
+def _lr_factors(model: torch.nn.Module, decay: float) -> dict[torch.nn.Parameter, float]:
+    depths = block_depths(model)
+    top = 1 + max(depths.values(), default=0)
+    return {p: decay ** (top - depths.get(name, top)) for name, p in model.named_parameters()}
+
+
+def block_depths(model: torch.nn.Module) -> dict[str, int]:
+    """
+    The block of each parameter of the backbone: 0 is the stem, what follows a block counts to it.
+
+    A pyramid's own layers, trained from scratch, are left out.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    # of a pyramid over a backbone, of a ViT's, or the backbone itself
+    for trunk in ("backbone.bottom_up.", "backbone.net.", "backbone."):
+        if any(name.startswith(trunk) for name in names):
+            break
+    depth, last = 0, None
+    depths = {}
+    for name in names:
+        if name.startswith(trunk):
+            block = _block(name.removeprefix(trunk))
+            if block is not None and block != last:
+                depth, last = depth + 1, block
+            depths[name] = depth
+    return depths
+
+
+def _block(name: str) -> str | None:
+    """The part of a parameter's name that numbers its block, e.g. "res2.0"; None outside of one."""
+    block = []
+    for part in name.split("."):
+        if _COUNTS.match(part) or (block and part.isdigit()):
+            block.append(part)
+        elif block:
+            break
+    return ".".join(block) or None

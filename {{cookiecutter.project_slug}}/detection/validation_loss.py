@@ -1,0 +1,76 @@
+"""The training's losses on validation images: where they rise, the model learns by heart."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from detectron2.config import instantiate
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+
+logger = logging.getLogger("detectron2.detection")
+
+
+def with_validation_losses(
+    cfg, model: torch.nn.Module, test: Callable[[], dict]
+) -> Callable[[], dict]:
+    """`test`, and with `train.val_loss.enabled` also the losses on its images, as `val_loss`."""
+    if not cfg.train.val_loss.enabled:
+        return test
+    annotated = deepcopy(cfg.dataloader.test)
+    annotated.mapper.is_train = True  # the boxes come along; its augmentations stay
+    loader = instantiate(annotated)
+    return lambda: {**test(), "val_loss": validation_losses(model, loader)}
+
+
+def validation_losses(model: torch.nn.Module, loader: Iterable[list[dict]]) -> dict[str, float]:
+    """
+    The mean losses over the images of `loader`, and their sum as `total_loss`.
+
+    Which proposals are drawn follows from a seed of its own: the same weights give the same
+    losses, and the training's random numbers and states stay as they were.
+
+    Args:
+        model: in training or evaluation; it comes back as it was.
+        loader: batches with `instances`, this process's part of them.
+
+    Returns:
+        {} off the main process.
+    """
+    logger.info("validation losses …")
+    sums, images = Counter(), 0
+    # what the model itself stores, such as its accuracy, is not the training's
+    with _as_in_training(model), torch.no_grad(), EventStorage():
+        for batch in loader:
+            for name, loss in model(batch).items():
+                sums[name] += loss.item() * len(batch)
+            images += len(batch)
+    parts = comm.gather((dict(sums), images))
+    if not comm.is_main_process():
+        return {}
+    images = sum(part[1] for part in parts)
+    losses = {name: sum(part[0].get(name, 0.0) for part in parts) / images for name in sums}
+    return {"total_loss": sum(losses.values()), **losses}
+
+
+@contextmanager
+def _as_in_training(model: torch.nn.Module) -> Iterator[None]:
+    """Make a model return losses, its layers as in evaluation; undo all that this changes."""
+    modules = list(model.modules())
+    # the mode, and numbers such as the running normalizer of RetinaNet's losses
+    before = [dict(vars(module)) for module in modules]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        for module in modules:
+            # BatchNorm and dropout are leaves; what computes losses is not
+            module.training = module is model or any(True for _ in module.children())
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            yield
+    finally:
+        for module, state in zip(modules, before, strict=True):
+            vars(module).clear()
+            vars(module).update(state)

@@ -1,0 +1,223 @@
+"""The settings of configs/common/{train,optim,schedule}.py, in whole trainings on toy data."""
+
+import shutil
+import warnings
+
+import pytest
+import torch
+from conftest import PROJECT_ROOT, read_metrics
+from detectron2.config import LazyConfig, instantiate
+from omegaconf import OmegaConf
+
+from detection.checkpoints import load_weights
+from detection.config import load_config
+from detection.errors import UserError
+from detection.optimizers import block_depths
+from detection.schedules import set_max_iter
+from detection.validation_loss import with_validation_losses
+
+SMOKE = str(PROJECT_ROOT / "configs/debug/smoke.py")
+LEAF = str(PROJECT_ROOT / "configs/faster_rcnn_R_50_FPN.py")
+
+ALL = (
+    "train.epochs=3",  # of 8 images, 2 a batch: 12 iterations
+    "train.eval_period=4",
+    "train.checkpointer.period=6",
+    "train.log_period=1",
+    "train.ema.enabled=True",
+    "train.val_loss.enabled=True",
+    "train.clip_grad.norm=5",
+    "train.amp.enabled=True",
+    "train.amp.precision=bf16",
+    "train.freeze=[backbone.bottom_up.stem]",
+    "lr_multiplier.warmup_fraction=0.25",
+    "writers.wandb=null",
+    "writers.json.window_size=1",
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, train_net):
+    """A training with all of it, uninterrupted."""
+    folder = tmp_path_factory.mktemp("recipe") / "whole"
+    process = train_net(*ALL, f"train.output_dir={folder}")
+    assert "3 epochs of 8 images are 12 iterations of 2" in process.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed(whole, train_net):
+    """The same, killed after its checkpoint of iteration 5 and resumed."""
+    folder = whole.parent / "resumed"
+    folder.mkdir()
+    shutil.copy(whole / "model_0000005.pth", folder)
+    (folder / "last_checkpoint").write_text("model_0000005.pth")
+    train_net("--resume", *ALL, f"train.output_dir={folder}")
+    return folder
+
+
+def load(folder, name="model_final.pth") -> dict:
+    return torch.load(folder / name, weights_only=True)
+
+
+def losses(folder) -> dict[int, dict]:
+    """{iteration: losses}, those on validation images too."""
+    return {
+        row["iteration"]: {k: v for k, v in row.items() if "loss" in k}
+        for row in read_metrics(folder)
+    }
+
+
+def test_epochs_become_iterations(whole):
+    assert list(losses(whole)) == list(range(12))
+    assert LazyConfig.load(str(whole / "config.yaml")).train.max_iter == 12
+    rates = [row["lr"] for row in read_metrics(whole)]
+    assert rates.index(max(rates)) == 3, "warm-up is a quarter"
+
+
+@pytest.mark.slow
+def test_resumed_run_is_bit_identical(whole, resumed):
+    assert losses(resumed) == {k: v for k, v in losses(whole).items() if k > 5}
+    one, other = load(whole), load(resumed)
+    for part in ("model", "average", "momentum"):
+        a, b = (_tensors(checkpoint, part) for checkpoint in (one, other))
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), part
+
+
+def _tensors(checkpoint: dict, part: str) -> dict:
+    trainer = checkpoint["trainer"]
+    return {
+        "model": checkpoint["model"],
+        "average": trainer["hooks"]["EMAHook"]["model"],
+        "momentum": {k: v["momentum_buffer"] for k, v in trainer["optimizer"]["state"].items()},
+    }[part]
+
+
+@pytest.mark.slow
+def test_same_seed_gives_the_same_losses(whole, train_net, tmp_path):
+    train_net(*ALL, "train.val_loss.enabled=False", f"train.output_dir={tmp_path}")
+    again = losses(tmp_path)
+    for iteration, expected in losses(whole).items():
+        assert again[iteration] == {k: v for k, v in expected.items() if "val_loss" not in k}
+
+
+def test_frozen_weights_stay(whole):
+    before, after = load(whole, "model_0000005.pth")["model"], load(whole)["model"]
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    stem = {name for name in after if name.startswith("backbone.bottom_up.stem.")}
+    assert stem and changed == set(after) - stem
+
+
+def test_average_is_evaluated_kept_as_the_best_and_loaded(whole, on_toy):
+    """The last evaluation's validation loss is that of the averaged weights, and of no others."""
+    cfg = load_config(SMOKE, [*on_toy, *ALL])
+    model = instantiate(cfg.model)
+    told = losses(whole)[11]["val_loss/total_loss"]
+    evaluate = with_validation_losses(cfg, model, dict)
+    model.load_state_dict(load(whole)["model"])
+    assert evaluate()["val_loss"]["total_loss"] != pytest.approx(told, rel=1e-3)
+    load_weights(model, str(whole), "last")
+    model.eval()
+    assert evaluate()["val_loss"]["total_loss"] == pytest.approx(told, rel=1e-6)
+    assert not any(module.training for module in model.modules())
+
+    best = load(whole, "model_best.pth")
+    load_weights(model, str(whole), "best")
+    told = losses(whole)[best["iteration"]]["val_loss/total_loss"]
+    assert evaluate()["val_loss"]["total_loss"] == pytest.approx(told, rel=1e-6)
+
+
+def test_validation_losses_come_with_each_evaluation(whole):
+    told = {k for k, v in losses(whole).items() if "val_loss/total_loss" in v}
+    assert told == {3, 7, 11}
+    last = losses(whole)[11]
+    parts = [v for k, v in last.items() if k.startswith("val_loss/loss_")]
+    assert len(parts) == 4 and sum(parts) == pytest.approx(last["val_loss/total_loss"])
+
+
+def test_validation_losses_leave_batch_norm_and_random_numbers_alone(on_toy):
+    cfg = load_config(SMOKE, [*on_toy, *ALL])
+    torch.manual_seed(0)
+    model = instantiate(cfg.model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    drawn = torch.get_rng_state()
+    evaluate = with_validation_losses(cfg, model, dict)
+    assert evaluate() == evaluate(), "the same weights, the same losses"
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rate"),
+    [
+        ([], 0.01),
+        (["dataloader.train.total_batch_size=4"], 0.005),
+        (["dataloader.train.total_batch_size=4", "optimizer.lr=0.02"], 0.02),
+        (["dataloader.train.total_batch_size=32", "optimizer.lr.base_lr=0.01"], 0.02),
+    ],
+)
+def test_learning_rate_follows_the_batch(overrides, rate):
+    assert load_config(LEAF, overrides).optimizer.lr == pytest.approx(rate)
+    # as upstream's lazyconfig_train_net.py reads it
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(LEAF), overrides)
+    cfg.optimizer.params.model = torch.nn.Linear(1, 1)
+    assert instantiate(cfg.optimizer).param_groups[0]["lr"] == pytest.approx(rate)
+
+
+def test_adamw_with_layer_decay():
+    optimizer = LazyConfig.load(str(PROJECT_ROOT / "configs/common/optim.py")).AdamW
+    cfg = OmegaConf.create(
+        {"optimizer": optimizer, "dataloader": {"train": {"total_batch_size": 4}}},
+        flags={"allow_objects": True},
+    )
+    model = instantiate(load_config(LEAF).model)
+    cfg.optimizer.params.model = model
+    cfg.optimizer.params.layer_decay = 0.5
+    groups = instantiate(cfg.optimizer).param_groups
+    rates = {p: group["lr"] for group in groups for p in group["params"]}
+    rate = {name: rates[p] for name, p in model.named_parameters() if p in rates}
+    base = 1e-4 / 2  # a quarter of the batch: by its square root
+    assert rate["roi_heads.box_head.fc1.weight"] == rate["backbone.fpn_output2.weight"] == base
+    assert rate["backbone.bottom_up.res5.2.conv3.weight"] == base / 2
+    assert rate["backbone.bottom_up.res5.0.shortcut.weight"] == base / 2**3
+    assert rate["backbone.bottom_up.res3.0.conv1.weight"] == base / 2**13
+    assert rate["backbone.bottom_up.stem.conv1.weight"] == base / 2**17
+    assert len(groups) == 18, "few groups, so that the optimizer is fast"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", {"conv1.weight": 0, "layer1.0.conv1.weight": 1, "layer4.1.bn2.weight": 8}),
+        ("vit_tiny_patch16_224", {"pos_embed": 0, "blocks.0.norm1.weight": 1, "norm.weight": 12}),
+        ("convnext_atto", {"stem.0.weight": 0, "stages.3.blocks.1.norm.weight": 15}),
+        ("swin_tiny_patch4_window7_224", {"layers.0.blocks.0.norm1.weight": 1, "norm.bias": 15}),
+        ("regnety_002", {"stem.conv.weight": 0, "s1.b1.conv1.conv.weight": 1}),
+    ],
+)
+def test_blocks_of_other_backbones(name, expected):
+    timm = pytest.importorskip("timm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backbone = timm.create_model(name, pretrained=False)
+    depths = block_depths(torch.nn.ModuleDict({"backbone": backbone}))
+    assert {k: depths[f"backbone.{k}"] for k in expected} == expected
+
+
+def test_epochs_count_repeated_images(on_toy, tmp_path):
+    """An epoch is longer where rare classes come more often; another loader cannot tell."""
+    cfg = load_config(
+        SMOKE,
+        [
+            *on_toy,
+            "train.epochs=2",
+            "dataloader.train.repeat_threshold=1.0",
+            f"train.output_dir={tmp_path}",
+        ],
+    )
+    loader = instantiate(cfg.dataloader.train)
+    set_max_iter(cfg, loader)
+    assert cfg.train.max_iter > 8
+    with pytest.raises(UserError, match="build_train_loader"):
+        set_max_iter(cfg, [])

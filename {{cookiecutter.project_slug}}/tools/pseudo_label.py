@@ -1,0 +1,145 @@
+#!/usr/bin/env python
+"""
+Make confident predictions on images without annotations into annotations to train on.
+
+    python tools/pseudo_label.py output/<run>/predictions/test.json datasets/test.json \\
+        --validated output/<run>/predictions/val.json datasets/val.json
+    python tools/pseudo_label.py … --min-score 0.8 --class-score Battery=0.6
+    python train_net.py --config-file configs/… dataset.pseudo.json_file=datasets/pseudo.json
+
+With --validated each class gets the score that is best on validation data: for F1, since what has
+no label is background to the training, or for a precision. Whether the competition's rules allow
+training on its test images is for you to read.
+"""
+
+import argparse
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
+
+from tabulate import tabulate
+
+from detection.annotations import category_id_map, check_images, read_coco
+from detection.errors import UserError
+from detection.json_files import write_all
+from detection.matching import load
+from detection.paths import DATASETS
+from detection.pseudo_labels import balanced_scores, precise_scores, pseudo_labels
+from detection.results import read_results
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the json and print what each class gave; exit with 2 and one line if that cannot be."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", help="predictions on the images, in COCO's results format")
+    parser.add_argument("json_file", help="COCO json of the images")
+    parser.add_argument("--output", default=f"{DATASETS}/pseudo.json", help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="replace another file there")
+    parser.add_argument(
+        "--min-score", type=float, default=0.8, help="the lowest to keep (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--class-score",
+        action="append",
+        default=[],
+        metavar="CLASS=SCORE",
+        help="the lowest to keep of one class, over all else",
+    )
+    parser.add_argument(
+        "--validated",
+        nargs=2,
+        metavar=("RESULTS", "JSON"),
+        help="of the same model on validation data: each class gets the score of the best F1 there",
+    )
+    parser.add_argument(
+        "--precision", type=float, help="or the lowest score that is so precise there, up to 1"
+    )
+    args = parser.parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
+    try:
+        label(args)
+    except UserError as e:
+        parser.exit(2, f"{parser.prog}: {e}\n")
+
+
+def label(args: argparse.Namespace) -> None:
+    """
+    Do what the arguments say.
+
+    Raises:
+        UserError: a file cannot be used, no detection is kept, or another file is in the way.
+    """
+    if args.precision is not None and args.validated is None:
+        raise UserError("--precision needs --validated, to be measured on")
+    if args.precision is not None and not 0 < args.precision <= 1:
+        raise UserError(f"--precision {args.precision}: it has to be over 0, and 1 at most")
+    coco = read_coco(args.json_file)
+    names = {c["id"]: c["name"] for c in coco["categories"]}
+    category_ids = category_id_map(coco, args.json_file)
+    image_ids = check_images(coco, args.json_file)
+    results = read_results(args.results, args.json_file, image_ids, category_ids)
+    min_scores = choose_scores(args, names)
+    labelled = pseudo_labels(coco, results, min_scores)
+    annotations = labelled["annotations"]
+    if not annotations:
+        raise UserError(f"{args.results}: no detection is that sure; choose lower scores")
+    is_new = write_all({Path(args.output): labelled}, force=args.force)
+
+    detected = Counter(result["category_id"] for result in results)
+    kept = Counter(annotation["category_id"] for annotation in annotations)
+    rows = [
+        [
+            name,
+            "none is enough" if math.isinf(min_scores[id_]) else f"{min_scores[id_]:.3f}",
+            detected[id_],
+            kept[id_],
+            len({a["image_id"] for a in annotations if a["category_id"] == id_}),
+        ]
+        for id_, name in sorted(names.items())
+    ]
+    headers = ["class", "from score", "detections", "kept", "in images"]
+    print(tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *4 * ["right"])))
+    images = f"{len(labelled['images'])} of {len(coco['images'])} images"
+    state = "" if is_new else ", as it was"
+    print(f"{args.output}: {len(annotations)} boxes on {images}{state}")
+    print(f"train on them too with dataset.pseudo.json_file={args.output}")
+
+
+def choose_scores(args: argparse.Namespace, names: dict[int, str]) -> dict[int, float]:
+    """
+    {category id: the lowest score to keep}.
+
+    Raises:
+        UserError: --class-score names no class or no number, or the validation cannot be used.
+    """
+    by_name = dict.fromkeys(names.values(), args.min_score)
+    if args.validated:
+        results_file, json_file = args.validated
+        coco, results = load(results_file, json_file)
+        of_validation = {c["id"]: c["name"] for c in coco["categories"]}
+        if args.precision is None:
+            of_ids = balanced_scores(coco, results)
+        else:
+            of_ids = precise_scores(coco, results, args.precision)
+        for id_, score in of_ids.items():
+            by_name[of_validation[id_]] = score
+    for text in args.class_score:
+        name, _, score = text.rpartition("=")
+        if name not in by_name:
+            raise UserError(f"--class-score {text}: no such class; there are {', '.join(by_name)}")
+        try:
+            by_name[name] = float(score)
+        except ValueError:
+            by_name[name] = math.nan
+        if math.isnan(by_name[name]):
+            raise UserError(f"--class-score {text}: {score!r} is no number")
+    return {id_: by_name[name] for id_, name in names.items()}
+
+
+if __name__ == "__main__":
+    main()
