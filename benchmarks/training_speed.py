@@ -84,10 +84,12 @@ def train(variant: str, argv: list[str], output_dir: Path) -> dict:
     """Train in this process; return the times, in seconds, and the loss of each iteration."""
     import train_net
     from detection.config import parse_args
+    from detection.trainers import Trainer
     from detectron2.engine import SimpleTrainer
 
+    trainer_class = Trainer if variant == OURS else SimpleTrainer
     starts, processor, losses = [], [], []
-    step = SimpleTrainer.run_step
+    step = trainer_class.run_step
 
     def timed_step(trainer) -> None:
         starts.append(time.perf_counter())
@@ -95,7 +97,7 @@ def train(variant: str, argv: list[str], output_dir: Path) -> dict:
         step(trainer)
         losses.append(trainer.storage.latest()["total_loss"][0])
 
-    SimpleTrainer.run_step = timed_step
+    trainer_class.run_step = timed_step
     args = parse_args([*argv, f"train.output_dir={output_dir}"])
     if variant == OURS:
         train_net.main(args)
