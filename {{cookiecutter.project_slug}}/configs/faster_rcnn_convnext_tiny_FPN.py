@@ -14,4 +14,4 @@ train.max_iter = 20000  # × 8 images = 40 epochs of 4,000 images
 
 model.backbone.bottom_up.model_name = "convnext_tiny.in12k_ft_in1k"
 dataloader.train.mapper.image_format = "RGB"
-dataloader.train.total_batch_size = 8
+dataloader.train.total_batch_size = 8  # the learning rate follows it

@@ -1,7 +1,8 @@
 """Any convolutional or windowed backbone of timm, with the feature maps that a pyramid needs."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pickle import UnpicklingError
 
 import timm
@@ -57,7 +58,9 @@ class TimmBackbone(Backbone):
         super().__init__()
         args = dict(model_args or {})
         strides = [2 ** int(name.removeprefix("res")) for name in out_features]
-        reductions = _create(model_name, **args).feature_info.reduction()
+        with _same_random_numbers():
+            untrained = _create(model_name, **args)
+        reductions = untrained.feature_info.reduction()
         if missing := [stride for stride in strides if reductions.count(stride) != 1]:
             raise UserError(
                 f"timm's {model_name} has no feature map of stride {missing[0]}, but "
@@ -65,7 +68,9 @@ class TimmBackbone(Backbone):
             )
         args["out_indices"] = [reductions.index(stride) for stride in strides]
         if pretrained:
-            self.net = _create_pretrained(model_name, checkpoint_path, args)
+            with _same_random_numbers():
+                self.net = _create_pretrained(model_name, checkpoint_path, args)
+            _check_loaded(self.net, untrained, checkpoint_path or model_name)
         else:
             self.net = _create(model_name, **args)
         # A GPU holds too few images for statistics of their own, and those of the pretraining are
@@ -122,6 +127,28 @@ def pixel_statistics(model_name: str, of: str) -> list[float]:
         UserError: no such model.
     """
     return [255 * value for value in getattr(_pretrained_cfg(model_name), of)]
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _check_loaded(net: torch.nn.Module, untrained: torch.nn.Module, source: str) -> None:
+    """Refuse what timm only logs: what is as in a model of the same random numbers was not loaded.
+
+    Raises:
+        UserError: the weights are of another model.
+    """
+    random = dict(untrained.named_parameters())
+    lacking = [n for n, p in net.named_parameters() if p.ndim > 1 and torch.equal(p, random[n])]
+    if lacking:
+        raise UserError(
+            f"{source}: no weights of this model, {len(lacking)} are missing, such as "
+            f"{lacking[0]}; see {_KEY}.model_name"
+        )
 
 
 def _pretrained_cfg(model_name: str) -> PretrainedCfg:

@@ -75,9 +75,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             return {}
         self._has_other_names = path.endswith(_HEURISTICS)
         path = fetch(path.removesuffix(_HEURISTICS))
-        logger.info(f"weights from {path}")
-        with quiet_console():
-            return super().load(path, *args, **kwargs)
+        return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename):
         try:
@@ -101,6 +99,10 @@ class SafeCheckpointer(DetectionCheckpointer):
         if self._has_other_names:
             loaded["matching_heuristics"] = True
         return loaded
+
+    def _load_model(self, checkpoint):
+        with quiet_console():  # a table of all parameters, where names are guessed
+            return super()._load_model(checkpoint)
 
     def _log_incompatible_keys(self, incompatible) -> None:
         """

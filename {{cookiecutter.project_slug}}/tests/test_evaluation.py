@@ -238,6 +238,16 @@ def test_evaluator(task, register, tmp_path):
     assert in_order(written) == in_order(results)
 
 
+def test_masks_are_not_scored_where_some_lack(register, caplog):
+    ground_truth, results = random_data(seed=5, masks=True)
+    del ground_truth["annotations"][0]["segmentation"]
+    evaluator = COCOEvaluator(register(ground_truth))
+    for inputs, outputs in as_batches(results, ground_truth["images"], [*CLASSES]):
+        evaluator.process(inputs, outputs)
+    assert list(evaluator.evaluate()) == ["bbox"]
+    assert "not every annotation has a mask" in caplog.text
+
+
 def test_evaluator_on_some_of_the_images(register):
     ground_truth, results = random_data(seed=5)
     some = ground_truth["images"][:4]

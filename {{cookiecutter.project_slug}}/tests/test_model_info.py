@@ -1,0 +1,27 @@
+"""The size of a model: its parameters, and arithmetic that counts every proposal."""
+
+import pytest
+from conftest import PROJECT_ROOT
+from detectron2.config import instantiate
+
+from detection.classes import CLASSES
+from detection.config import load_config
+from tools.model_info import count
+
+CONFIG = str(PROJECT_ROOT / "configs/debug/smoke.py")
+
+
+def test_every_proposal_counts_and_the_backbone_by_its_area():
+    def of(proposals: int, side: int) -> tuple[float, float]:
+        topk = f"model.proposal_generator.post_nms_topk=[{proposals},{proposals}]"
+        return count(instantiate(load_config(CONFIG, [topk]).model), side, side)
+
+    parameters, gflops = of(100, 128)
+    model = instantiate(load_config(CONFIG).model)
+    assert parameters == pytest.approx(sum(p.numel() for p in model.parameters()) / 1e6)
+
+    # a 7×7×64 window to 128 numbers, and those to scores and corners
+    a_proposal = (7 * 7 * 64 * 128 + 128 * (len(CLASSES) + 1) + 128 * 4 * len(CLASSES)) / 1e9
+    assert gflops - of(60, 128)[1] == pytest.approx(40 * a_proposal)
+    heads = 100 * a_proposal
+    assert of(100, 256)[1] - heads == pytest.approx(4 * (gflops - heads))
