@@ -20,23 +20,17 @@ logger = logging.getLogger("detectron2.detection")
 
 
 def multistep(
-    max_iter: int,
-    milestones: Sequence[float],
-    gamma: float = 0.1,
-    warmup_iters: int = 500,
-    warmup_fraction: float | None = None,
+    milestones: Sequence[float], gamma: float = 0.1, warmup: float = 0.05
 ) -> ParamScheduler:
     """
     Multiply the learning rate by `gamma` at each milestone.
 
     Args:
-        max_iter: iterations in all.
-        milestones: ascending fractions of `max_iter`, each in (0, 1).
-        warmup_iters: iterations of linear warm-up, at most half of `max_iter`.
-        warmup_fraction: the same as a part of `max_iter`, in place of `warmup_iters`.
+        milestones: ascending fractions of the training, each in (0, 1).
+        warmup: the fraction of the training in which the rate rises linearly.
 
     Raises:
-        ValueError: milestones that do not ascend within (0, 1).
+        ValueError: fractions out of their range, or milestones that do not ascend.
     """
     if list(milestones) != sorted(set(milestones)) or not all(0 < m < 1 for m in milestones):
         raise ValueError(f"milestones must ascend between 0 and 1, not {list(milestones)}")
@@ -47,28 +41,22 @@ def multistep(
             milestones=[int(m * 100_000) for m in milestones],
             num_updates=100_000,
         ),
-        max_iter,
-        warmup_iters,
-        warmup_fraction,
+        warmup,
     )
 
 
-def cosine(
-    max_iter: int,
-    warmup_iters: int = 500,
-    end: float = 0.0,
-    warmup_fraction: float | None = None,
-) -> ParamScheduler:
+def cosine(end: float = 0.0, warmup: float = 0.05) -> ParamScheduler:
     """
     Half a cosine from 1 to `end` (Loshchilov & Hutter, 2017).
 
     Args:
-        max_iter: iterations in all.
-        warmup_iters: iterations of linear warm-up, at most half of `max_iter`.
-        warmup_fraction: the same as a part of `max_iter`, in place of `warmup_iters`.
         end: the multiplier at the last iteration.
+        warmup: the fraction of the training in which the rate rises linearly.
+
+    Raises:
+        ValueError: a warm-up out of its range.
     """
-    return _warm_up(CosineParamScheduler(1.0, end), max_iter, warmup_iters, warmup_fraction)
+    return _warm_up(CosineParamScheduler(1.0, end), warmup)
 
 
 def set_max_iter(cfg, loader: DataLoader) -> None:
@@ -103,15 +91,9 @@ def set_max_iter(cfg, loader: DataLoader) -> None:
         LazyConfig.save(cfg, f"{cfg.train.output_dir}/config.yaml")
 
 
-def _warm_up(
-    scheduler: ParamScheduler, max_iter: int, warmup_iters: int, warmup_fraction: float | None
-) -> ParamScheduler:
-    if warmup_fraction is None:
-        warmup_fraction = warmup_iters / max_iter
+def _warm_up(scheduler: ParamScheduler, warmup: float) -> ParamScheduler:
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup must be a fraction of the training, 0 to 1, not {warmup}")
     return WarmupParamScheduler(
-        scheduler,
-        warmup_factor=0.001,
-        # a short trial run must not consist of warm-up alone
-        warmup_length=min(warmup_fraction, 0.5),
-        warmup_method="linear",
+        scheduler, warmup_factor=0.001, warmup_length=warmup, warmup_method="linear"
     )

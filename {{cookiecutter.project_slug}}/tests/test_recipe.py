@@ -31,7 +31,7 @@ ALL = (
     "train.amp.enabled=True",
     "train.amp.precision=bf16",
     "train.freeze=[backbone.bottom_up.stem]",
-    "lr_multiplier.warmup_fraction=0.25",
+    "lr_multiplier.warmup=0.25",
     "writers.wandb=null",
     "writers.json.window_size=1",
 )

@@ -30,7 +30,7 @@ dataloader.train.num_workers = dataloader.test.num_workers = 0
 
 # trained from random weights, so with a short warm-up and BatchNorm that learns
 optimizer.lr = 0.03
-lr_multiplier.warmup_iters = 50
+lr_multiplier.warmup = 0.1
 backbone = model.backbone.bottom_up
 backbone.stem.norm = "BN"
 backbone.stages.norm = "BN"
