@@ -9,6 +9,7 @@ import timm
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
+from huggingface_hub import hf_hub_url
 from safetensors import SafetensorError
 from timm.layers import freeze_batch_norm_2d
 from timm.models import PretrainedCfg
@@ -178,7 +179,7 @@ def _create_pretrained(model_name: str, checkpoint_path: str, args: dict) -> tor
         raise UserError(f"timm has no weights of {model_name}; {_SEE}")
     source = checkpoint_path or cfg.url
     if not checkpoint_path and cfg.hf_hub_id:
-        source = f"https://huggingface.co/{cfg.hf_hub_id}/resolve/main/model.safetensors"
+        source = hf_hub_url(cfg.hf_hub_id, "model.safetensors")
     logger.info(f"weights of timm's {model_name}, from {source}")
     try:
         return timm.create_model(model_name, features_only=True, pretrained=True, **args)

@@ -74,6 +74,9 @@ def _join() -> None:
 
 
 def _call(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        # else each process takes all cores
+        torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
     main(args)
     if distributed.is_initialized():
         distributed.destroy_process_group()

@@ -11,6 +11,8 @@ from detectron2.config import instantiate
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
+from detection.errors import UserError
+
 logger = logging.getLogger("detectron2.detection")
 
 
@@ -43,13 +45,23 @@ def validation_losses(model: torch.nn.Module, loader: Iterable[list[dict]]) -> d
 
     Returns:
         {} off the main process.
+
+    Raises:
+        UserError: detectron2 finds predictions that are not finite.
     """
     logger.info("validation losses …")
     sums, images = Counter(), 0
     # what the model itself stores, such as its accuracy, is not the training's
     with _as_in_training(model), torch.no_grad(), EventStorage():
         for batch in loader:
-            for name, loss in model(batch).items():
+            try:
+                losses = model(batch)
+            except FloatingPointError as e:
+                raise UserError(
+                    f"validation losses: {str(e).splitlines()[0]} Try a lower optimizer.lr or "
+                    "train.clip_grad.norm=1"
+                ) from e
+            for name, loss in losses.items():
                 sums[name] += loss.item() * len(batch)
             images += len(batch)
     parts = comm.gather((dict(sums), images))

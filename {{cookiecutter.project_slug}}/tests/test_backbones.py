@@ -1,5 +1,7 @@
 """Backbones of timm: their feature maps, weights from files, frozen parts, and clear refusals."""
 
+import shutil
+
 import huggingface_hub
 import pytest
 import timm
@@ -104,3 +106,27 @@ def test_pixels_are_normalized_as_in_the_pretraining():
     assert model.pixel_mean.flatten().tolist() == pytest.approx([127.5] * 3)
     assert model.pixel_std.flatten().tolist() == pytest.approx([127.5] * 3)
     assert pixel_statistics("resnet18.a1_in1k", "mean") == pytest.approx([123.675, 116.28, 103.53])
+
+
+@pytest.mark.slow
+def test_a_resumed_training_needs_the_pretrained_file_no_more(trained, train_net, tmp_path):
+    file = tmp_path / "copy.safetensors"
+    shutil.copy(trained[1], file)
+    args = [
+        "model.backbone.bottom_up.model_name=resnet18.a1_in1k",
+        f"model.backbone.bottom_up.checkpoint_path='{file}'",
+        "model.backbone.bottom_up.freeze_at=2",
+        f"train.output_dir='{tmp_path}/run'",
+        "train.eval_period=0",
+        "writers.wandb=null",
+    ]
+    config = "configs/faster_rcnn_convnext_tiny_FPN.py"
+    train_net(*args, "train.max_iter=1", config=config)
+    file.unlink()
+    train_net(*args, "train.max_iter=2", "--resume", config=config)
+    state = torch.load(tmp_path / "run/model_final.pth")
+    assert state["iteration"] == 1
+    frozen = state["model"]["backbone.bottom_up.net.layer1.0.conv1.weight"]
+    assert torch.equal(frozen, trained[0].layer1[0].conv1.weight)
+    learnt = state["model"]["backbone.bottom_up.net.layer2.0.conv1.weight"]
+    assert not torch.equal(learnt, trained[0].layer2[0].conv1.weight)

@@ -4,6 +4,7 @@ import shutil
 import warnings
 
 import pytest
+import timm
 import torch
 from conftest import PROJECT_ROOT, read_metrics
 from detectron2.config import LazyConfig, instantiate
@@ -148,6 +149,10 @@ def test_validation_losses_leave_batch_norm_and_random_numbers_alone(on_toy):
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(module.training for module in model.modules())
 
+    model.proposal_generator.rpn_head.anchor_deltas.bias.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="a lower optimizer"):
+        evaluate()
+
 
 @pytest.mark.parametrize(
     ("overrides", "rate"),
@@ -198,7 +203,6 @@ def test_adamw_with_layer_decay():
     ],
 )
 def test_blocks_of_other_backbones(name, expected):
-    timm = pytest.importorskip("timm")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backbone = timm.create_model(name, pretrained=False)
