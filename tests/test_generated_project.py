@@ -82,7 +82,7 @@ def on_main(checkout, python, tmp_path_factory) -> dict[str, str]:
 
 
 def test_own_tests_pass_on_main(bake, python, on_main):
-    path = bake(fresh=True)
+    path = bake(fresh=True, detectron2_source="git")
     code = "import detectron2; print(detectron2.__file__)"
     where = run(python, "-c", code, cwd=path, **on_main).stdout
     assert where.startswith(on_main["PYTHONPATH"])

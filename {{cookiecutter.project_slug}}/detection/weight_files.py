@@ -86,7 +86,9 @@ class SafeCheckpointer(DetectionCheckpointer):
                     _ArrayUnpickler(f, encoding="latin1").load()
                 loaded = super()._load_file(filename)
             elif filename.endswith(".pyth"):  # of pycls
-                loaded = super()._load_file(filename)
+                state = torch.load(filename, map_location="cpu", weights_only=True)["model_state"]
+                state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+                loaded = {"model": state, "matching_heuristics": True}
             else:
                 loaded = torch.load(filename, map_location="cpu", weights_only=True)
                 loaded = loaded if "model" in loaded else {"model": loaded}

@@ -22,7 +22,12 @@ LEAVES = sorted(
 
 # what a small machine without a network can bear
 BACKBONE = "model.backbone.bottom_up"
+FEW_BOXES = [
+    "model.roi_heads.batch_size_per_image=16",
+    "model.proposal_generator.post_nms_topk=[64,64]",
+]
 SHRUNK = {
+    "cascade_rcnn_swin_b_FPN": FEW_BOXES,
     "faster_rcnn_R_101_FPN": [f"{BACKBONE}.stages.depth=50"],
     "faster_rcnn_X_101_32x8d_FPN": [f"{BACKBONE}.stages.depth=50"],
     "faster_rcnn_convnext_tiny_FPN": [
@@ -35,6 +40,8 @@ SHRUNK = {
         f"{BACKBONE}.freeze_norm=False",
     ],
     "faster_rcnn_swin_tiny_FPN": [f"{BACKBONE}.pretrained=False"],
+    "faster_rcnn_mvitv2_t_FPN": FEW_BOXES,
+    "faster_rcnn_vitdet_b": [*FEW_BOXES, "model.backbone.square_pad=96"],
 }
 
 

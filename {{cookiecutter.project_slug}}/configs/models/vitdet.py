@@ -1,0 +1,13 @@
+"""Faster R-CNN on a plain ViT-B: ViTDet (Li et al., 2022), upstream's without its mask branch."""
+
+from detectron2 import model_zoo
+
+from detection.classes import CLASSES
+
+model = model_zoo.get_config("common/models/mask_rcnn_vitdet.py").model
+for key in ("mask_in_features", "mask_pooler", "mask_head"):
+    del model.roi_heads[key]
+
+model.roi_heads.num_classes = len(CLASSES)
+# mAP counts low scores too: the default of 0.05 gives part of it away
+model.roi_heads.box_predictor.test_score_thresh = 0.001
