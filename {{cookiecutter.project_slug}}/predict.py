@@ -19,9 +19,11 @@ from detectron2.config import instantiate
 from detectron2.utils.logger import setup_logger
 
 from detection.annotations import write_json
+from detection.arguments import fraction, natural, positive
 from detection.checkpoints import load_weights, without_pretrained
 from detection.config import load_config, split_overrides
 from detection.errors import UserError
+from detection.files import keep_inputs
 from detection.paths import in_project
 from detection.prediction import (
     Predictor,
@@ -47,16 +49,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("images", help="COCO json, folder or quoted glob pattern")
     parser.add_argument("--image-root", help="default: dataset.val.image_root for a json")
     parser.add_argument("--output", help="default: <output_dir>/predictions/<images>.json")
-    parser.add_argument("--batch-size", type=int, default=4, help="default: %(default)s")
-    parser.add_argument("--num-workers", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=positive, default=4, help="default: %(default)s")
+    parser.add_argument("--num-workers", type=natural, default=2, help="default: %(default)s")
     parser.add_argument(
         "--min-score",
-        type=float,
+        type=fraction,
         default=0.0,
         help="leave out boxes below; mAP wants all (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-per-image", type=int, default=100, help="the best boxes kept (default: %(default)s)"
+        "--max-per-image",
+        type=positive,
+        default=100,
+        help="the best boxes kept (default: %(default)s)",
     )
     parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
     flags, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
@@ -72,9 +77,10 @@ def main(argv: list[str] | None = None) -> None:
     """
     args = parse_args(argv)
     cfg = load_config(args.config_file, args.opts)
-    if min(args.batch_size, args.max_per_image) < 1:
-        raise UserError("--batch-size and --max-per-image have to be 1 or more")
     is_json = args.images.endswith(".json")
+    name = results_name(args.images)
+    output = Path(args.output or f"{cfg.train.output_dir}/predictions/{name}.json")
+    keep_inputs(output, args.images, args.config_file, args.checkpoint)
     root = args.image_root
     if root is None and is_json and "dataset" in cfg:
         root = in_project(cfg.dataset.val.image_root)
@@ -84,9 +90,6 @@ def main(argv: list[str] | None = None) -> None:
     set_thresholds(model, args.min_score, args.max_per_image)
     cfg.tta.detector.max_per_image = args.max_per_image
 
-    name = results_name(args.images)
-    output = Path(args.output or f"{cfg.train.output_dir}/predictions/{name}.json")
-    output.parent.mkdir(parents=True, exist_ok=True)
     if not is_json:
         write_json(coco, str(output.with_suffix(".images.json")))
 

@@ -37,7 +37,7 @@ def read_bytes(json_file: str) -> bytes:
     except (OSError, ValueError) as e:
         raise UserError(
             f"{json_file}: cannot be read ({getattr(e, 'strerror', None) or e}); put the "
-            "annotations there, or set dataset.train.json_file and dataset.val.json_file"
+            "annotations there, or name another file (in configs dataset.<split>.json_file)"
         ) from e
 
 
@@ -77,8 +77,9 @@ def check_images(coco: dict, json_file: str) -> set[int]:
     The ids of the images of a parsed COCO json, which needs no annotations.
 
     Raises:
-        UserError: an image lacks its id, file_name, width or height.
+        UserError: an image lacks its id, file_name, width or height, or two have one id.
     """
+    ids = set()
     for number, image in enumerate(coco["images"]):
         if not (
             isinstance(image, dict)
@@ -89,10 +90,16 @@ def check_images(coco: dict, json_file: str) -> set[int]:
             )
         ):
             raise UserError(
-                f"{json_file}: images[{number}] lacks an id, file_name, width or height; "
-                "make check names all"
+                f"{json_file}: images[{number}] needs a whole number as id, file_name, width and "
+                "height; `make check` names all that lack them"
             )
-    return {image["id"] for image in coco["images"]}
+        if image["id"] in ids:
+            raise UserError(
+                f"{json_file}: two images have the id {image['id']}; give each its own, "
+                "`make check` names all"
+            )
+        ids.add(image["id"])
+    return ids
 
 
 def category_id_map(coco: dict, json_file: str) -> dict[int, int]:

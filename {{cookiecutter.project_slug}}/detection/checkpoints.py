@@ -86,6 +86,12 @@ def load_weights(model: torch.nn.Module, output_dir: str, checkpoint: str) -> st
     if "://" not in checkpoint and not Path(checkpoint).is_file():
         raise UserError(f"{checkpoint}: no such checkpoint; train first, or name another")
     checkpointer.load(checkpoint, checkpointables=[])
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise UserError(
+                f"{checkpoint}: {name} is not finite, the training has diverged; take an earlier "
+                "checkpoint, or train with a lower optimizer.lr"
+            )
     return checkpoint
 
 

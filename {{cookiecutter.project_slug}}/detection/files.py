@@ -1,9 +1,28 @@
-"""Writes files whole or not at all."""
+"""Writes files whole or not at all, and never over what is read."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
 from detection.errors import UserError
+
+
+def keep_inputs(output: str | Path, *inputs: str | Path | None) -> None:
+    """
+    Refuse an output that cannot be, before any work is done for it.
+
+    Args:
+        output: the file to write.
+        inputs: what is read; None is nothing.
+
+    Raises:
+        UserError: the output is one of the inputs, or a folder.
+    """
+    if os.path.isdir(output):
+        raise UserError(f"{output}: is a folder; --output wants the name of a file")
+    for path in inputs:
+        if path is not None and os.path.realpath(path) == os.path.realpath(output):
+            raise UserError(f"{output}: is what is read; --output writes elsewhere")
 
 
 def write_whole(

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import wandb
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -16,6 +15,7 @@ from detectron2.utils.events import EventWriter, TensorboardXWriter
 
 from detection.annotations import read_coco
 from detection.drawing import Box, BoxPainter
+from detection.images import read_image
 from detection.wandb_writer import WandbWriter
 
 logger = logging.getLogger("detectron2.detection")
@@ -104,7 +104,7 @@ class PictureHook(HookBase, DatasetEvaluator):
     def _show(self, name: str, image: dict, predictions: list[Box]) -> None:
         if "pixels" not in image:  # kept, as reading a large image takes longer than all the rest
             path = os.path.join(self._metadata.image_root, image["file_name"])
-            image["pixels"] = _shrink(read_image(path, "RGB"), self._max_size, self._max_size)
+            image["pixels"] = _shrink(read_image(path), self._max_size, self._max_size)
         pixels = image["pixels"]
         # boxes are in pixels of the image as the json has it
         size = image["width"], image["height"]

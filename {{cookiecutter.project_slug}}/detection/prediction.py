@@ -24,6 +24,7 @@ from detection.annotations import category_id_map, check_images, read_coco
 from detection.classes import CLASSES
 from detection.config import plain
 from detection.errors import UserError
+from detection.files import write_whole
 from detection.image_folder import ImageFolder, image_size
 from detection.paths import DATASETS, in_project
 
@@ -154,9 +155,9 @@ class Predictor:
         if done:
             logger.info(f"{partial}: goes on after {len(done)} batches")
         batches = -(-len(self._images) // self._batch_size)
-        with open(partial, "a" if done else "w", encoding="utf-8") as f:
-            if not done:
-                f.write(json.dumps(key) + "\n")
+        if not done:
+            write_whole(partial, f"{json.dumps(key)}\n".encode())
+        with open(partial, "a", encoding="utf-8") as f:
             for results in _progress(self._batches(len(done)), len(done), batches):
                 f.write(json.dumps(results) + "\n")
                 f.flush()
@@ -216,23 +217,29 @@ def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> d
         "mapper": plain(cfg.dataloader.test.mapper),
         "tta": plain(cfg.tta),
         "weights": [str(weights), stat and stat.st_size, stat and stat.st_mtime_ns],
-        "images": [(image["id"], image["file_name"]) for image in coco["images"]],
+        "images": [
+            [image[key] for key in ("id", "file_name", "width", "height")]
+            for image in coco["images"]
+        ],
+        "categories": [(category["id"], category["name"]) for category in coco["categories"]],
         **other,
     }
 
 
 def _read_partial(partial: Path, key: str) -> list[list[dict]]:
-    """Finished batches of the same settings; what a kill cut off is dropped from the file."""
+    """Finished batches of the same settings; what a crash has spoilt is dropped from the file."""
     if not partial.is_file():
         return []
-    lines = partial.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = partial.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     if not lines or lines[0] != json.dumps(key) + "\n":
         logger.info(f"{partial}: was made with other settings, so it starts anew")
         return []
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        partial.write_text("".join(whole), encoding="utf-8")
-    return [json.loads(line) for line in whole[1:]]
+    done = []
+    with suppress(ValueError):
+        for line in lines[1:]:
+            done.append(json.loads(line[: line.index("\n")]))
+    write_whole(partial, "".join(lines[: 1 + len(done)]).encode())
+    return done
 
 
 def _progress(batches: Iterator[list[dict]], start: int, total: int) -> Iterator[list[dict]]:

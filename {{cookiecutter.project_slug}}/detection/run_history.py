@@ -37,7 +37,7 @@ def read_history(run: str) -> dict[str, list[tuple[int, float]]]:
             row = json.loads(line)
             iteration = int(row["iteration"])
             rows[iteration] = rows.get(iteration, {}) | row
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, OverflowError, TypeError, ValueError) as e:
             if number == len(written):
                 break
             raise UserError(f"{path}: line {number} is no row of metrics; take it out") from e

@@ -14,6 +14,7 @@ from detection.submission import FORMATS, Format, image_names, labels_of
 SHOWN = 3  # cases that a finding names
 # what is wrong, in the plural, and what helps
 ERRORS = {
+    "surplus": ("columns that the format has not", "leave them out, as index=False does in pandas"),
     "order": ("columns in another order", "the competition takes theirs"),
     "cells": ("rows with another number of cells than the header", "write the file again"),
     "unknown": ("rows of an image that is not in the json", "predict on that json's images"),
@@ -99,7 +100,10 @@ def read_submission(path: str, coco: dict, json_file: str, form: Format) -> Subm
 
     header, rows = read_csv(path)
     image_column, boxes_column = columns_of(path, header, form)
-    if header != list(form.columns):
+    for name in header:
+        if name not in form.columns:
+            submission.add("surplus", short(name) if name else "one without a name")
+    if header != list(form.columns) and set(header) <= set(form.columns):
         submission.add("order", f"{','.join(header)} for {','.join(form.columns)}")
     ids = {name: id_ for id_, name in names.items()}
     category_ids = {label: id_ for id_, label in labels.items()}

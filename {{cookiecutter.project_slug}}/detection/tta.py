@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from detectron2.config import instantiate
-from detectron2.data.detection_utils import read_image
 from detectron2.data.transforms import ResizeTransform
 from detectron2.structures import Boxes, Instances
 
-from detection.fusion import fuse
+from detection.errors import UserError
+from detection.fusion import METHODS, fuse
+from detection.images import read_image
 
 
 def with_tta(cfg, model: torch.nn.Module) -> torch.nn.Module:
@@ -49,8 +50,17 @@ class DetectorWithTTA(torch.nn.Module):
             image_format: of the model's input, e.g. "BGR".
             method, iou_threshold: how the boxes are fused, see detection/fusion.py.
             max_per_image: boxes kept, the best ones.
+
+        Raises:
+            UserError: no scale, one that is not positive, or an unknown method.
         """
         super().__init__()
+        if not scales or not all(0 < scale < float("inf") for scale in scales):
+            raise UserError(
+                f"tta.detector.scales={list(scales)}: give numbers over 0, such as [1.0]"
+            )
+        if method not in METHODS:
+            raise UserError(f"tta.detector.method={method}: there are {', '.join(METHODS)}")
         self.model = model
         self._scales = tuple(scales)
         self._flips = [()]  # dimensions of (C, H, W) to flip
@@ -111,7 +121,9 @@ class DetectorWithTTA(torch.nn.Module):
                 views.append(mapped)
                 continue
             if original is None:  # from the file: resized once, not twice
-                original = read_image(image["file_name"], self._image_format)
+                original = read_image(image["file_name"])
+                if self._image_format == "BGR":
+                    original = original[:, :, ::-1]
             height, width = (max(1, round(scale * side)) for side in mapped.shape[1:])
             resize = ResizeTransform(*original.shape[:2], height, width)
             pixels = np.ascontiguousarray(resize.apply_image(original).transpose(2, 0, 1))

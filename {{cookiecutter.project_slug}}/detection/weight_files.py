@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import Detectron2Handler, PathManager
@@ -91,13 +92,22 @@ class SafeCheckpointer(DetectionCheckpointer):
                 loaded = {"model": state, "matching_heuristics": True}
             else:
                 loaded = torch.load(filename, map_location="cpu", weights_only=True)
+                if "state_dict" in loaded:  # of mmdetection and Lightning
+                    loaded = {"model": loaded["state_dict"]}
                 loaded = loaded if "model" in loaded else {"model": loaded}
         except (
             *(pickle.UnpicklingError, SafetensorError, EOFError, KeyError),
             *(RuntimeError, TypeError, UnicodeDecodeError, ValueError),
         ) as e:
             reason = (str(e).splitlines() or [type(e).__name__])[0]
+            if isinstance(e, KeyError):  # of unpickling: a byte that is no instruction
+                reason = f"unexpected {e}"
             raise UserError(f"{filename}: no file of weights, or a damaged one ({reason})") from e
+        weights = loaded["model"] if isinstance(loaded, dict) else None
+        if not isinstance(weights, dict) or not all(
+            isinstance(value, torch.Tensor | np.ndarray) for value in weights.values()
+        ):
+            raise UserError(f"{filename}: no file of weights, which has arrays by their names")
         if self._has_other_names:
             loaded["matching_heuristics"] = True
         return loaded

@@ -231,6 +231,13 @@ def test_other_refusals(capsys):
     assert "test.json: is no valid json" in check(capsys)[1]
 
 
+def test_columns_of_pandas_index(capsys):
+    lines = Path("submission.csv").read_text().splitlines()
+    save("submission.csv", "\n".join([f",{lines[0]}", *(f"0,{line}" for line in lines[1:])]))
+    status, said = check(capsys)
+    assert status == 1 and "1 columns that the format has not: one without a name" in said
+
+
 def test_the_sample(capsys):
     names = [i["file_name"] for i in COCO["images"]]
     rows = [f',"{name}"' for name in reversed(names)]

@@ -87,7 +87,7 @@ def test_milestones_follow_max_iter():
         str(PROJECT_ROOT / "configs/common/schedule.py")
     ).lr_multiplier_step
     multiplier = instantiate(cfg.lr_multiplier)
-    assert [round(multiplier(i / 90), 3) for i in (59, 60, 79, 80, 89)] == [1, 0.1, 0.1, 0.01, 0.01]
+    assert [round(multiplier(i / 90), 3) for i in (69, 70, 83, 84, 89)] == [1, 0.1, 0.1, 0.01, 0.01]
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,8 @@ def test_ensemble_of_bad_input(run, toy, results, tmp_path):
     output = tmp_path / "fused.json"
     coco = read_coco(val)
     for damage, message in (
-        ({"images": [{"id": 1, "file_name": "a.jpg"}]}, "images[0] lacks"),
+        ({"images": [{"id": 1, "file_name": "a.jpg"}]}, "images[0] needs"),
+        ({"images": coco["images"] + coco["images"][:1]}, "two images have the id"),
         ({"annotations": [{"id": 1, "image_id": coco["images"][0]["id"]}]}, "annotations[0] is of"),
     ):
         (tmp_path / "val.json").write_text(json.dumps({**coco, **damage}))
@@ -137,6 +138,22 @@ def test_ensemble_of_bad_input(run, toy, results, tmp_path):
         error = run(ensemble, val, *args, "--output", output, code=2)
         assert message in error and len(error.strip().splitlines()) == 1
     assert not output.exists()
+    for read in (good, val):
+        content = Path(read).read_bytes()
+        assert "is what is read" in run(ensemble, val, good, "--output", read, code=2)
+        assert Path(read).read_bytes() == content
+    for option in ("--iou=nan", "--iou=-1", "--max-per-image=0", "--processes=-2"):
+        assert "invalid" in run(ensemble, val, good, option, "--output", output, code=2)
+
+
+def test_paths_with_an_equals_sign(run, toy, results, tmp_path):
+    folder = tmp_path / "lr=0.01"
+    folder.mkdir()
+    for name in ("even", "odd"):
+        (folder / f"{name}.json").write_bytes(results[name].read_bytes())
+    args = [f"{toy}/val.json", "--output", tmp_path / "fused.json"]
+    text = run(ensemble, *args, folder / "even.json", f"b={folder}/odd.json", "--weight", "b=2")
+    assert f"{folder}/even.json" in text and "\nb " in text
 
 
 def test_out_of_fold_score(run, toy, results, tmp_path):

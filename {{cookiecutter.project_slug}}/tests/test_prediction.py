@@ -97,8 +97,30 @@ def test_goes_on_where_it_was_cut_off(predict, toy, tmp_path):
         predict(*args, "--output", str(cut))
     assert not cut.exists()
     third.write_bytes(content)
+    batches = cut.with_name("cut.json.batches")
+    batches.write_text(batches.read_text() + "\0\0\0\n")  # as a power cut may leave it
     assert "goes on after 2 batches" in predict(*args, "--output", str(cut))
     assert cut.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_other_category_ids_start_anew(predict, toy, tmp_path):
+    shutil.copytree(toy / "images", tmp_path / "images")
+    coco = read(toy / "val.json")
+    source, output = tmp_path / "val.json", tmp_path / "out.json"
+    source.write_text(json.dumps(coco))
+    last = tmp_path / "images" / coco["images"][-1]["file_name"]
+    content = last.read_bytes()
+    last.unlink()
+    args = [str(source), "--batch-size", "1", "--output", str(output)]
+    with pytest.raises(UserError, match="No such file"):
+        predict(*args, "--image-root", f"{tmp_path}/images")
+    last.write_bytes(content)
+    for category in coco["categories"]:
+        category["id"] += 1000
+    source.write_text(json.dumps({**coco, "annotations": []}))
+    predict(*args, "--image-root", f"{tmp_path}/images")
+    assert all(r["category_id"] > 1000 for r in read(output))
 
 
 @pytest.mark.slow
@@ -129,12 +151,21 @@ def test_wrong_input_is_one_line(predict, toy, tmp_path):
         ([f"{tmp_path}/none.json"], "cannot be read"),
         ([f"{toy}/val.json", "--checkpoint", "none.pth"], "none.pth: no such checkpoint"),
         ([f"{toy}/val.json", "model.roi_heads.num_classes=3"], "is of another model"),
+        ([f"{toy}/val.json", "--output", f"{toy}/val.json"], "val.json: is what is read"),
+        ([f"{toy}/val.json", "--output", f"{toy}"], "is a folder"),
+        ([f"{toy}/val.json", "--output", f"{toy}/val.json/x.json"], "cannot be written"),
+        ([f"{toy}/val.json", "tta.enabled=True", "tta.detector.method=wbff"], "there are wbf"),
+        ([f"{toy}/val.json", "tta.enabled=True", "tta.detector.scales=[]"], "numbers over 0"),
     ]
+    truth = (toy / "val.json").read_bytes()
     for args, message in cases:
+        if "--output" not in args:
+            args = [*args, "--output", f"{tmp_path}/out.json"]
         with pytest.raises(UserError) as error:
-            predict(*args, "--output", f"{tmp_path}/out.json")
+            predict(*args)
         assert message in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+    assert (toy / "val.json").read_bytes() == truth
 
 
 @pytest.mark.slow
@@ -185,6 +216,17 @@ def test_tta_finds_the_object_where_it_is(tmp_path):
     found = output["instances"]
     assert found.pred_boxes.tensor.numpy() == pytest.approx(np.array([[70, 10, 110, 30]]), abs=1.5)
     assert found.scores.tolist() == pytest.approx([0.9]) and found.pred_classes.tolist() == [1]
+
+
+def test_tta_reads_16_bits_as_the_mapper_does(tmp_path):
+    pixels = np.zeros((40, 60), dtype=np.uint16)
+    pixels[:], pixels[10:30, 20:40] = 90 * 256, 200 * 256  # both over 255
+    Image.fromarray(pixels).save(tmp_path / "spot.png")
+    image = {"file_name": str(tmp_path / "spot.png"), "height": 40, "width": 60}
+    image["image"] = torch.zeros(3, 40, 60)
+    (output,) = DetectorWithTTA(SpotDetector(), scales=[2], horizontal_flip=False)([image])
+    found = output["instances"].pred_boxes.tensor.numpy()
+    assert found == pytest.approx(np.array([[20, 10, 40, 30]]), abs=1)
 
 
 @pytest.mark.slow

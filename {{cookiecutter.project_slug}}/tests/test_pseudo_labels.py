@@ -49,6 +49,17 @@ def on_images(folder) -> list[str]:
     ]
 
 
+def test_min_score_raises_what_validation_gives(unlabelled, toy):
+    validated = ["--validated", str(unlabelled / "results.json"), str(toy / "val.json")]
+    assert "boxes on" in run(unlabelled, *validated)  # of score 0.9
+    assert "no detection is that sure" in run(
+        unlabelled, *validated, "--min-score", "0.95", check=False
+    )
+    assert "is what is read" in run(
+        unlabelled, "--force", "--output", str(unlabelled / "results.json"), check=False
+    )
+
+
 @pytest.mark.slow
 def test_confident_predictions_are_trained_on(unlabelled, train_net, on_toy):
     results = json.loads((unlabelled / "results.json").read_text())

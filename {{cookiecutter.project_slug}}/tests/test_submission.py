@@ -263,7 +263,13 @@ def test_other_refusals(capsys, monkeypatch):
     assert "voc" in refused(capsys, "--format", "voc")
     assert "0 boxes" in refused(capsys, "--max-per-image", "0")
     assert "cannot be written" in refused(capsys, "--output", "test.json/submission.csv")
-    assert "is no file" in refused(capsys, "--output", ".")
+    assert "is a folder" in refused(capsys, "--output", ".")
+    assert "none.csv: no such file" in refused(capsys, "--sample", "none.csv")
+    for read in ("results.json", "test.json"):
+        content = Path(read).read_bytes()
+        assert f"{read}: is what is read" in refused(capsys, "--output", read)
+        assert Path(read).read_bytes() == content
+    assert "is what is read" in refused(capsys, "--sample", "submission.csv")
     monkeypatch.setattr(annotations, "CLASSES", ["General trash"])
     save("test.json", {**COCO, "categories": [{"id": 1, "name": "General trash"}]})
     assert "'General trash' has a blank" in refused(capsys, "--format", "open_images")

@@ -15,7 +15,7 @@ from conftest import PROJECT_ROOT
 from detectron2.config import instantiate
 from safetensors.torch import save_file
 
-from detection.checkpoints import WholeFileCheckpointer
+from detection.checkpoints import WholeFileCheckpointer, load_weights
 from detection.classes import CLASSES
 from detection.config import load_config
 from detection.errors import UserError
@@ -40,6 +40,7 @@ def of_80_classes(tmp_path_factory) -> dict[str, str]:
     (folder / "zoo.pkl").write_bytes(pickled)
     torch.save({"model": state, "iteration": 3}, folder / "trained.pth")
     torch.save(state, folder / "state.pth")
+    torch.save({"state_dict": state, "meta": {"epoch": 3}}, folder / "wrapped.pth")
     save_file(state, folder / "state.safetensors")
     return {path.name: str(path) for path in folder.iterdir()}
 
@@ -77,7 +78,9 @@ def load(model: torch.nn.Module, path: str) -> None:
     WholeFileCheckpointer(model, "").resume_or_load(path, resume=False)
 
 
-@pytest.mark.parametrize("name", ["zoo.pkl", "trained.pth", "state.pth", "state.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["zoo.pkl", "trained.pth", "state.pth", "wrapped.pth", "state.safetensors"]
+)
 def test_all_but_the_heads_of_other_classes_is_loaded(name, of_80_classes, lines):
     model = smoke_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -141,6 +144,34 @@ def test_weights_of_another_model_are_refused(of_80_classes, tmp_path):
     torch.save({"some.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="nothing in these weights fits the model"):
         load(smoke_model(), str(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": None}, {"model": [1]}, {"model": {"a": 1}}])
+def test_files_of_something_else_are_refused(content, tmp_path):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="no file of weights"):
+        load(smoke_model(), str(tmp_path / "other.pth"))
+
+
+def test_weights_of_a_diverged_training_are_not_evaluated(tmp_path):
+    model = smoke_model()
+    model.roi_heads.box_predictor.cls_score.bias.data[0] = torch.nan
+    torch.save({"model": model.state_dict()}, tmp_path / "diverged.pth")
+    with pytest.raises(UserError, match=r"cls_score\.bias is not finite"):
+        load_weights(smoke_model(), "", str(tmp_path / "diverged.pth"))
+
+
+def test_of_pycls_by_names_alike(tmp_path, lines):
+    model = smoke_model()
+    named = {
+        k.removeprefix("backbone.bottom_up."): v + 1
+        for k, v in model.state_dict().items()
+        if k.startswith("backbone.bottom_up.") and not k.endswith("num_batches_tracked")
+    }
+    torch.save({"model_state": named, "cfg": "of pycls"}, tmp_path / "a.pyth")
+    before = model.backbone.bottom_up.stem.conv1.weight.clone()
+    load(model, str(tmp_path / "a.pyth"))
+    assert torch.equal(model.backbone.bottom_up.stem.conv1.weight, before + 1)
 
 
 class Touch:

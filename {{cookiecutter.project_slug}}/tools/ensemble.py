@@ -21,8 +21,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from detection.annotations import category_id_map, check_images, read_coco, write_json
+from detection.arguments import fraction, named_path, positive
 from detection.average_precision import average_precision
 from detection.errors import UserError
+from detection.files import keep_inputs
 from detection.fusion import METHODS, fuse_results
 from detection.matching import check_truth
 from detection.results import read_results
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--method", default="wbf", choices=METHODS, help="default: %(default)s")
     parser.add_argument(
         "--iou",
-        type=float,
+        type=fraction,
         default=0.55,
         help="boxes of a class that overlap more are one object (default: %(default)s)",
     )
@@ -51,9 +53,12 @@ def main(argv: list[str] | None = None) -> None:
         help="of a member's scores (default: 1)",
     )
     parser.add_argument(
-        "--max-per-image", type=int, default=100, help="the best boxes kept (default: %(default)s)"
+        "--max-per-image",
+        type=positive,
+        default=100,
+        help="the best boxes kept (default: %(default)s)",
     )
-    parser.add_argument("--processes", type=int, help="default: up to all processors")
+    parser.add_argument("--processes", type=positive, help="default: up to all processors")
     args = parser.parse_args(argv)
     try:
         fuse_and_score(args)
@@ -70,9 +75,9 @@ def fuse_and_score(args: argparse.Namespace) -> None:
     if is_scored:
         check_truth(coco, args.json_file)
     members = {}
-    for member in args.members:
-        name, _, path = member.rpartition("=")
-        name = name or path
+    keep_inputs(args.output, args.json_file)
+    for name, path in map(named_path, args.members):
+        keep_inputs(args.output, path)
         if name in members:
             raise UserError(f"two members are called {name}; write NAME={path}")
         members[name] = read_results(path, args.json_file, image_ids, category_ids)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from tabulate import tabulate
 
 from detection.errors import UserError
-from detection.files import write_whole
+from detection.files import keep_inputs, write_whole
 from detection.leaderboard import Run, choose_metric, describe, differences, find_runs, sort_runs
 from detection.paths import in_project
 
@@ -80,6 +80,9 @@ def main(argv: list[str] | None = None) -> None:
         values = differences([run.config for run in runs])
         rows = [cells(run, metric, is_min) for run in runs]
         if args.csv:
+            for run in runs:
+                folder = Path(args.folder, run.name)
+                keep_inputs(args.csv, folder / "metrics.json", folder / "config.yaml")
             settings = [{key: v[k] for key, v in values.items()} for k in range(len(runs))]
             write_csv(args.csv, [a | b for a, b in zip(rows, settings, strict=True)])
     except UserError as e:

@@ -17,7 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
+from detection.arguments import fraction
 from detection.errors import UserError
+from detection.files import keep_inputs
 from detection.submission import DEFAULT_FORMAT, FORMATS, find_format, write_submission
 from detection.submission_checks import check_submission
 
@@ -32,13 +34,19 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", help="predictions in COCO's results format")
-    parser.add_argument("json_file", help="COCO json of the images to submit")
+    parser.add_argument(
+        "json_file",
+        help="COCO json of the images to submit; of a folder, predict.py's ….images.json",
+    )
     parser.add_argument("--output", help="default: submission.csv, for coco submission.json")
     parser.add_argument(
         "--format", default=DEFAULT_FORMAT, help=f"{', '.join(FORMATS)} (default: %(default)s)"
     )
     parser.add_argument(
-        "--min-score", type=float, default=-math.inf, help="leave out boxes below (default: none)"
+        "--min-score",
+        type=fraction,
+        default=-math.inf,
+        help="leave out boxes below (default: none)",
     )
     parser.add_argument(
         "--max-per-image", type=int, metavar="N", help="the N best boxes (default: all)"
@@ -48,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
     try:
         output = args.output or f"submission{find_format(args.format).suffix}"
+        keep_inputs(output, args.results, args.json_file, args.sample)
+        if args.sample is not None and not Path(args.sample).is_file():
+            raise UserError(f"{args.sample}: no such file; --sample takes the competition's sample")
         print(
             write_submission(
                 args.results,

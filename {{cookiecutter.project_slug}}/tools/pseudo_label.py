@@ -23,7 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from tabulate import tabulate
 
 from detection.annotations import category_id_map, check_images, read_coco
+from detection.arguments import fraction
 from detection.errors import UserError
+from detection.files import keep_inputs
 from detection.json_files import write_all
 from detection.matching import load
 from detection.paths import DATASETS
@@ -41,7 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", default=f"{DATASETS}/pseudo.json", help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="replace another file there")
     parser.add_argument(
-        "--min-score", type=float, default=0.8, help="the lowest to keep (default: %(default)s)"
+        "--min-score",
+        type=fraction,
+        help="the lowest to keep (default: 0.8; none with --validated, whose scores it can raise)",
     )
     parser.add_argument(
         "--class-score",
@@ -78,6 +82,7 @@ def label(args: argparse.Namespace) -> None:
         raise UserError("--precision needs --validated, to be measured on")
     if args.precision is not None and not 0 < args.precision <= 1:
         raise UserError(f"--precision {args.precision}: it has to be over 0, and 1 at most")
+    keep_inputs(args.output, args.results, args.json_file, *(args.validated or ()))
     coco = read_coco(args.json_file)
     names = {c["id"]: c["name"] for c in coco["categories"]}
     category_ids = category_id_map(coco, args.json_file)
@@ -117,7 +122,8 @@ def choose_scores(args: argparse.Namespace, names: dict[int, str]) -> dict[int, 
     Raises:
         UserError: --class-score names no class or no number, or the validation cannot be used.
     """
-    by_name = dict.fromkeys(names.values(), args.min_score)
+    lowest = args.min_score
+    by_name = dict.fromkeys(names.values(), 0.8 if lowest is None else lowest)
     if args.validated:
         results_file, json_file = args.validated
         coco, results = load(results_file, json_file)
@@ -127,7 +133,7 @@ def choose_scores(args: argparse.Namespace, names: dict[int, str]) -> dict[int, 
         else:
             of_ids = precise_scores(coco, results, args.precision)
         for id_, score in of_ids.items():
-            by_name[of_validation[id_]] = score
+            by_name[of_validation[id_]] = max(score, lowest or 0.0)
     for text in args.class_score:
         name, _, score = text.rpartition("=")
         if name not in by_name:

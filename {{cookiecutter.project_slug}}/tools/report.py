@@ -17,9 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
+from detection.arguments import named_path
 from detection.comparison import comparison
 from detection.error_page import class_names, errors_section
 from detection.errors import UserError
+from detection.files import keep_inputs
 from detection.matching import load, match, to_boxes
 from detection.pages import render_page, write_page
 from detection.paths import IMAGE_ROOT, in_project
@@ -36,7 +38,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("json_file", metavar="JSON", help="the annotations that they are on")
     parser.add_argument(
-        "--compare", action="store_true", help="several name=RESULTS, the first to compare with"
+        "--compare", action="store_true", help="several [NAME=]RESULTS, the first to compare with"
     )
     parser.add_argument("--run", help="output folder of the training, for its curves")
     parser.add_argument(
@@ -54,6 +56,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--count must not be negative")
     if args.wandb and (args.compare or not args.run):
         parser.error("--wandb needs the --run whose project the report goes to, and no --compare")
+    if args.compare and args.run:
+        parser.error("--run is of one training; leave it out with --compare")
     if args.compare:
         args.results = _by_name(parser, args.results)
         args.output = args.output or "comparison.html"
@@ -66,11 +70,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _by_name(parser: argparse.ArgumentParser, texts: list[str]) -> dict[str, str]:
-    """{name: results file} of name=RESULTS arguments."""
-    for text in texts:
-        if not all(text.partition("=")):
-            parser.error(f"{text}: --compare takes name=RESULTS")
-    pairs = [text.split("=", 1) for text in texts]
+    """{name: results file} of [NAME=]RESULTS arguments."""
+    pairs = [named_path(text) for text in texts]
     if len(dict(pairs)) < max(len(pairs), 2):
         parser.error("--compare takes two results or more, each with a name of its own")
     return dict(pairs)
@@ -83,6 +84,7 @@ def compare(args: argparse.Namespace) -> list[str]:
     Raises:
         UserError: a file cannot be used.
     """
+    keep_inputs(args.output, args.json_file, *args.results.values())
     loaded = {name: load(path, args.json_file) for name, path in args.results.items()}
     coco = next(iter(loaded.values()))[0]
     page = comparison(coco, {name: results for name, (_, results) in loaded.items()})
@@ -98,6 +100,7 @@ def report(args: argparse.Namespace) -> list[str]:
     Raises:
         UserError: a file cannot be used, or there is nothing to tell.
     """
+    keep_inputs(args.output, args.json_file, args.results)
     if args.wandb:
         from detection.wandb_report import send_report, writer_settings  # slow to import
 

@@ -40,7 +40,7 @@ dataloader = dict(
             albumentations=[],
             augmentations=[  # detectron2's
                 L(ResizeShortestEdge)(
-                    short_edge_length=(640, 704, 768, 832, 896, 960, 1024),
+                    short_edge_length=(832, 864, 896, 928, 960, 992, 1024),
                     sample_style="choice",
                     max_size=1333,
                 ),

@@ -5,6 +5,7 @@ from detectron2.config import LazyCall as L
 
 from detection.schedules import cosine, multistep
 
-lr_multiplier_step = L(multistep)(milestones=[2 / 3, 8 / 9], gamma=0.1, warmup=0.05)
+# as upstream's 3x
+lr_multiplier_step = L(multistep)(milestones=[7 / 9, 25 / 27], gamma=0.1, warmup=0.05)
 
 lr_multiplier_cosine = L(cosine)(warmup=0.05)
