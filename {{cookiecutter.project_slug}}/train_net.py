@@ -43,11 +43,16 @@ from detection.hooks import (
     EarlyStopping,
     EvalHook,
     LossNormalizer,
+    PeriodicCheckpointer,
     PeriodicWriter,
+    PreciseBN,
     SeedIterations,
+    SharedStatistics,
 )
 from detection.launching import launch
+from detection.loaders import from_start
 from detection.pictures import PictureHook
+from detection.preflight import check
 from detection.schedules import set_max_iter
 from detection.trainers import Trainer, amp_dtype
 from detection.tta import with_tta
@@ -93,16 +98,20 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
         # before all that evaluates or saves its average
         ema,
         # before checkpoint and evaluation, which use the statistics that it sets
-        hooks.PreciseBN(
+        PreciseBN(
             cfg.train.eval_period,
             evaluated,
-            instantiate(cfg.dataloader.train),
+            instantiate(from_start(cfg.dataloader.train)),
             cfg.train.precise_bn.num_iter,
         )
         if cfg.train.precise_bn.enabled and get_bn_modules(evaluated)
         else None,
+        SharedStatistics(
+            [model, evaluated] if ema else [model],
+            *(cfg.train.eval_period, cfg.train.checkpointer.period),
+        ),
         # before the evaluation, so that a crash there loses no training
-        hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
+        PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
         EvalHook(cfg.train.eval_period, with_validation_losses(cfg, evaluated, test)),
         # after the evaluation, whose predictions it draws
         pictures,
@@ -136,6 +145,12 @@ def do_train(args, cfg) -> None:
 
     checkpointer = WholeFileCheckpointer(model, cfg.train.output_dir)
     start_iter = last_iteration(checkpointer) + 1 if args.resume else 0
+    starts = comm.all_gather(start_iter)
+    if len(set(starts)) > 1:
+        raise UserError(
+            f"{cfg.train.output_dir}: the processes see different last checkpoints ({starts} "
+            "iterations); it has to be on a disk that all machines share"
+        )
     if "start_iter" in cfg.dataloader.train:
         cfg.dataloader.train.start_iter = start_iter
     train_loader = instantiate(cfg.dataloader.train)
@@ -159,26 +174,6 @@ def do_train(args, cfg) -> None:
     trainer.register_hooks(build_hooks(cfg, model, checkpointer))
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     trainer.train(start_iter, cfg.train.max_iter)
-
-
-def check(args, cfg) -> None:
-    """
-    Refuse what cannot end well, before anything is written.
-
-    Raises:
-        UserError: what it is, and the remedy.
-    """
-    amp_dtype(**cfg.train.amp, device=cfg.train.device)
-    if args.fast_dev_run and (args.eval_only or args.resume):
-        raise UserError("--fast-dev-run starts anew: leave out --resume and --eval-only")
-    if args.eval_only:
-        if not cfg.train.init_checkpoint and not args.resume:
-            raise UserError("--eval-only needs train.init_checkpoint=…, or --resume for the last")
-    elif not args.resume and DetectionCheckpointer(None, cfg.train.output_dir).has_checkpoint():
-        raise UserError(
-            f"{cfg.train.output_dir} holds a trained run: --resume goes on with it, "
-            "train.output_dir=… starts another one beside it"
-        )
 
 
 def main(args) -> None:

@@ -15,6 +15,7 @@ from timm.layers import freeze_batch_norm_2d
 from timm.models import PretrainedCfg
 
 from detection.errors import UserError
+from detection.freezing import keep_frozen_statistics
 from detection.weight_files import fetch
 
 logger = logging.getLogger("detectron2.detection")
@@ -118,6 +119,7 @@ class TimmBackbone(Backbone):
         gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is None)
+        keep_frozen_statistics(self)
 
 
 def pixel_statistics(model_name: str, of: str) -> list[float]:

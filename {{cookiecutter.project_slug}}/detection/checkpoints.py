@@ -7,9 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from fvcore.common.checkpoint import Checkpointer
+from fvcore.common.checkpoint import Checkpointer, _IncompatibleKeys
 from omegaconf import DictConfig, OmegaConf
 
 from detection.ema import averaged_weights
@@ -20,7 +21,23 @@ logger = logging.getLogger("detectron2.detection")
 
 
 class WholeFileCheckpointer(SafeCheckpointer):
-    """Lets Ctrl-C wait until a checkpoint is on the disk."""
+    """Lets Ctrl-C wait until a checkpoint is on the disk; resumes from the same model alone."""
+
+    _is_resumed = False
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """
+        Raises:
+            UserError: the weights cannot be loaded, or a resumed run's are of another model.
+        """
+        self._is_resumed = resume and self.has_checkpoint()
+        return super().resume_or_load(path, resume=resume)
+
+    def _load_model(self, checkpoint):
+        incompatible = super()._load_model(checkpoint)
+        if self._is_resumed:
+            refuse_differences(incompatible)
+        return incompatible
 
     def save(self, name: str, **kwargs) -> None:
         with interrupts_wait():
@@ -44,12 +61,24 @@ def interrupts_wait() -> Iterator[None]:
 
 
 def last_iteration(checkpointer: Checkpointer) -> int:
-    """The iteration after which the last checkpoint was saved; -1 where there is none."""
+    """
+    The iteration after which the last checkpoint was saved; -1 where there is none.
+
+    Raises:
+        UserError: the checkpoint is gone or damaged.
+    """
     if not checkpointer.has_checkpoint():
         return -1
-    # memory-mapped: the weights stay on the disk
     path = checkpointer.path_manager.get_local_path(checkpointer.get_checkpoint_file())
-    return torch.load(path, map_location="cpu", mmap=True)["iteration"]
+    try:
+        # memory-mapped: the weights stay on the disk
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)["iteration"]
+    except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as e:
+        reason = (str(e).splitlines() or ["cut off"])[0]
+        raise UserError(
+            f"{path}: cannot be resumed from ({reason}); write the name of an older model_*.pth of "
+            "that folder into last_checkpoint"
+        ) from e
 
 
 def read_best(output_dir: str | Path, metric: str) -> dict | None:
@@ -111,15 +140,23 @@ class _WholeCheckpointer(SafeCheckpointer):
             logger.info("these are the averaged weights (train.ema)")
             checkpoint = {**checkpoint, "model": average}
         incompatible = super()._load_model(checkpoint)
-        problems = [
-            f"{name} is {tuple(found)}, not {tuple(wanted)}"
-            for name, found, wanted in incompatible.incorrect_shapes
-        ]
-        problems += [f"{name} is missing" for name in incompatible.missing_keys]
-        if problems:
-            more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-            raise UserError(
-                f"the checkpoint is of another model than the config: {problems[0]}{more}; "
-                "give the config, and the class list, that it was trained with"
-            )
+        refuse_differences(incompatible)
         return incompatible
+
+
+def refuse_differences(incompatible: _IncompatibleKeys) -> None:
+    """
+    Raises:
+        UserError: weights of the model are missing from what was loaded, or of another shape.
+    """
+    problems = [
+        f"{name} is {tuple(found)}, not {tuple(wanted)}"
+        for name, found, wanted in incompatible.incorrect_shapes
+    ]
+    problems += [f"{name} is missing" for name in incompatible.missing_keys]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise UserError(
+            f"the checkpoint is of another model than the config: {problems[0]}{more}; "
+            "give the config, and the class list, that it was trained with"
+        )

@@ -41,8 +41,8 @@ def shorten(cfg: DictConfig) -> None:
         cfg.writers.wandb.mode = "offline"
 
     evaluator, test = dataloader.evaluator, dataloader.test
-    # usually a reference to `names`, which moves
-    evaluator.dataset_name = test.dataset.names
+    if "names" in test.dataset:  # to which the evaluator's name usually refers, and which moves
+        evaluator.dataset_name = test.dataset.names
     test.dataset = LazyCall(first_images)(dataset=test.dataset, count=IMAGES)
     if takes(evaluator._target_, "only_seen"):
         evaluator.only_seen = True

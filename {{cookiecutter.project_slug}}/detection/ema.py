@@ -47,6 +47,10 @@ class EMAHook(HookBase):
         for average, value in pairs:
             if not average.is_floating_point():
                 average.copy_(value)
+        # the running normalizer of RetinaNet's and FCOS's losses is no part of the state
+        for average, source in zip(self.model.modules(), self._source.modules(), strict=True):
+            if hasattr(source, "loss_normalizer"):
+                average.loss_normalizer = source.loss_normalizer
 
     def state_dict(self):
         return {"model": self.model.state_dict(), "updates": self._updates}

@@ -24,6 +24,7 @@ def freeze(model: torch.nn.Module, patterns: Sequence[str]) -> None:
     Raises:
         UserError: a pattern that matches nothing, or nothing is left to train.
     """
+    patterns = [patterns] if isinstance(patterns, str) else patterns
     parameters = dict(model.named_parameters())
     frozen = set()
     for pattern in patterns:
@@ -41,11 +42,16 @@ def freeze(model: torch.nn.Module, patterns: Sequence[str]) -> None:
         parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise UserError(f"train.freeze={list(patterns)} leaves nothing to train")
+    keep_frozen_statistics(model)
+    if frozen:
+        count = sum(parameters[name].numel() for name in frozen)
+        logger.info(f"frozen: {len(frozen)} of {len(parameters)} parameters, {count:,} numbers")
+
+
+def keep_frozen_statistics(model: torch.nn.Module) -> None:
+    """Let BatchNorms stay in evaluation of which no parameter is trained."""
     for module in model.modules():
         own = list(module.parameters(recurse=False))
         if isinstance(module, _BatchNorm) and own and not any(p.requires_grad for p in own):
             module.eval()
-            module.train = lambda mode=True, module=module: module  # stays in evaluation
-    if frozen:
-        count = sum(parameters[name].numel() for name in frozen)
-        logger.info(f"frozen: {len(frozen)} of {len(parameters)} parameters, {count:,} numbers")
+            module.train = lambda mode=True, module=module: module

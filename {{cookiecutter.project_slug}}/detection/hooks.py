@@ -4,13 +4,17 @@ import json
 import logging
 import math
 import operator
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from fvcore.common.checkpoint import Checkpointer
+from torch import distributed
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from detection.checkpoints import interrupts_wait, read_best
 from detection.errors import UserError
@@ -37,6 +41,55 @@ class SeedIterations(HookBase):
     def before_step(self):
         if self._seed >= 0:
             torch.manual_seed(hash((self._seed, self.trainer.iter, comm.get_rank())))
+
+
+class PreciseBN(hooks.PreciseBN):
+    """Upstream's, but on the same batches each time, so that a resumed run computes the same."""
+
+    def update_stats(self):
+        self._data_iter = None
+        super().update_stats()
+        self._data_iter = None
+
+
+class SharedStatistics(HookBase):
+    """
+    Averages BatchNorm's statistics, and loss normalizers, over the processes.
+
+    Each process has statistics of its own images, and the main one's are saved: without this the
+    others would evaluate, and go on with, a model that is not the one in the checkpoint.
+    """
+
+    def __init__(self, models: Sequence[torch.nn.Module], *periods: int):
+        """
+        Args:
+            models: whose statistics are averaged.
+            periods: of evaluations and of checkpoints, before which it goes; 0: none.
+        """
+        self._models = models
+        self._periods = periods
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        is_due = done == self.trainer.max_iter or any(p and done % p == 0 for p in self._periods)
+        if not is_due or comm.get_world_size() == 1:
+            return
+        for module in (module for model in self._models for module in model.modules()):
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                for statistic in (module.running_mean, module.running_var):
+                    distributed.all_reduce(statistic)
+                    statistic /= comm.get_world_size()
+            if hasattr(module, "loss_normalizer"):
+                module.loss_normalizer = np.mean(comm.all_gather(module.loss_normalizer)).item()
+
+
+class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
+    """Upstream's, but the checkpoints from before a resume count to those that are kept."""
+
+    def before_train(self):
+        super().before_train()
+        folder = Path(self.checkpointer.save_dir)
+        self.recent_checkpoints = sorted(map(str, folder.glob("model_[0-9]*.pth")))
 
 
 class EvalHook(hooks.EvalHook):

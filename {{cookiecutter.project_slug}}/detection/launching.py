@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from detectron2.engine import launch as spawn
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessRaisedException
@@ -63,7 +64,8 @@ def _join() -> None:
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(local_rank)
-    distributed.init_process_group("nccl" if has_gpu else "gloo")
+    # long enough for what the main process does alone
+    distributed.init_process_group("nccl" if has_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(local_size)
     else:  # v0.6; every process has to take part in making the group of every machine

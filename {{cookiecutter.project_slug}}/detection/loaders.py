@@ -4,6 +4,7 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from detectron2.data import DatasetFromList
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
+from omegaconf import DictConfig
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detection.errors import UserError
@@ -76,6 +78,14 @@ def build_train_loader(
         pin_memory=False,  # model inputs are lists of Instances, which it cannot pin
         persistent_workers=num_workers > 0,
     )
+
+
+def from_start(loader: DictConfig) -> DictConfig:
+    """A copy of a loader's config that begins with the first batch, wherever the training is."""
+    loader = deepcopy(loader)
+    if "start_iter" in loader:
+        loader.start_iter = 0
+    return loader
 
 
 class ResumableBatchSampler(Sampler):

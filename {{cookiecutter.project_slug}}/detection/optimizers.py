@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from detectron2.solver.build import get_default_optimizer_params
@@ -24,6 +25,18 @@ def scaled_lr(base_lr: float, base_batch_size: int, total_batch_size: int, power
             arXiv:2205.10287).
     """
     return base_lr * (total_batch_size / base_batch_size) ** power
+
+
+def adamw(
+    params: list[dict],
+    lr: float = 1e-3,
+    betas: Sequence[float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    amsgrad: bool = False,
+) -> torch.optim.AdamW:
+    """PyTorch's AdamW; `betas` become a tuple, since they go into checkpoints as they are."""
+    return torch.optim.AdamW(params, lr, tuple(betas), eps, weight_decay, amsgrad)
 
 
 def layer_decayed_params(

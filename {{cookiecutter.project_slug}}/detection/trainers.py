@@ -107,7 +107,14 @@ class Trainer(SimpleTrainer):
         return {**super().state_dict(), "grad_scaler": self._scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        super().load_state_dict(state_dict)
+        try:
+            super().load_state_dict(state_dict)
+        except ValueError as e:
+            reason = str(e).splitlines()[0]
+            raise UserError(
+                f"the checkpoint is of another optimizer or train.freeze ({reason}); resume with "
+                "the settings that the run was started with"
+            ) from e
         # {} of a run without it
         if self._scaler.is_enabled() and state_dict.get("grad_scaler"):
             self._scaler.load_state_dict(state_dict["grad_scaler"])
@@ -121,8 +128,10 @@ class Trainer(SimpleTrainer):
             torch.nn.utils.clip_grad_value_(parameters, self._clip_value)
         if self._clip_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm).item()
-            if math.isfinite(norm):  # else the step is left out, and the scale lowered
+            if math.isfinite(norm):
                 self.storage.put_scalar("grad_norm", norm)
+            elif not self._scaler.is_enabled():  # which leaves the step out, and lowers the scale
+                raise FloatingPointError("the gradients are not finite")
 
     @contextmanager
     def _explained(self, batch: list[dict]) -> Iterator[None]:

@@ -8,10 +8,13 @@ from copy import deepcopy
 
 import torch
 from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from detection.errors import UserError
+from detection.masks import require_masks
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -28,6 +31,9 @@ def with_validation_losses(
     annotated.mapper.augmentations = cfg.dataloader.test.mapper.augmentations
     for randomness in {"mixing", "albumentations"} & annotated.mapper.keys():
         annotated.mapper[randomness] = []
+    if annotated.mapper.get("masks"):
+        names = instantiate(annotated.dataset.names)
+        require_masks(instantiate(annotated.dataset), MetadataCatalog.get(names).json_file)
     loader = instantiate(annotated)
     return lambda: {**test(), "val_loss": validation_losses(model, loader)}
 
@@ -78,11 +84,12 @@ def _as_in_training(model: torch.nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     # the mode, and numbers such as the running normalizer of RetinaNet's losses
     before = [dict(vars(module)) for module in modules]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    devices = list(range(torch.cuda.device_count()))
     try:
         for module in modules:
-            # BatchNorm and dropout are leaves; what computes losses is not
-            module.training = module is model or any(True for _ in module.children())
+            # dropout is a leaf; what computes losses is none, nor is timm's BatchNorm
+            computes = any(True for _ in module.children()) and not isinstance(module, _BatchNorm)
+            module.training = module is model or computes
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
             yield

@@ -51,7 +51,8 @@ class Training:
 
 def resumed(argv: list[str]) -> list[str]:
     """The command line that goes on with a training, from its start if nothing is saved yet."""
-    return argv if "--resume" in argv else [*argv, "--resume"]
+    starts_anew = {"--resume", "--eval-only", "--fast-dev-run"} & set(argv)
+    return argv if starts_anew else [*argv, "--resume"]
 
 
 def parse_args(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -103,6 +104,8 @@ def job_parameters(args: argparse.Namespace) -> dict:
         "timeout_min": int(60 * args.hours),
         "slurm_partition": args.partition,
         "slurm_account": args.account,
+        # else the other processes wait for one that has failed
+        "slurm_srun_args": ["--kill-on-bad-exit=1"],
         "slurm_additional_parameters": dict(option.split("=", 1) for option in args.slurm) or None,
     }
     return {name: value for name, value in parameters.items() if value is not None}

@@ -4,7 +4,7 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.solver.build import get_default_optimizer_params
 
-from detection.optimizers import layer_decayed_params, scaled_lr
+from detection.optimizers import adamw, layer_decayed_params, scaled_lr
 
 # `lr` follows the batch: total_batch_size=4 alone is enough. `optimizer.lr=0.005` sets it as it is,
 # `optimizer.lr.base_lr=0.01` sets what is scaled.
@@ -20,7 +20,7 @@ SGD = L(torch.optim.SGD)(
     weight_decay=1e-4,
 )
 
-AdamW = L(torch.optim.AdamW)(
+AdamW = L(adamw)(
     params=L(layer_decayed_params)(
         lr="${..lr}",
         layer_decay=1.0,  # e.g. 0.8: lower rates for early blocks of a pretrained backbone
