@@ -92,6 +92,19 @@ def test_own_tests_pass_on_main(bake, python, on_main):
     print(result.stdout[-400:])
 
 
+def test_git_source_resolves(bake, checkout):
+    """The lock file of a project on upstream's main, which the checkout stands in for."""
+    path = bake(fresh=True, detectron2_source="git")
+    url = "https://github.com/facebookresearch/detectron2"
+    instead = {"KEY_0": f"url.{checkout.resolve().as_uri()}.insteadOf", "VALUE_0": url}
+    variables = {"GIT_CONFIG_COUNT": "1", **{f"GIT_CONFIG_{k}": v for k, v in instead.items()}}
+    run(os.environ["UV"], "lock", cwd=path, **variables)
+    rev = re.search('rev = "([0-9a-f]{40})"', (path / "pyproject.toml").read_text("utf-8"))[1]
+    lock = (path / "uv.lock").read_text(encoding="utf-8")
+    assert f'source = {{ git = "{url}?rev={rev}#{rev}" }}' in lock
+    assert 'name = "torch"' in lock and 'name = "yacs"' in lock
+
+
 @pytest.mark.parametrize("installed", ["v0.6", "main"])
 def test_trains_by_upstreams_tool(bake, python, checkout, on_main, installed):
     path = bake(fresh=True)
