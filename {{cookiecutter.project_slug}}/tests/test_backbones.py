@@ -66,6 +66,15 @@ def test_weights_from_a_file_give_the_classifiers_own_features(trained):
     assert learning == {"layer3", "layer4"}
 
 
+def test_frozen_layers_keep_their_statistics():
+    backbone = TimmBackbone("resnet18", pretrained=False, freeze_at=2, freeze_norm=False)
+    backbone.train()(torch.rand(2, 3, 64, 64))
+    net = backbone.net
+    for frozen in (net.bn1, net.layer1[1].bn2):
+        assert not frozen.running_mean.any()
+    assert net.layer2[0].bn1.running_mean.any()
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -1,9 +1,14 @@
 """`--fast-dev-run` goes the whole road with any config, and fails where a training would."""
 
 import json
+from pathlib import Path
 
 import pytest
-from conftest import read_metrics
+from conftest import PROJECT_ROOT, read_metrics
+
+from detection.config import load_config, parse_args
+from detection.dev_run import finish, shorten
+from train_net import do_train
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +49,16 @@ def test_learning_rate_is_that_of_the_first_iterations(run):
     rates = [row["lr"] for row in read_metrics(run[1])]
     assert rates[0] == pytest.approx(0.03 * 0.001)
     assert rates[3] == pytest.approx(0.03 * 3 / 50, rel=0.05), "of the warm-up of 50 iterations"
+
+
+def test_of_a_config_that_is_evaluated_on_its_training_images(on_toy, tmp_path, capsys):
+    overrides = [*on_toy, "writers.wandb=null", f"train.output_dir={tmp_path}/output"]
+    cfg = load_config(str(PROJECT_ROOT / "configs/debug/overfit.py"), overrides)
+    shorten(cfg)
+    Path(cfg.train.output_dir).mkdir()
+    do_train(parse_args([]), cfg)
+    finish(cfg)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("all is well: 4 iterations")
 
 
 def test_fails_as_a_training_would(train_net, tmp_path):

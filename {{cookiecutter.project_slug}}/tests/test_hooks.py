@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from tiny_training import tiny_trainer
 
 from detection.checkpoints import WholeFileCheckpointer
-from detection.hooks import BestCheckpointer, EvalHook, PeriodicWriter
+from detection.hooks import BestCheckpointer, EvalHook, PeriodicCheckpointer, PeriodicWriter
 
 CFG = OmegaConf.create({"train": {"log_period": 5}})
 
@@ -123,6 +123,29 @@ def test_kill_amid_saving_leaves_the_best_model(tmp_path, monkeypatch):
     train(tmp_path, [6], start_iter=1)
     assert best(tmp_path) == (6, 1, 2)
     assert not list(tmp_path.glob("*partial*"))
+
+
+class NoteCheckpoints(HookBase):
+    """Notes after each iteration which periodic checkpoints there are."""
+
+    def __init__(self, folder):
+        self.seen = []
+        self._folder = folder
+
+    def after_step(self):
+        self.seen.append(sorted(int(p.stem[6:]) for p in self._folder.glob("model_0*.pth")))
+
+
+def test_checkpoints_from_before_a_resume_make_way_for_new_ones(tmp_path):
+    seen = []
+    for start in (0, 3):
+        trainer = tiny_trainer([1.0] * 3)
+        checkpointer = DetectionCheckpointer(trainer.model, str(tmp_path))
+        note = NoteCheckpoints(tmp_path)
+        trainer.register_hooks([PeriodicCheckpointer(checkpointer, 1, max_to_keep=2), note])
+        trainer.train(start, start + 3)
+        seen += note.seen
+    assert seen == [[0], [0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]
 
 
 class Record(HookBase):

@@ -11,10 +11,13 @@ import pytest
 import torch
 from conftest import PROJECT_ROOT, read_metrics, train_command
 from detectron2.config import instantiate
+from detectron2.utils import comm
 
+from detection.checkpoints import load_weights
 from detection.config import load_config, parse_args
 from detection.errors import UserError
 from detection.launching import ENVIRONMENT, launch
+from train_net import do_test, do_train
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +120,52 @@ def test_resumes_to_the_same_weights(two, train_net, tmp_path, monkeypatch):
     )
     resumed, whole = (weights(folder / "model_final.pth") for folder in (tmp_path, two))
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+def test_evaluation_is_of_the_saved_batch_norm(on_toy, tmp_path):
+    """Although each process has seen images of its own."""
+    args = [*on_toy, "train.max_iter=2", f"train.output_dir={tmp_path}", "writers.wandb=null"]
+    torchrun(*train_command(args)[1:])
+    results = tmp_path / "inference/coco_instances_results.json"
+    told = scores(results)
+    results.unlink()
+    cfg = load_config("configs/debug/smoke.py", args)
+    model = instantiate(cfg.model)
+    load_weights(model, str(tmp_path), "last")
+    do_test(cfg, model.eval())
+    expected = scores(results)
+    assert len(expected) == 4
+    for image, found in expected.items():
+        assert told[image] == pytest.approx(found, abs=1e-5)
+
+
+def scores(results) -> dict[int, list[float]]:
+    """Those of each image, in order."""
+    found = {}
+    for result in json.loads(results.read_text()):
+        found.setdefault(result["image_id"], []).append(result["score"])
+    return {image: sorted(values) for image, values in found.items()}
+
+
+def train_on_a_disk_of_its_own(args) -> None:
+    cfg = load_config(args.config_file, args.opts)
+    cfg.train.output_dir += f"/{comm.get_rank()}"
+    do_train(args, cfg)
+
+
+def test_resume_needs_one_disk(on_toy, tmp_path):
+    (tmp_path / "0").mkdir()
+    torch.save({"iteration": 4}, tmp_path / "0/model_0000004.pth")
+    (tmp_path / "0/last_checkpoint").write_text("model_0000004.pth")
+    argv = ["--config-file", "configs/debug/smoke.py", "--num-gpus", "2", "--dist-url", "auto"]
+    with pytest.raises(UserError) as error:
+        launch(
+            train_on_a_disk_of_its_own,
+            parse_args([*argv, "--resume", *on_toy, f"train.output_dir={tmp_path}"]),
+        )
+    said = "the processes see different last checkpoints ([5, 0] iterations); it has to be on a "
+    assert said + "disk that all machines share" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def load_odd_batch(args) -> None:

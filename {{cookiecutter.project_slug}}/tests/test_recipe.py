@@ -1,5 +1,6 @@
 """The settings of configs/common/{train,optim,schedule}.py, in whole trainings on toy data."""
 
+import io
 import shutil
 import warnings
 
@@ -7,10 +8,11 @@ import pytest
 import timm
 import torch
 from conftest import PROJECT_ROOT, read_metrics
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
+from detection.backbones import TimmBackbone
 from detection.checkpoints import load_weights
 from detection.config import load_config
 from detection.errors import UserError
@@ -28,6 +30,8 @@ ALL = (
     "train.log_period=1",
     "train.ema.enabled=True",
     "train.val_loss.enabled=True",
+    "train.precise_bn.enabled=True",
+    "train.precise_bn.num_iter=3",
     "train.clip_grad.norm=5",
     "train.amp.enabled=True",
     "train.amp.precision=bf16",
@@ -137,8 +141,20 @@ def test_validation_losses_come_with_each_evaluation(whole):
     assert len(parts) == 4 and sum(parts) == pytest.approx(last["val_loss/total_loss"])
 
 
-def test_validation_losses_leave_batch_norm_and_random_numbers_alone(on_toy):
+# its BatchNorms have layers of their own
+MOBILENET = LazyCall(TimmBackbone)(
+    model_name="mobilenetv3_small_050",
+    out_features=["res2", "res3", "res4"],
+    pretrained=False,
+    freeze_norm=False,
+)
+
+
+@pytest.mark.parametrize("bottom_up", [None, MOBILENET], ids=["detectron2", "timm"])
+def test_validation_losses_leave_batch_norm_and_random_numbers_alone(bottom_up, on_toy):
     cfg = load_config(SMOKE, [*on_toy, *ALL])
+    if bottom_up:
+        cfg.model.backbone.bottom_up = bottom_up
     torch.manual_seed(0)
     model = instantiate(cfg.model)
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -180,7 +196,8 @@ def test_adamw_with_layer_decay():
     model = instantiate(load_config(LEAF).model)
     cfg.optimizer.params.model = model
     cfg.optimizer.params.layer_decay = 0.5
-    groups = instantiate(cfg.optimizer).param_groups
+    optimizer = instantiate(cfg.optimizer)
+    groups = optimizer.param_groups
     rates = {p: group["lr"] for group in groups for p in group["params"]}
     rate = {name: rates[p] for name, p in model.named_parameters() if p in rates}
     base = 1e-4 / 2  # a quarter of the batch: by its square root
@@ -190,6 +207,10 @@ def test_adamw_with_layer_decay():
     assert rate["backbone.bottom_up.res3.0.conv1.weight"] == base / 2**13
     assert rate["backbone.bottom_up.stem.conv1.weight"] == base / 2**17
     assert len(groups) == 18, "few groups, so that the optimizer is fast"
+    torch.save(optimizer.state_dict(), saved := io.BytesIO())
+    saved.seek(0)
+    read = torch.load(saved, weights_only=True)["param_groups"]
+    assert all(type(group["betas"]) is tuple for group in [*groups, *read])
 
 
 @pytest.mark.parametrize(

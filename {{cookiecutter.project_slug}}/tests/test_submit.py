@@ -41,6 +41,13 @@ def test_mistakes_are_told_at_once(args, said, monkeypatch):
         submit.main([*CONFIG, *args])
 
 
+@pytest.mark.parametrize("flag", ["", "--resume", "--eval-only", "--fast-dev-run"])
+def test_queued_again_with_the_same_command_line_or_resume(flag):
+    argv = [flag, *CONFIG] if flag else CONFIG
+    again = submit.Training(argv).checkpoint().function
+    assert submit.resumed(argv) == again._argv == (argv if flag else [*argv, "--resume"])
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SLURM's signals are POSIX's")
 def test_preempted_job_goes_on(on_toy, tmp_path):

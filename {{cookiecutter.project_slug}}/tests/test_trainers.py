@@ -106,6 +106,31 @@ def test_loss_that_is_not_finite_ends_the_training_in_one_line(value, tmp_path, 
     assert not any(record.exc_info for record in caplog.records)
 
 
+def test_gradient_that_is_not_finite_ends_the_training_in_one_line():
+    trainer = make_trainer([images(1.0)] * 2, norm=1.0)
+    spoil_gradients(trainer)
+    with pytest.raises(UserError) as error:
+        trainer.train(0, 2)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in ("iteration 0", "the gradients are not finite", "0.jpg", "optimizer.lr"):
+        assert part in message
+    assert trainer.model.weight.tolist() == [1, 1]
+
+
+def test_fp16_leaves_out_a_step_whose_gradient_is_not_finite():
+    trainer = make_trainer([images(1.0)] * 2, norm=1.0, dtype=torch.float16)
+    scale = trainer.state_dict()["grad_scaler"]["scale"]
+    spoil_gradients(trainer)
+    trainer.train(0, 2)
+    assert trainer.model.weight.tolist() == [1, 1]
+    assert trainer.state_dict()["grad_scaler"]["scale"] == scale / 4
+
+
+def spoil_gradients(trainer: Trainer) -> None:
+    trainer.model.weight.register_hook(lambda gradient: gradient * math.nan)
+
+
 def test_out_of_memory_says_what_to_lower():
     trainer = make_trainer([images(1.0, 2.0, bytes=2**60)])
     with pytest.raises(UserError) as error:
@@ -195,6 +220,16 @@ def test_average_of_batch_norm():
     assert ema.model.running_mean == 1 and ema.model.num_batches_tracked == 9
 
 
+def test_average_has_the_loss_normalizer():
+    """RetinaNet's and FCOS's: an attribute, which the state has not."""
+    model = torch.nn.Sequential(Line())
+    model[0].loss_normalizer = 100.0
+    ema = EMAHook(model)
+    model[0].loss_normalizer = 7.0
+    ema.after_step()
+    assert ema.model[0].loss_normalizer == 7
+
+
 def test_frozen_parts_stay_as_they_are():
     model = torch.nn.Sequential()
     model.add_module("body", torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1)))
@@ -205,6 +240,15 @@ def test_frozen_parts_stay_as_they_are():
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trained == ["head.0.weight", "head.1.weight", "head.1.bias"]
     assert model.body[1].running_mean == 0 and model.head[1].running_mean != 0
+
+
+def test_one_name_freezes_as_a_list_of_it():
+    model = torch.nn.Sequential()
+    model.add_module("backbone", torch.nn.Linear(1, 1))
+    model.add_module("head", torch.nn.Linear(1, 1))
+    freeze(model, "backbone")
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained == ["head.weight", "head.bias"]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,10 @@ from conftest import PROJECT_ROOT, read_metrics, read_wandb_rows, train_command
 from detectron2.data import MetadataCatalog
 
 from detection.classes import CLASSES
+from detection.config import load_config, parse_args
+from detection.errors import UserError
 from detection.metric_names import MetricNames
+from train_net import do_train, main
 
 SHORT = (
     "train.max_iter=30",
@@ -132,6 +137,47 @@ def test_fresh_start_does_not_overwrite(output_dir, train_net):
     assert process.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "--resume" in process.stderr
     assert (output_dir / "metrics.json").read_text() == before
+
+
+def cut_off(checkpoint) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "override", "said"),
+    [
+        (Path.unlink, "train.seed=42", "write the name of an older model_*.pth of that folder"),
+        (cut_off, "train.seed=42", "write the name of an older model_*.pth of that folder"),
+        (None, "train.freeze=[backbone]", "is of another optimizer or train.freeze"),
+        (None, "model.roi_heads.num_classes=3", "is of another model than the config: roi_heads."),
+        (None, "train.max_iter=30", "already trained for 30 iterations"),
+    ],
+)
+def test_what_cannot_be_resumed_is_one_line(damage, override, said, output_dir, on_toy, tmp_path):
+    for name in ("model_final.pth", "last_checkpoint"):
+        shutil.copy(output_dir / name, tmp_path)
+    if damage:
+        damage(tmp_path / "model_final.pth")
+    overrides = [*on_toy, "train.max_iter=40", f"train.output_dir={tmp_path}", override]
+    with pytest.raises(UserError) as error:
+        do_train(parse_args(["--resume"]), load_config("configs/debug/smoke.py", overrides))
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.checkpointer.period=0", "train.checkpointer.period must be 1 or more"),
+        ("train.device=cuda", "PyTorch sees no GPU: set train.device=cpu"),
+    ],
+)
+def test_refused_before_anything_is_written(override, said, on_toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    output = f"train.output_dir={tmp_path}/output"
+    with pytest.raises(UserError) as error:
+        main(parse_args(["--config-file", "configs/debug/smoke.py", *on_toy, output, override]))
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_best_checkpoint_scores_as_recorded(output_dir, train_net, tmp_path):
