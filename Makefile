@@ -3,6 +3,9 @@
 # trust the certificates that the machine trusts
 export UV_SYSTEM_CERTS ?= true
 
+# tests start hundreds of processes, each of which would compile all that it imports
+unexport PYTHONDONTWRITEBYTECODE
+
 # the uv on PATH, or else one of this folder's own
 UV ?= $(or $(shell command -v uv),$(CURDIR)/.uv/bin/uv)
 export UV

@@ -73,7 +73,7 @@ def last_iteration(checkpointer: Checkpointer) -> int:
     try:
         # memory-mapped: the weights stay on the disk
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)["iteration"]
-    except (OSError, RuntimeError, KeyError, EOFError, UnpicklingError) as e:
+    except (OSError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as e:
         reason = (str(e).splitlines() or ["cut off"])[0]
         raise UserError(
             f"{path}: cannot be resumed from ({reason}); write the name of an older model_*.pth of "

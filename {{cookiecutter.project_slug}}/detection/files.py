@@ -32,7 +32,7 @@ def write_whole(
     Write a file, all of it or nothing; its folder is made.
 
     Args:
-        path: where; what is there is replaced when all is written.
+        path: where; a file there is replaced when all is written, a link stays one.
         content: of the file.
         name: what the error calls the file; None is `path`.
         remedy: what the error advises, after its reason.
@@ -40,10 +40,13 @@ def write_whole(
     Raises:
         UserError: it cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # /dev/null, /dev/stdout
+            path.write_bytes(content)
+            return
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as e:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import operator
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,7 +90,12 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     def before_train(self):
         super().before_train()
         folder = Path(self.checkpointer.save_dir)
-        self.recent_checkpoints = sorted(map(str, folder.glob("model_[0-9]*.pth")))
+        names = [path.name for path in folder.glob("model_*.pth")]
+        self.recent_checkpoints = [
+            str(folder / name)
+            for name in sorted(filter(re.compile(r"model_\d{7,}\.pth").fullmatch, names))
+            if int(name[6:-4]) < self.trainer.start_iter  # of the run that goes on
+        ]
 
 
 class EvalHook(hooks.EvalHook):

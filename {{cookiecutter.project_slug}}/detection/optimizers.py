@@ -34,9 +34,13 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.01,
     amsgrad: bool = False,
+    foreach: bool | None = None,
+    fused: bool | None = None,
 ) -> torch.optim.AdamW:
     """PyTorch's AdamW; `betas` become a tuple, since they go into checkpoints as they are."""
-    return torch.optim.AdamW(params, lr, tuple(betas), eps, weight_decay, amsgrad)
+    return torch.optim.AdamW(
+        params, lr, tuple(betas), eps, weight_decay, amsgrad, foreach=foreach, fused=fused
+    )
 
 
 def layer_decayed_params(

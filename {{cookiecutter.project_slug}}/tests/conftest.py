@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CPUs compute the same everywhere
+
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 

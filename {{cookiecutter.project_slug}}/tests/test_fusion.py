@@ -1,7 +1,9 @@
 """Ensembles: fused boxes, and the two tools that fuse and score results."""
 
 import json
+import os
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +156,21 @@ def test_paths_with_an_equals_sign(run, toy, results, tmp_path):
     args = [f"{toy}/val.json", "--output", tmp_path / "fused.json"]
     text = run(ensemble, *args, folder / "even.json", f"b={folder}/odd.json", "--weight", "b=2")
     assert f"{folder}/even.json" in text and "\nb " in text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes are POSIX's")
+def test_links_and_pipes_stay_what_they_are(run, toy, results, tmp_path):
+    link, file, pipe = (tmp_path / name for name in ("link", "file", "pipe"))
+    link.symlink_to(file)
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    for output in (link, pipe):
+        run(ensemble, f"{toy}/val.json", *results.values(), "--output", output)
+    reader.join(timeout=10)
+    assert link.is_symlink() and pipe.is_fifo()
+    assert read == [file.read_bytes()] and json.loads(read[0])
 
 
 def test_out_of_fold_score(run, toy, results, tmp_path):

@@ -133,10 +133,13 @@ class NoteCheckpoints(HookBase):
         self._folder = folder
 
     def after_step(self):
-        self.seen.append(sorted(int(p.stem[6:]) for p in self._folder.glob("model_0*.pth")))
+        self.seen.append(sorted(int(p.stem[6:]) for p in self._folder.glob("model_00000??.pth")))
 
 
 def test_checkpoints_from_before_a_resume_make_way_for_new_ones(tmp_path):
+    others = ["model_0000900.pth", "model_0000001_mine.pth"]  # of no part of this run
+    for name in others:
+        (tmp_path / name).touch()
     seen = []
     for start in (0, 3):
         trainer = tiny_trainer([1.0] * 3)
@@ -146,6 +149,7 @@ def test_checkpoints_from_before_a_resume_make_way_for_new_ones(tmp_path):
         trainer.train(start, start + 3)
         seen += note.seen
     assert seen == [[0], [0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]
+    assert all((tmp_path / name).exists() for name in others)
 
 
 class Record(HookBase):

@@ -19,6 +19,7 @@ from detection.errors import UserError
 from detection.metric_names import MetricNames
 from train_net import do_train, main
 
+SMOKE = str(PROJECT_ROOT / "configs/debug/smoke.py")
 SHORT = (
     "train.max_iter=30",
     "train.eval_period=10",
@@ -146,10 +147,14 @@ def cut_off(checkpoint) -> None:
 @pytest.mark.parametrize(
     ("damage", "override", "said"),
     [
-        (Path.unlink, "train.seed=42", "write the name of an older model_*.pth of that folder"),
-        (cut_off, "train.seed=42", "write the name of an older model_*.pth of that folder"),
+        (Path.unlink, "train.max_iter=40", "write the name of an older model_*.pth of that folder"),
+        (cut_off, "train.max_iter=40", "write the name of an older model_*.pth of that folder"),
         (None, "train.freeze=[backbone]", "is of another optimizer or train.freeze"),
-        (None, "model.roi_heads.num_classes=3", "is of another model than the config: roi_heads."),
+        (
+            None,
+            f"model.roi_heads.num_classes={len(CLASSES) + 1}",
+            "is of another model than the config: roi_heads.",
+        ),
         (None, "train.max_iter=30", "already trained for 30 iterations"),
     ],
 )
@@ -160,7 +165,7 @@ def test_what_cannot_be_resumed_is_one_line(damage, override, said, output_dir, 
         damage(tmp_path / "model_final.pth")
     overrides = [*on_toy, "train.max_iter=40", f"train.output_dir={tmp_path}", override]
     with pytest.raises(UserError) as error:
-        do_train(parse_args(["--resume"]), load_config("configs/debug/smoke.py", overrides))
+        do_train(parse_args(["--resume"]), load_config(SMOKE, overrides))
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -175,7 +180,7 @@ def test_refused_before_anything_is_written(override, said, on_toy, tmp_path, mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     output = f"train.output_dir={tmp_path}/output"
     with pytest.raises(UserError) as error:
-        main(parse_args(["--config-file", "configs/debug/smoke.py", *on_toy, output, override]))
+        main(parse_args(["--config-file", SMOKE, *on_toy, output, override]))
     assert said in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 

@@ -51,8 +51,9 @@ class Training:
 
 def resumed(argv: list[str]) -> list[str]:
     """The command line that goes on with a training, from its start if nothing is saved yet."""
-    starts_anew = {"--resume", "--eval-only", "--fast-dev-run"} & set(argv)
-    return argv if starts_anew else [*argv, "--resume"]
+    args = parse_training(argv)
+    is_whole = args.resume or args.eval_only or args.fast_dev_run
+    return argv if is_whole else [*argv, "--resume"]
 
 
 def parse_args(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
