@@ -106,6 +106,7 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
         )
         if cfg.train.precise_bn.enabled and get_bn_modules(evaluated)
         else None,
+        # after what sets statistics, before what saves or evaluates them
         SharedStatistics(
             [model, evaluated] if ema else [model],
             *(cfg.train.eval_period, cfg.train.checkpointer.period),
