@@ -37,7 +37,8 @@ def read_bytes(json_file: str) -> bytes:
     except (OSError, ValueError) as e:
         raise UserError(
             f"{json_file}: cannot be read ({getattr(e, 'strerror', None) or e}); put the "
-            "annotations there, or name another file (in configs dataset.<split>.json_file)"
+            "annotations there, or name another file (a training's are dataset.train.json_file and "
+            "dataset.val.json_file)"
         ) from e
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -274,6 +275,7 @@ def test_json_line_without_its_end_is_cut_off_too(tmp_path):
 
 def test_tensorboard_is_cut_back_on_resume(tmp_path):
     train([TensorboardWriter(str(tmp_path), 4, WINDOW)], LOSSES[:30], max_iter=30)
+    time.sleep(1)  # the files are read in the order of the seconds in their names
     train([TensorboardWriter(str(tmp_path), 4, WINDOW)], LOSSES[14:], start_iter=14)
     points = [(at, name) for at, name, _ in read_tensorboard(tmp_path)]
     assert len(points) == len(set(points))
