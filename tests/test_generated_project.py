@@ -113,10 +113,11 @@ def test_trains_by_upstreams_tool(bake, python, checkout, on_main, installed):
     tool = str(checkout / "tools/lazyconfig_train_net.py")
     command = [python, tool, "--config-file", "configs/debug/smoke.py", "train.max_iter=2"]
     run(*command, cwd=path, PYTHONPATH=os.pathsep.join(filter(None, [".", main])))
-    rows = (path / "output/smoke/metrics.json").read_text(encoding="utf-8").splitlines()
-    last = json.loads(rows[-1])
-    assert last["iteration"] == 2, "upstream's last evaluation is one after the last iteration"
-    assert "total_loss" in last and "bbox/AP" in last
+    lines = (path / "output/smoke/metrics.json").read_text(encoding="utf-8").splitlines()
+    trained, evaluated = map(json.loads, lines)
+    assert trained["iteration"] == 1 and "total_loss" in trained
+    # upstream's last evaluation is one after the last iteration
+    assert evaluated["iteration"] == 2 and "bbox/AP" in evaluated
 
 
 @pytest.mark.parametrize("name", ["one class", "hard names"])
