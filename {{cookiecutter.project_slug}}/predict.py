@@ -33,6 +33,7 @@ from detection.prediction import (
     results_name,
     set_thresholds,
 )
+from detection.trainers import on_device
 from detection.tta import with_tta
 
 
@@ -85,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
     if root is None and is_json and "dataset" in cfg:
         root = in_project(cfg.dataset.val.image_root)
     coco, image_root = list_images(args.images, root)
-    model = instantiate(without_pretrained(cfg.model)).to(cfg.train.device).eval()
+    model = instantiate(without_pretrained(cfg.model)).eval()
+    on_device(model, cfg.train.device, cfg.train.channels_last)
     weights = load_weights(model, cfg.train.output_dir, args.checkpoint)
     set_thresholds(model, args.min_score, args.max_per_image)
     cfg.tta.detector.max_per_image = args.max_per_image

@@ -54,7 +54,7 @@ from detection.loaders import from_start
 from detection.pictures import PictureHook
 from detection.preflight import check
 from detection.schedules import set_max_iter
-from detection.trainers import Trainer, amp_dtype
+from detection.trainers import Trainer, amp_dtype, on_device
 from detection.tta import with_tta
 from detection.validation_loss import with_validation_losses
 
@@ -137,7 +137,7 @@ def do_train(args, cfg) -> None:
     model = instantiate(without_pretrained(cfg.model) if resumes else cfg.model)
     with quiet_console():
         logger.info(f"Model:\n{model}")
-    model.to(cfg.train.device)
+    on_device(model, cfg.train.device, cfg.train.channels_last)
     freeze(model, cfg.train.freeze)
 
     cfg.optimizer.params.model = model
@@ -185,7 +185,8 @@ def main(args) -> None:
     check(args, cfg)
     quiet_setup(cfg, args)
     if args.eval_only:
-        model = instantiate(without_pretrained(cfg.model)).to(cfg.train.device)
+        model = instantiate(without_pretrained(cfg.model))
+        on_device(model, cfg.train.device, cfg.train.channels_last)
         weights = "last" if args.resume else cfg.train.init_checkpoint
         load_weights(model, cfg.train.output_dir, weights)
         do_test(cfg, with_tta(cfg, model.eval()))

@@ -15,6 +15,7 @@ from detection.config import takes
 from detection.datasets import first_images
 from detection.errors import UserError
 from detection.prediction import Predictor, batches_file
+from detection.trainers import on_device
 from detection.tta import with_tta
 
 ITERATIONS = 4
@@ -88,7 +89,8 @@ def finish(cfg: DictConfig) -> None:
         val = MetadataCatalog.get(instantiate(cfg.dataloader.evaluator.dataset_name))
         coco = read_coco(val.json_file)
         coco["images"] = coco["images"][:IMAGES]
-        model = instantiate(cfg.model).to(cfg.train.device).eval()
+        model = instantiate(cfg.model).eval()
+        on_device(model, cfg.train.device, cfg.train.channels_last)
         load_weights(model, cfg.train.output_dir, "last")
         predictor = Predictor(cfg, with_tta(cfg, model), coco, val.image_root, 2, 0)
         output = output_dir / "predictions.json"

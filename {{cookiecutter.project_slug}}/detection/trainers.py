@@ -162,6 +162,21 @@ class Trainer(SimpleTrainer):
             ) from e
 
 
+def on_device(model: torch.nn.Module, device: str, channels_last: bool | None) -> torch.nn.Module:
+    """
+    Move a model to a device, where its convolutions work in one of two layouts.
+
+    Args:
+        model: changed in place, and returned.
+        device: e.g. "cuda".
+        channels_last: images and feature maps as (N, H, W, C) in memory; None: on CPUs.
+    """
+    if channels_last is None:
+        channels_last = device == "cpu"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(device).to(memory_format=layout)
+
+
 def amp_dtype(enabled: bool, precision: str, device: str) -> torch.dtype | None:
     """
     The dtype of mixed precision on a device; None where it is switched off.

@@ -11,7 +11,7 @@ from detection.ema import EMAHook
 from detection.errors import UserError
 from detection.freezing import freeze
 from detection.hooks import BestCheckpointer, EarlyStopping, EvalHook
-from detection.trainers import Trainer, amp_dtype
+from detection.trainers import Trainer, amp_dtype, on_device
 
 
 class Line(torch.nn.Module):
@@ -240,6 +240,15 @@ def test_frozen_parts_stay_as_they_are():
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trained == ["head.0.weight", "head.1.weight", "head.1.bias"]
     assert model.body[1].running_mean == 0 and model.head[1].running_mean != 0
+
+
+@pytest.mark.parametrize(("chosen", "is_last"), [(None, True), (True, True), (False, False)])
+def test_layout_in_memory_changes_no_value(chosen, is_last):
+    model = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3), torch.nn.Linear(4, 4))
+    before = model[0].weight.detach().clone()
+    on_device(model, "cpu", chosen)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last) == is_last
+    assert torch.equal(model[0].weight, before)
 
 
 def test_one_name_freezes_as_a_list_of_it():

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from detection.checkpoints import without_pretrained
 from detection.config import load_config
 from detection.errors import UserError
+from detection.trainers import on_device
 
 
 @torch.no_grad()
@@ -129,7 +130,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{Path(config).stem:40} {parameters:15.1f} {gflops:8.0f}", end="", flush=True)
         if args.measure:
             print(f" {memory(model, *args.size):12.1f}", end="", flush=True)
-            print(f" {speed(model.to(cfg.train.device), *args.size):9.3g}", end="")
+            on_device(model, cfg.train.device, cfg.train.channels_last)
+            print(f" {speed(model, *args.size):9.3g}", end="")
         print(flush=True)
 
 
