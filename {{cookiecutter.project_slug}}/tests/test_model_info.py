@@ -6,7 +6,7 @@ from detectron2.config import instantiate
 
 from detection.classes import CLASSES
 from detection.config import load_config
-from tools.model_info import count
+from tools.model_info import count, memory, speed
 
 CONFIG = str(PROJECT_ROOT / "configs/debug/smoke.py")
 
@@ -25,3 +25,12 @@ def test_every_proposal_counts_and_the_backbone_by_its_area():
     assert gflops - of(60, 128)[1] == pytest.approx(40 * a_proposal)
     heads = 100 * a_proposal
     assert of(100, 256)[1] - heads == pytest.approx(4 * (gflops - heads))
+
+
+def test_memory_and_speed():
+    model = instantiate(load_config(CONFIG).model)
+    small, large = (memory(model, side, side) for side in (128, 256))
+    assert 2 < large / small < 4.5, "by the area, and the proposals beside"
+    # the first layer alone keeps 64 channels at half the size, its ReLU too
+    assert small > 2 * 4 * 64 * 64**2 / 1e9
+    assert speed(model, 128, 128) > speed(model, 512, 512) > 0

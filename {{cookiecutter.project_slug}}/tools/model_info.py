@@ -72,7 +72,7 @@ def memory(model: torch.nn.Module, height: int, width: int) -> float:
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # with its history it would hold the node that holds it, for ever
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with EventStorage(), hooks:
