@@ -216,7 +216,7 @@ def test_container_is_built_from_what_is_there(bake, source):
     assert ("third_party" in paths) == ("g++" not in text) == (source == "pypi")
     for name, rest in instructions:
         if name == "RUN":
-            command = rest.removeprefix("--mount=type=cache,target=/root/.cache/uv ")
+            command = rest.removeprefix("--mount=type=cache,target=/opt/uv-cache ")
             subprocess.run(["sh", "-n", "-c", command], check=True)
 
     container = json.loads((project / ".devcontainer/devcontainer.json").read_text())

@@ -17,5 +17,6 @@ train.max_iter = 10000  # × 8 images = 20 epochs of 4,000 images
 
 dataloader.train.mapper.image_format = "RGB"
 dataloader.train.total_batch_size = 8  # the learning rate follows it
+
 # as upstream
 optimizer.params.overrides = {"relative_position_bias_table": {"weight_decay": 0.0}}

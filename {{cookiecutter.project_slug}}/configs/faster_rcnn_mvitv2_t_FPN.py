@@ -17,6 +17,7 @@ train.max_iter = 10000  # × 8 images = 20 epochs of 4,000 images
 
 dataloader.train.mapper.image_format = "RGB"
 dataloader.train.total_batch_size = 8  # the learning rate follows it
+
 # as upstream
 optimizer.params.overrides = {
     name: {"weight_decay": 0.0} for name in ("pos_embed", "rel_pos_h", "rel_pos_w")

@@ -1,4 +1,4 @@
-"""Numbers on the command line that have a range, for `type=` of argparse."""
+"""What the tools take on their command lines: numbers of a range, for `type=`; named files."""
 
 
 def fraction(text: str) -> float:

@@ -10,7 +10,7 @@ train = dict(
     max_iter=10000,
     epochs=None,  # e.g. 20: max_iter follows from the number of images and the batch
     amp=dict(enabled=False, precision="fp16"),  # or bf16, on CPUs too
-    # the layout in memory; None: on CPUs, where it is 1.1 times as fast. Try True on GPUs with amp
+    # the layout in memory; None: on CPUs, where it is a little faster. Try True on GPUs with amp
     channels_last=None,
     clip_grad=dict(norm=None, value=None),  # norm: of all gradients together; value: of each
     freeze=[],  # names of modules or parameters that stay as loaded, e.g. ["backbone", "*.bias"]
