@@ -238,7 +238,8 @@ def _read_partial(partial: Path, key: str) -> list[list[dict]]:
     with suppress(ValueError):
         for line in lines[1:]:
             done.append(json.loads(line[: line.index("\n")]))
-    write_whole(partial, "".join(lines[: 1 + len(done)]).encode())
+    if 1 + len(done) < len(lines):
+        write_whole(partial, "".join(lines[: 1 + len(done)]).encode())
     return done
 
 
