@@ -5,7 +5,17 @@ from typing import NamedTuple
 import numpy as np
 from hotcoco import COCOeval
 
-from detection.matching import BACKGROUND, CLASS, CORRECT, IGNORED, TOUCH, Boxes, Matches
+from detection.matching import (
+    BACKGROUND,
+    CLASS,
+    CORRECT,
+    IGNORED,
+    IOU,
+    TOUCH,
+    Boxes,
+    Matches,
+    box_iou,
+)
 
 # TIDE's name, what it is called here, and what it is
 ERRORS = (
@@ -98,9 +108,11 @@ def thresholds(
     return best(counted, real), of_classes
 
 
-def calibration(detections: Boxes, matches: Matches, bins: int = 10) -> Bins:
-    """How often detections of a score are correct."""
-    counted = matches.kinds != IGNORED
+def calibration(
+    detections: Boxes, matches: Matches, bins: int = 10, min_score: float = -np.inf
+) -> Bins:
+    """How often detections of a score are correct; those under `min_score` are left out."""
+    counted = (matches.kinds != IGNORED) & (detections.scores >= min_score)
     scores, is_correct = detections.scores[counted], matches.kinds[counted] == CORRECT
     places = np.clip((scores * bins).astype(int), 0, bins - 1)
     counts = np.bincount(places, minlength=bins)
@@ -110,13 +122,52 @@ def calibration(detections: Boxes, matches: Matches, bins: int = 10) -> Bins:
     return Bins(counts, means, precision)
 
 
-def confusion(evaluation: COCOeval, min_score: float) -> np.ndarray:
+def confusion(
+    truth: Boxes,
+    detections: Boxes,
+    matches: Matches,
+    number_of_images: int,
+    num_classes: int,
+    min_score: float,
+) -> np.ndarray:
     """
-    (C + 1, C + 1) counts at IoU 0.5 of detections of that score and up: rows are the annotated
-    class, columns the detected one, the last of both is background.
+    Which classes are taken for which, at IoU 0.5, by detections of `min_score` and up.
+
+    Boxes go to detections of their own class first. A detection left over is on a box of another
+    class, a free one if there is one; else it is a duplicate, or on background.
+
+    Returns:
+        (C + 2, C + 1): detections, once each, by the class of their box, then duplicates and those
+        on background, and by their own class; in the last column the boxes with no detection.
     """
-    matrix = evaluation.confusion_matrix(iou_thr=0.5, max_det=100, min_score=min_score)["matrix"]
-    return np.asarray(matrix).astype(int)
+    rows = np.full(len(detections.labels), num_classes + 1)
+    kept = (detections.scores >= min_score) & (matches.kinds != IGNORED)
+    correct = kept & (matches.kinds == CORRECT)
+    rows[correct] = detections.labels[correct]
+    is_free = truth.scores > 0
+    is_free[matches.partners[correct]] = False
+    is_left = kept & ~correct
+    for annotated, detected in zip(
+        truth.of_image(number_of_images), detections.of_image(number_of_images), strict=True
+    ):
+        detected = detected[is_left[detected]]
+        annotated = annotated[truth.scores[annotated] > 0]
+        if not len(detected) or not len(annotated):
+            continue
+        ious = box_iou(detections.boxes[detected], truth.boxes[annotated], np.array(False))
+        for d, iou in zip(detected, ious, strict=True):
+            other = np.where(truth.labels[annotated] != detections.labels[d], iou, 0)
+            free = np.where(is_free[annotated], other, 0)
+            best = annotated[(free if free.max() >= IOU else other).argmax()]
+            if other.max() >= IOU:
+                rows[d] = truth.labels[best]
+                is_free[best] = False
+            elif iou.max() >= IOU:
+                rows[d] = num_classes
+    matrix = np.zeros((num_classes + 2, num_classes + 1), int)
+    np.add.at(matrix, (rows[kept], detections.labels[kept]), 1)
+    matrix[:num_classes, -1] = np.bincount(truth.labels[is_free], minlength=num_classes)
+    return matrix
 
 
 def box_costs(truth: Boxes, detections: Boxes, matches: Matches) -> tuple[np.ndarray, np.ndarray]:

@@ -34,11 +34,14 @@ def errors_section(
     scores = scores_of(evaluation, coco)
     names = class_names(coco)
     overall, of_classes = thresholds(truth, detections, matches, len(names))
-    # of one sure to be wrong, keep what there is
+    # where no detection is correct, no threshold is better than another
     keep = overall.score if np.isfinite(overall.score) else 0.0
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     rows = _class_rows(names, scores, precision, truth, detections, matches, of_classes)
     costs, bins = error_costs(evaluation), calibration(detections, matches)
+    text = threshold_text(keep, detections.scores[matches.kinds != IGNORED])
+    used = calibration(detections, matches, min_score=keep)
+    counts = confusion(truth, detections, matches, len(coco["images"]), len(names), keep)
     return {
         "figures": [_figure(name, scores) for name in ("AP", "AP50", "AP75")],
         "class_rows": rows,
@@ -46,19 +49,29 @@ def errors_section(
         "size_rows": _size_rows(coco, scores),
         "recall_charts": _recall_charts(names, precision[0], rows),
         "error_rows": _error_rows(costs),
-        "matrix": _matrix(names, confusion(evaluation, keep)),
+        "matrix": _matrix(names, counts),
         "calibration": _calibration_chart(bins),
         "bin_rows": _bin_rows(bins),
-        "calibration_error": f"{100 * bins.error:.1f}",
-        "keep": f"{keep:.2f}",
+        "calibration_error": f"{100 * used.error:.1f}",
+        "keep": text,
         "min_score": keep,
-        "notes": _notes(scores, costs, rows, bins),
+        "notes": _notes(costs, rows, used, text),
     }
 
 
 def class_names(coco: dict) -> list[str]:
     """By the rank of their ids."""
     return [c["name"] for c in sorted(coco["categories"], key=lambda c: c["id"])]
+
+
+def threshold_text(threshold: float, scores: np.ndarray) -> str:
+    """The threshold with as few decimals as keep the same of `scores` as it does, two at least."""
+    below = scores[scores < threshold].max(initial=-np.inf)
+    for decimals in range(2, 17):
+        text = f"{threshold:.{decimals}f}"
+        if below < float(text) <= threshold:
+            return text
+    return f"{threshold}"
 
 
 def _figure(name: str, scores: dict) -> dict:
@@ -97,7 +110,7 @@ def _class_rows(
                 "bar": round(BAR * (ap or 0) / 100),
                 "AP50": _percent(scores.get(f"AP50-{name}")),
                 "AP75": _percent(100 * at_75.mean() if (at_75 > -1).any() else None),
-                **_threshold(of_classes[label]),
+                **_threshold(of_classes[label], detections.scores[counted]),
             }
         )
     return sorted(rows, key=lambda row: (row["ap"] is None, row["ap"]))
@@ -112,15 +125,15 @@ def _all_row(
         "found": f"{matches.found.sum():,}",
         **{name: _percent(scores.get(name)) for name in ("AP", "AP50", "AP75")},
         "bar": round(BAR * scores.get("AP", 0) / 100),
-        **_threshold(overall),
+        **_threshold(overall, detections.scores[matches.kinds != IGNORED]),
     }
 
 
-def _threshold(best: Threshold) -> dict:
+def _threshold(best: Threshold, scores: np.ndarray) -> dict:
     if not np.isfinite(best.score):
         return {"threshold": "–", "F1": "–", "precision": "–", "recall": "–"}
     return {
-        "threshold": f"{best.score:.2f}",
+        "threshold": threshold_text(best.score, scores),
         "F1": f"{best.f1:.2f}",
         "precision": f"{best.precision:.2f}",
         "recall": f"{best.recall:.2f}",
@@ -185,10 +198,13 @@ def _error_rows(costs: list[ErrorCost]) -> list[dict]:
 
 def _matrix(names: list[str], counts: np.ndarray) -> dict:
     """Rows of the annotated classes; of many, those that are confused most."""
-    wrong = counts - np.diag(np.diag(counts))
-    worst = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1))[:-1], kind="stable")
-    shown = [*sorted(worst[:MOST_CONFUSED].tolist()), len(names)]
-    titles = [*names, "background"]
+    of_classes = counts[: len(names), : len(names)]
+    right = np.diag(of_classes)
+    wrong = counts.sum(axis=0)[:-1] + counts.sum(axis=1)[: len(names)] - 2 * right
+    worst = np.argsort(-wrong, kind="stable")
+    shown = sorted(worst[:MOST_CONFUSED].tolist())
+    heads, titles = [*names, "background"], [*names, "duplicate", "background"]
+    columns = [*shown, len(names)]
     totals = counts.sum(axis=1)
     rows = [
         {
@@ -197,16 +213,20 @@ def _matrix(names: list[str], counts: np.ndarray) -> dict:
                 {
                     "count": int(counts[r, c]),
                     "text": f"{counts[r, c]:,}" if counts[r, c] else "",
-                    "is_right": r == c,
+                    "is_right": r == c < len(names),
                     "heat": f"{counts[r, c] / max(totals[r], 1):.2f}",
-                    "title": f"{titles[r]} as {titles[c]}: {counts[r, c]:,}",
+                    "title": f"{titles[r]} as {heads[c]}: {counts[r, c]:,}",
                 }
-                for c in shown
+                for c in columns
             ],
         }
-        for r in shown
+        for r in [*shown, len(names), len(names) + 1]
     ]
-    return {"rows": rows, "more": len(names) - len(shown) + 1}
+    return {
+        "columns": [heads[c] for c in columns],
+        "rows": rows,
+        "more": len(names) - len(shown),
+    }
 
 
 def _calibration_chart(bins: Bins):
@@ -233,14 +253,14 @@ def _bin_rows(bins: Bins) -> list[dict]:
     ]
 
 
-def _notes(scores: dict, costs: list[ErrorCost], rows: list[dict], bins: Bins) -> list[str]:
+def _notes(costs: list[ErrorCost], rows: list[dict], used: Bins, keep: str) -> list[str]:
     costliest = [c for c in sorted(costs, key=lambda c: -c.cost)[:3] if c.cost > 0]
     sentences = []
     if costliest:
         told = ", ".join(f"{c.name} {c.cost:.1f}" for c in costliest)
         sentences.append(f"What costs AP50 most, in points, by kind of error: {told}.")
     annotated = [row for row in rows if row["ap"] is not None]
-    if len(annotated) > 1:
+    if len({row["AP"] for row in annotated}) > 1:
         worst, best = annotated[0], annotated[-1]
         sentences.append(
             f"The worst class is {worst['name']}, AP {worst['AP']} (boxes: {worst['boxes']}); the "
@@ -249,16 +269,17 @@ def _notes(scores: dict, costs: list[ErrorCost], rows: list[dict], bins: Bins) -
     absent = [row["name"] for row in rows if row["ap"] is None]
     if absent:
         sentences.append(f"Not annotated here, so without AP: {', '.join(absent)}.")
-    counted = bins.counts > 0
-    mean = np.average(bins.scores[counted], weights=bins.counts[counted]) if counted.any() else 0
-    right = (
-        np.average(bins.precision[counted], weights=bins.counts[counted]) if counted.any() else 0
-    )
-    verdict = "surer than it is right" if mean > right else "less sure than it is right"
-    if abs(mean - right) < 0.01:
-        verdict = "as sure as it is right"
-    sentences.append(
-        f"Scores are {mean:.2f} on average, and {right:.2f} of the detections are correct: the "
-        f"model is {verdict}."
-    )
+    counts = used.counts[used.counts > 0]
+    if len(counts):
+        mean, right = (
+            np.average(values[used.counts > 0], weights=counts)
+            for values in (used.scores, used.precision)
+        )
+        verdict = "surer than it is right" if mean > right else "less sure than it is right"
+        if abs(mean - right) < 0.01:
+            verdict = "as sure as it is right"
+        sentences.append(
+            f"Detections with a score of {keep} and up have a mean score of {mean:.2f}, and "
+            f"{right:.2f} of them are correct: the model is {verdict}."
+        )
     return sentences

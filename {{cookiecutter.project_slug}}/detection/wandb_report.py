@@ -117,16 +117,15 @@ def _tables(page: dict) -> dict:
             "Precision at IoU 0.5",
             "recall",
         )
-    tables["report/confusion"] = _confusion(page["matrix"]["rows"])
+    tables["report/confusion"] = _confusion(page["matrix"])
     return tables
 
 
-def _confusion(rows: list[dict]) -> wandb.plot.CustomChart:
-    names = [row["name"] for row in rows]
+def _confusion(matrix: dict) -> wandb.plot.CustomChart:
     data = [
         [row["name"], name, cell["count"]]
-        for row in rows
-        for name, cell in zip(names, row["cells"], strict=True)
+        for row in matrix["rows"]
+        for name, cell in zip(matrix["columns"], row["cells"], strict=True)
     ]
     columns = ["Actual", "Predicted", "nPredictions"]
     return wandb.plot_table(

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 from conftest import PROJECT_ROOT, read_wandb_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from page_reader import Page
 from wandb_server import WandbServer
 
@@ -159,7 +161,115 @@ def test_confusion_has_rows_of_truth(page):
     assert rows[NAMES[0]] == ["", "", "5", "3"]
     assert rows[EVIL] == ["", "", "", "1"]
     assert rows[NAMES[2]] == ["", "1", "", ""]
-    assert rows["background"] == [""] * 4
+    assert rows["background"] == rows["duplicate"] == [""] * 4
+
+
+def test_a_surer_detection_of_another_class_leaves_a_box_to_its_own(tmp_path):
+    coco, box = make_coco(1), [10.0, 10.0, 20.0, 20.0]
+    annotate(coco, 0, PAPER, box)
+    results = [detection(0, PAPER, box, 0.9), detection(0, GLASS, box, 0.95)]
+    page = page_of(coco, results, tmp_path)
+    rows = page.rows("confusion")
+    assert rows[NAMES[0]] == ["", "1", "1", ""]
+    assert rows["background"] == rows["duplicate"] == [""] * 4
+    # as the tables beside it say
+    assert page.rows("classes")[NAMES[0]][3:6] == ["1", "1", "1"]
+    assert [page.rows("kinds")[k][1] for k in ("classification", "background")] == ["1", "0"]
+
+
+def page_of(coco: dict, results: list[dict], folder: Path) -> Page:
+    arguments = [save(results, folder / "r.json"), save(coco, folder / "c.json"), "--count", "0"]
+    assert tool.main([*arguments, "--output", str(folder / "page.html")]) == 0
+    return Page(folder / "page.html", "worst")
+
+
+SIDES = st.sampled_from([10.0, 12.0, 16.0])
+PLACES = st.sampled_from([0.0, 3.0, 6.0, 20.0])
+BOXES = st.tuples(st.integers(0, 1), st.sampled_from(IDS), PLACES, PLACES, SIDES, SIDES)
+SCORES = st.sampled_from([0.05, 0.3, 0.5, 0.55, 0.804, 0.9, 1.0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(BOXES, st.integers(0, 4)), min_size=1, max_size=8),
+    st.lists(st.tuples(BOXES, SCORES), min_size=1, max_size=12),
+)
+def test_confusion_agrees_with_the_tables_beside_it(planted, annotated, detected):
+    coco, results = make_coco(2), []
+    for (image, category, *box), crowd in annotated:
+        annotate(coco, image, category, box, iscrowd=int(crowd == 4))
+    if all(a["iscrowd"] for a in coco["annotations"]):
+        coco["annotations"][0]["iscrowd"] = 0
+    for (image, category, *box), score in detected:
+        results.append(detection(image, category, box, score))
+    page = page_of(coco, results, planted)
+    keep = float(re.search(r"Detections with a score of (\S+) and up", page.text)[1])
+    rows = page.rows("confusion")
+    matrix = np.array([[int(cell or 0) for cell in row] for row in rows.values()])
+    assert matrix.tolist() == counted_by_hand(coco, results, keep).tolist()
+
+    classes, right = page.rows("classes"), np.diag(matrix)[:3]
+    for name, found, lone in zip(rows, right, matrix[:3, 3], strict=False):
+        boxes, _, ever_found = (int(v) for v in classes[name][3:6])
+        assert found <= ever_found <= boxes and found + lone <= boxes
+    if right.sum():
+        boxes, *_, precision, recall = classes["all"][3:]
+        assert f"{right.sum() / matrix[:, :3].sum():.2f}" == precision
+        assert f"{right.sum() / int(boxes):.2f}" == recall
+    assert matrix[3:, 3].tolist() == [0, 0]
+
+
+def test_confusion_of_many_boxes_equals_a_count_by_hand():
+    coco, results = random_case(seed=3)
+    truth, detections = matching.to_boxes(coco, results)
+    matches = matching.match(truth, detections, 60)
+    confusion = error_analysis.confusion(truth, detections, matches, 60, 3, 0.4)
+    assert confusion.tolist() == counted_by_hand(coco, results, 0.4).tolist()
+
+
+def counted_by_hand(coco: dict, results: list[dict], keep: float) -> np.ndarray:
+    """(5, 4): classes by id, duplicates, background; classes by id, boxes with no detection."""
+    counted = np.zeros((5, 4), int)
+    column = {id_: rank for rank, id_ in enumerate(sorted(IDS))}
+    for image in coco["images"]:
+        boxes = [a for a in coco["annotations"] if a["image_id"] == image["id"]]
+        real = [a for a in boxes if not a.get("iscrowd")]
+        crowds = [a for a in boxes if a.get("iscrowd")]
+        found = [r for r in results if r["image_id"] == image["id"] and r["score"] >= keep]
+        found.sort(key=lambda r: -r["score"])
+        taken, left = [], []  # ids of annotations; detections
+
+        def on(r, candidates, is_own, is_free=None):
+            """Those of its class, or of others, that it covers, the best one first."""
+            overlaps = [
+                (iou_of(r["bbox"], a["bbox"]), a)
+                for a in candidates
+                if (a["category_id"] == r["category_id"]) == is_own
+                and is_free in (None, a["id"] not in taken)  # noqa: B023
+            ]
+            return [a for iou, a in sorted(overlaps, key=lambda o: -o[0]) if iou >= 0.5]
+
+        for r in found:
+            # of equals the last, as COCO does
+            if own := on(r, real[::-1], True, is_free=True):
+                taken.append(own[0]["id"])
+                counted[column[r["category_id"]], column[r["category_id"]]] += 1
+            elif not any(
+                a["category_id"] == r["category_id"]
+                and shared_area(r["bbox"], a["bbox"]) >= 0.5 * r["bbox"][2] * r["bbox"][3]
+                for a in crowds
+            ):
+                left.append(r)
+        for r in left:
+            other = on(r, real, False, is_free=True) or on(r, real, False)
+            row = 3 if on(r, real, True) else 4
+            if other:
+                taken.append(other[0]["id"])
+                row = column[other[0]["category_id"]]
+            counted[row, column[r["category_id"]]] += 1
+        for a in real:
+            counted[column[a["category_id"]], 3] += a["id"] not in taken
+    return counted
 
 
 def test_page_needs_nothing_else(page):
@@ -204,28 +314,15 @@ def test_costs_are_what_ap50_gains_without_the_errors():
     assert costs["missed"] == pytest.approx(gain) and gain > 0
 
 
-def test_confusion_equals_a_count_by_hand():
-    coco, results = random_case(seed=3)
-    counted = np.zeros((4, 4), int)
-    ranks = {id_: rank for rank, id_ in enumerate(sorted(IDS))}
-    for image in coco["images"]:
-        free = [a for a in coco["annotations"] if a["image_id"] == image["id"]]
-        found = [r for r in results if r["image_id"] == image["id"] and r["score"] >= 0.4]
-        for r in sorted(found, key=lambda r: -r["score"]):
-            ious = [iou_of(r["bbox"], a["bbox"]) for a in free]
-            best = int(np.argmax(ious)) if ious and max(ious) >= 0.5 else None
-            row = 3 if best is None else ranks[free.pop(best)["category_id"]]
-            counted[row, ranks[r["category_id"]]] += 1
-        for a in free:
-            counted[ranks[a["category_id"]], 3] += 1
-    assert error_analysis.confusion(evaluate(coco, results), 0.4).tolist() == counted.tolist()
-
-
 def iou_of(a: list, b: list) -> float:
+    shared = shared_area(a, b)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+def shared_area(a: list, b: list) -> float:
     wide = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     high = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    shared = max(wide, 0) * max(high, 0)
-    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+    return max(wide, 0) * max(high, 0)
 
 
 def test_thresholds_and_calibration_equal_a_count_by_hand():
@@ -245,6 +342,33 @@ def test_thresholds_and_calibration_equal_a_count_by_hand():
     theirs = evaluate(coco, results).calibration(n_bins=10, iou_threshold=0.5)
     assert bins.counts.tolist() == [b["count"] for b in theirs["bins"]]
     assert bins.error == pytest.approx(theirs["ece"])
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "verdict", "other"),
+    [
+        # (score, correct, wrong): the low ones alone would say the opposite
+        ((0.6, 10, 0), (0.05, 0, 400), "less sure", "surer"),
+        ((0.95, 12, 8), (0.05, 30, 170), "surer", "less sure"),
+    ],
+)
+def test_confidence_is_judged_by_the_detections_that_are_used(tmp_path, high, low, verdict, other):
+    coco, results = make_coco(50), []
+    for score, correct, wrong in (high, low):
+        for _ in range(correct):
+            image = len(coco["annotations"])
+            annotate(coco, image, PAPER, [10.0, 10.0, 20.0, 20.0])
+            results.append(detection(image, PAPER, [10.0, 10.0, 20.0, 20.0], score))
+        for number in range(wrong):
+            results.append(detection(number % 50, PAPER, [60.0, 60.0, 20.0, 20.0], score))
+    page = page_of(coco, results, tmp_path)
+    score, correct, wrong = high
+    part = correct / (correct + wrong)
+    (told,) = [t for t in page.text.split(". ") if "the model is" in t and "mean" in t]
+    assert f"score of {score:.2f} and up have a mean score of {score:.2f}" in told
+    assert f"{part:.2f} of them are correct" in told
+    assert f" {verdict} than" in told and f" {other} than" not in told
+    assert f"scores are {100 * abs(score - part):.1f} points off" in page.text
 
 
 def test_crowd_regions_are_neither_missed_nor_background():
