@@ -1,5 +1,7 @@
 """The anchors of a config, and how well their shapes fit a data set's boxes."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import detectron2.data.transforms as T
@@ -9,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 # who makes anchors: the RPN of two-stage models, or a one-stage model itself
 OWNERS = ("model.proposal_generator", "model")
+SEARCHED = 20_000  # boxes, evenly spread, that anchors are fitted to
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,35 @@ def best_iou(shapes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     return best
 
 
-def suggest(anchors: Anchors, shapes: np.ndarray) -> tuple[list[list[int]], list[float]]:
+def suggest(
+    anchors: Anchors, shapes: np.ndarray, thresholds: Sequence[float]
+) -> tuple[list[list[int]], list[float]]:
     """
-    Sizes by level and ratios that follow `shapes` (N, 2), as many as `anchors` has.
+    Sizes by level and ratios, as many as `anchors` has, that leave few of `shapes` (N, 2) without
+    an anchor: those with the lowest sum of the shares whose best IoU is under each threshold.
 
-    Each is the k-means of its own logarithm: the generator combines every size of a level with
-    every ratio. As their number stays, pretrained weights still fit.
+    Tried are the present sizes and those that follow the boxes, times powers of √2, with the
+    present ratios and those that follow the boxes. Their number stays the same, so that pretrained
+    weights still fit.
     """
+    if len(shapes) > SEARCHED:
+        shapes = shapes[np.linspace(0, len(shapes) - 1, SEARCHED).astype(int)]
     log_sizes, log_ratios = np.log(shapes).sum(axis=1) / 2, np.log(shapes[:, 1] / shapes[:, 0])
-    sizes = np.exp(_k_means(log_sizes, sum(anchors.levels))).round().astype(int)
-    ratios = np.exp(_k_means(log_ratios, len(anchors.ratios))).round(2)
+    count = sum(anchors.levels)
+    # each the k-means of its own logarithm: every size of a level is combined with every ratio
+    bases = [np.exp(_k_means(log_sizes, count))]
+    bases += [anchors.sizes] if len(anchors.sizes) == count else []
+    followed = np.exp(_k_means(log_ratios, len(anchors.ratios))).round(2)
     cuts = np.cumsum(anchors.levels)[:-1]
-    return [np.maximum(level, 1).tolist() for level in np.split(sizes, cuts)], ratios.tolist()
+    best = None
+    for base, factor in itertools.product(bases, 2.0 ** np.arange(-3, 3.5, 0.5)):
+        sizes = np.split(np.maximum((base * factor).round().astype(int), 1), cuts)
+        for ratios in (anchors.ratios.round(2), followed):
+            ious = best_iou(shapes, shapes_of(sizes, ratios))
+            unfit = sum((ious < threshold).mean() for threshold in thresholds)
+            if best is None or unfit < best[0]:
+                best = unfit, [level.tolist() for level in sizes], ratios.tolist()
+    return best[1:]
 
 
 def shapes_of(sizes: list[list[int]], ratios: list[float]) -> np.ndarray:

@@ -12,6 +12,7 @@ from detection.pages import PageBox, picture
 from detection.thumbnails import LOOK_SIZE, look_at, read_thumbnails
 
 PICTURE = 420  # pixels of a picture's longer side
+KINDS = 6  # of oddities at least, if there are so many: one has this part of the pictures at most
 FEW = 4  # boxes, all of which are named; of more only the odd ones
 
 
@@ -63,14 +64,16 @@ def sheet_section(
     if len(unreadable) < len(seen):  # where none is there, that none is there is not odd
         for image, reason in unreadable.items():
             oddities[image] = [oddness.unreadable(reason), *oddities.get(image, [])]
-    chosen = oddness.rank(oddities)[:count]
+    chosen = oddness.rank(oddities, most=max(count // KINDS, 2))[:count]
     if len(chosen) < count:
+        alike = len(oddities) - len(chosen)
         usual = [image for image in range(total) if image not in oddities]
         places = np.linspace(0, len(usual) - 1, min(count - len(chosen), len(usual)))
         chosen += [usual[k] for k in places.round().astype(int)]
         lines.append(
-            f"{len(oddities):,} of {total:,} images are odd in any of this; the pictures after "
-            "them are usual ones, evenly spread."
+            f"{len(oddities):,} of {total:,} images are odd in any of this"
+            + (f", {alike:,} of them like others here and not shown" if alike else "")
+            + "; the pictures after the odd ones are usual ones, evenly spread."
         )
     pictures = read_thumbnails(files(chosen), PICTURE, "drawing the oddest")
     cards = []

@@ -148,12 +148,12 @@ def _size_rows(coco: dict, scores: dict) -> list[dict]:
             if not a.get("iscrowd")
         ]
     )
-    limits = ("under 32² px", "32² to 96² px", "96² px and up")
+    limits = ("up to 32² px", "32² to 96² px", "96² px and up")
     return [
         {
             "name": name,
             "limits": limit,
-            "boxes": f"{((areas >= low) & (areas < high)).sum():,}",
+            "boxes": f"{((areas >= low) & (areas <= high)).sum():,}",  # as COCO, with both ends
             "AP": _percent(scores.get(key)),
             "bar": round(BAR * scores.get(key, 0) / 100),
         }

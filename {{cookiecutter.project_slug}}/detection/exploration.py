@@ -7,7 +7,7 @@ import numpy as np
 from detection.annotations import read_coco
 from detection.errors import UserError
 
-SMALL = 32**2  # square pixels: below it COCO's metrics call an object small
+SMALL = 32**2  # square pixels: up to it COCO's metrics call an object small
 EVEN = 1.5  # times as many boxes as the rarest class has; below, classes are as good as even
 
 
@@ -24,6 +24,7 @@ class Split:
     file_names: list[str]  # I, as the json has them
     sizes: np.ndarray  # (I, 2): width, height in pixels
     boxes: np.ndarray  # (N, 4): x, y, width, height in pixels
+    areas: np.ndarray  # (N,): of the objects, by which COCO sorts them; of a mask if there is one
     labels: np.ndarray  # (N,): positions in the class names
     owners: np.ndarray  # (N,): positions in `file_names`
     crowds: int
@@ -74,6 +75,7 @@ def merge(splits: list[Split]) -> tuple[Split, np.ndarray]:
         [f for s in splits for f in s.file_names],
         np.concatenate([s.sizes for s in splits]),
         np.concatenate([s.boxes for s in splits]),
+        np.concatenate([s.areas for s in splits]),
         np.concatenate([s.labels for s in splits]),
         np.concatenate([s.owners + start for s, start in zip(splits, starts, strict=False)]),
         sum(s.crowds for s in splits),
@@ -153,10 +155,12 @@ def what_stands_out(class_names: list[str], splits: list[Split]) -> list[str]:
 def _oddities_of(split: Split) -> dict[str, str]:
     """{what is odd: how much of it there is, "" for none}."""
     boxes, images = len(split.boxes), len(split.file_names)
-    small = split.has_area & (split.boxes[:, 2:].prod(axis=1) < SMALL)
     counts = {
         "Images without boxes": ((split.counts == 0).sum(), images),
-        "Boxes that COCO's metrics count as small, under 32 × 32 px": (small.sum(), boxes),
+        "Boxes that COCO's metrics count as small, of an area up to 32 × 32 px": (
+            (split.areas <= SMALL).sum(),
+            boxes,
+        ),
         "Boxes without area": ((~split.has_area).sum(), boxes),
         "Boxes more than a pixel outside their image": ((outside_by(split) > 1).sum(), boxes),
         "Crowd regions, which training leaves out": (split.crowds, boxes + split.crowds),
@@ -210,7 +214,7 @@ def _split(name: str, json_file: str, coco: dict, class_names: list[str]) -> Spl
             wanted = "a whole id, a file_name, a width and a height in pixels"
             raise _malformed(json_file, "images", position, wanted)
         position_of[image["id"]] = position
-    boxes, labels, owners = [], [], []
+    boxes, areas, labels, owners = [], [], [], []
     crowds = unusable = 0
     for annotation in coco.get("annotations") or []:
         try:
@@ -227,6 +231,8 @@ def _split(name: str, json_file: str, coco: dict, class_names: list[str]) -> Spl
             crowds += 1
         else:
             boxes.append((x, y, w, h))
+            area = annotation.get("area")
+            areas.append(area if type(area) in (int, float) else w * h)
             labels.append(label)
             owners.append(owner)
     return Split(
@@ -235,6 +241,7 @@ def _split(name: str, json_file: str, coco: dict, class_names: list[str]) -> Spl
         [i["file_name"] for i in coco["images"]],
         np.array([(i["width"], i["height"]) for i in coco["images"]], float),
         np.array(boxes, float).reshape(-1, 4),
+        np.array(areas, float),
         np.array(labels, int),
         np.array(owners, int),
         crowds,

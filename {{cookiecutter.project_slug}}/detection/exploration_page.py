@@ -18,7 +18,9 @@ from detection.exploration import (
 BAR = 120  # pixels: the longest bar of the table of classes
 MOST_SIZES = 8  # rows of the table of image sizes
 MOST_TOGETHER = 30  # classes in the matrix
-WORTHWHILE = 0.8  # other anchors are named if they leave out less than this part of the boxes
+# other anchors are named if of the boxes that have none they leave less than this part,
+WORTHWHILE = 0.8
+LEAST = 0.01  # and fewer by this share of all boxes
 POWERS = tuple((p, f"{2**p:,}") for p in range(16))
 RATIOS = tuple((np.log2(r), t) for r, t in ((1 / 8, "⅛"), (1 / 4, "¼"), (1 / 2, "½")))
 RATIOS += tuple((np.log2(r), f"{r}") for r in (1, 2, 4, 8))
@@ -120,12 +122,16 @@ def anchor_section(
                 }
             )
     section["thresholds"] = [f"IoU {t:g}" for t in thresholds]
-    sizes, ratios = suggest(anchors, shapes)
-    better = (best_iou(shapes, shapes_of(sizes, ratios)) < anchors.threshold).mean()
-    line = f"{len(shapes_of(sizes, ratios))} anchors that follow these boxes would leave out "
-    line += f"{share(better, 1)} of them"
+    sizes, ratios = suggest(anchors, shapes, thresholds)
+    others = shapes_of(sizes, ratios)
+    other_ious = best_iou(shapes, others)
+    now, then = ([(i < t).mean() for t in thresholds] for i in (ious, other_ious))
+    line = f"{len(others)} anchors that follow these boxes would leave out "
+    line += f"{share((other_ious < anchors.threshold).mean(), 1)} of them"
+    if anchors.threshold > 0.5:
+        line += f", and {share(then[-1], 1)} rather than {share(now[-1], 1)} at an IoU of 0.5"
     overrides = []
-    if better < WORTHWHILE * unfit.mean():
+    if any(b < WORTHWHILE * a and b < a - LEAST for a, b in zip(now, then, strict=True)):
         line += "; pretrained weights still fit. Whether AP gains, a training says:"
         overrides = [
             f"{anchors.node}.sizes={sizes}".replace(" ", ""),
@@ -145,8 +151,10 @@ def _count_chart(splits: list[Split]) -> dict:
     step = max(width, -(-most // 6))
     ticks = [(v + 0.5 if width == 1 else v, f"{v}") for v in range(0, most + 1, step)]
     middle = int(np.median(splits[0].counts))
+    boxes = "box" if middle == 1 else "boxes"
     told = (
-        f"Half of the images of {splits[0].name} have {middle} boxes or fewer, the fullest {most}."
+        f"Half of the images of {splits[0].name} have {middle} {boxes} or fewer, the fullest "
+        f"{most}."
     )
     chart = histogram(told, edges, series, ticks, "boxes in an image", "images", unit="images")
     return {"title": "Boxes an image", "svg": chart, "caption": f"{told}{_key(splits)}"}

@@ -7,7 +7,7 @@ their robust z-score, |value − median| / (1.4826 × median absolute deviation)
 get z / LIMIT points. Nothing gets more than MOST.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ FEWEST = 20  # fewer values have no usual one to be far from
 EDGE = 0.01  # of the image's sides: so near the border a box counts as cut by it
 SAME = 0.85  # IoU from which two boxes of a class are probably the same object twice
 RARE_PAIR = 2  # images; so few that show two classes together are a rare combination
+COMMON = 0.02  # of the images: what more of them have is not odd, however far from the median
 FLAT = 5.0  # gray levels; less contrast is one colour all over
 
 
@@ -57,9 +58,21 @@ def find_oddities(split: Split, class_names: list[str], looks: dict[int, Look]) 
     }
 
 
-def rank(oddities: Oddities) -> list[int]:
-    """Positions of images, the oddest first."""
-    return sorted(oddities, key=lambda image: (-sum(o.points for o in oddities[image]), image))
+def rank(oddities: Oddities, most: int) -> list[int]:
+    """
+    Positions of images, the oddest first, without those of which there are enough.
+
+    Args:
+        most: images of each kind of oddity; one more is left out if it shows nothing else.
+    """
+    ranked = sorted(oddities, key=lambda image: (-sum(o.points for o in oddities[image]), image))
+    shown, chosen = Counter(), []
+    for image in ranked:
+        kinds = {oddity.kind for oddity in oddities[image]}
+        if any(shown[kind] < most for kind in kinds):
+            chosen.append(image)
+            shown.update(kinds)
+    return chosen
 
 
 def unreadable(reason: str) -> Oddity:
@@ -173,14 +186,15 @@ def _odd_pairs(split: Split, class_names: list[str]):
 def _odd_counts(split: Split):
     counts = split.counts
     empty = np.flatnonzero(counts == 0)
-    if len(empty) <= len(counts) / 50:
+    if len(empty) <= COMMON * len(counts):
         for image in empty:
             yield int(image), Oddity("count", 1.0, "no boxes, as hardly any other image")
     filled = np.flatnonzero(counts)
     if len(filled) >= FEWEST:
         usual, z = np.median(counts[filled]), _z(np.log2(counts[filled]), 0.5)
-        for k in np.flatnonzero(z >= LIMIT):
-            text = f"{counts[filled[k]]} boxes, where {usual:.0f} are usual"
+        is_rare = counts[filled] > np.quantile(counts, 1 - COMMON)
+        for k in np.flatnonzero((z >= LIMIT) & is_rare):
+            text = f"{counts[filled[k]]} boxes, usually {usual:.0f}"
             yield int(filled[k]), Oddity("count", _points(z[k]), text)
 
 
@@ -189,7 +203,9 @@ def _odd_sizes(split: Split):
         return
     sides, ratios = np.sqrt(split.sizes.prod(axis=1)), split.sizes[:, 0] / split.sizes[:, 1]
     z = np.maximum(np.abs(_z(np.log2(sides), 0.15)), np.abs(_z(np.log2(ratios), 0.15)))
-    for image in np.flatnonzero(z >= LIMIT):
+    _, which, times = np.unique(split.sizes, axis=0, return_inverse=True, return_counts=True)
+    is_common = times[which.reshape(-1)] > max(COMMON * len(split.sizes), 1)
+    for image in np.flatnonzero((z >= LIMIT) & ~is_common):
         width, height = split.sizes[image].astype(int)
         yield int(image), Oddity("image size", _points(z[image]), f"is {width} × {height} px")
 

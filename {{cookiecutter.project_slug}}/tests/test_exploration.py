@@ -184,7 +184,7 @@ def test_best_iou_of_any_shape():
 
 
 def test_suggested_anchors_do_what_the_page_says(data, page):
-    promised = re.search(r"would leave out ([\d.]+%) of them; pretrained", page.text)[1]
+    promised = re.search(r"would leave out ([\d.]+%) of them, and", page.text)[1]
     overrides = re.search(r"<pre>(.*?)</pre>", page.html, re.S)[1].split()
     files = [str(data / "train.json"), "--image-root", str(data), "--count", "0", "--sample", "0"]
     better = explore(data / "better.html", *files, *SMOKE, *overrides)
@@ -371,3 +371,85 @@ def test_classes_that_a_split_lacks_are_named(data, tmp_path):
     assert "Not in train at all: new." in page.text
     assert f"Not in val at all: 종이/박스, {EVIL}, new." in page.text
     assert page.rows("classes")["new"][0] == "0"
+
+
+def blank(sizes: list[tuple[int, int]]) -> dict:
+    """A COCO dict of images of these widths and heights, with a box each, without files."""
+    coco = {"categories": [{"id": 1, "name": "a"}], "images": [], "annotations": []}
+    for number, (width, height) in enumerate(sizes):
+        image = {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
+        coco["images"].append(image)
+        add_box(coco, number, 1, [8.0, 8.0, 40.0, 40.0])
+    return coco
+
+
+def explore_without_images(coco: dict, folder: Path, *arguments) -> Page:
+    path = save(coco, folder / "train.json")
+    where = ("--image-root", folder, "--sample", 0)
+    return explore(folder / "page.html", path, *where, *SMOKE, *arguments)
+
+
+def test_a_size_that_many_images_share_is_not_odd(tmp_path):
+    coco = blank([*[(1920, 1080)] * 955, *[(960, 540)] * 44, (90, 900)])
+    page = explore_without_images(coco, tmp_path)
+    assert not [card for card in page.cards if "960 × 540" in card]
+    assert "is 90 × 900 px" in page.cards[0]
+
+
+def test_a_number_of_boxes_that_many_images_have_is_not_odd(tmp_path):
+    coco = blank([(100, 100)] * 200)
+    for image in range(12):
+        for number in range(20 if image == 5 else 5):
+            add_box(coco, image, 1, [float(number), 60.0, 12.0, 30.0])
+    page = explore_without_images(coco, tmp_path)
+    assert [card for card in page.cards if "boxes, usually" in card] == [page.cards[0]]
+    assert "21 boxes, usually 1" in page.cards[0]
+    assert "have 1 box or fewer" in page.text
+
+
+def test_no_kind_of_oddity_fills_the_page(tmp_path):
+    coco = blank([(200, 200)] * 300)
+    for image in range(60):
+        add_box(coco, image, 1, [150.0, 100.0, 140.0, 40.0])  # far out of the image
+    for shift in (0.0, 1.0):
+        add_box(coco, 299, 1, [100.0 + shift, 100.0, 40.0, 40.0])
+    page = explore_without_images(coco, tmp_path)
+    outside = [card for card in page.cards if "out of the image" in card]
+    assert len(page.cards) == 48 and len(outside) == 8
+    assert any("cover each other" in card for card in page.cards)
+    assert "61 of 300 images are odd in any of this, 52 of them like others here" in page.text
+
+
+def test_small_boxes_are_counted_by_their_area(tmp_path):
+    coco = blank([(300, 300)])  # 40 × 40 without an area
+    for side, more in (
+        (100.0, {"area": 500.5}),  # of a mask
+        (20.0, {}),
+        (32.0, {}),  # the limit itself, which COCO counts
+        (20.0, {"area": None}),
+        (20.0, {"area": 2000}),
+        (100.0, {"area": 10_000}),
+    ):
+        add_box(coco, 0, 1, [0.0, 0.0, side, side], **more)
+    page = explore_without_images(coco, tmp_path)
+    assert re.search(r"count as small[^:]*: (\d+) \(57\.1%\)", page.text)[1] == "4"
+
+
+def test_anchors_are_fitted_at_an_iou_of_half_too(tmp_path):
+    rng = np.random.default_rng(0)
+    sides, ratios = np.exp(rng.normal(np.log(60), 1.1, 3000)), np.exp(rng.normal(0, 0.4, 3000))
+    coco = blank([(1333, 1024)] * 3000)  # which the test resize leaves as it is
+    for a, side, ratio in zip(coco["annotations"], sides, ratios, strict=True):
+        a["bbox"] = [0.0, 0.0, side / ratio**0.5, side * ratio**0.5]
+    config = PROJECT_ROOT / "configs/faster_rcnn_R_50_FPN.py"
+    page = explore_without_images(coco, tmp_path, "--count", 0, "--config-file", config)
+    overrides = re.search(r"<pre>(.*?)</pre>", page.html, re.S)[1]
+    assert "sizes=[[16],[32],[64],[128],[256]]" in overrides
+
+    def unfit(sizes: list[int], threshold: float) -> str:
+        boxes = [a["bbox"][2:] for a in coco["annotations"]]
+        return f"{np.mean([brute_force_iou(*b, sizes) < threshold for b in boxes]):.1%}"
+
+    small, large = [16, 32, 64, 128, 256], [32, 64, 128, 256, 512]
+    assert f"leave out {unfit(small, 0.7)} of them" in page.text
+    assert f"and {unfit(small, 0.5)} rather than {unfit(large, 0.5)} at an IoU of 0.5" in page.text
