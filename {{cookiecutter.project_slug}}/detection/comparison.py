@@ -83,8 +83,11 @@ def _notes(names: list[str], scores: list[dict], class_rows: list[dict]) -> list
     for k, name in enumerate(names[1:], start=1):
         better = [row["name"] for row in class_rows if row["cells"][k]["mood"] == "good"]
         worse = [row["name"] for row in class_rows if row["cells"][k]["mood"] == "bad"]
-        line = f"{name} is better than {names[0]} on {_listed(better)}"
-        notes.append(f"{line} and worse on {_listed(worse)}.")
+        if better or worse:
+            line = f"{name} is better than {names[0]} on {_listed(better)}"
+            notes.append(f"{line} and worse on {_listed(worse)}.")
+        else:
+            notes.append(f"{name} and {names[0]} have the same AP on every class.")
     return notes
 
 

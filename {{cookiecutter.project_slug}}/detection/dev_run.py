@@ -14,6 +14,7 @@ from detection.checkpoints import load_weights
 from detection.config import takes
 from detection.datasets import first_images
 from detection.errors import UserError
+from detection.paths import DEV_RUN
 from detection.prediction import Predictor, batches_file
 from detection.trainers import on_device
 from detection.tta import with_tta
@@ -33,7 +34,7 @@ def shorten(cfg: DictConfig) -> None:
     OmegaConf.resolve(cfg.lr_multiplier)
     part = min(1.0, ITERATIONS / train.max_iter)
     cfg.lr_multiplier = LazyCall(Beginning)(schedule=cfg.lr_multiplier, part=part)
-    train.output_dir = f"{train.output_dir.rstrip('/')}_fast_dev_run"
+    train.output_dir = train.output_dir.rstrip("/") + DEV_RUN
     train.max_iter, train.epochs = ITERATIONS, None
     train.eval_period = train.checkpointer.period = ITERATIONS // 2
     train.log_period = 1

@@ -157,7 +157,7 @@ def _count_chart(splits: list[Split]) -> dict:
         f"{most}."
     )
     chart = histogram(told, edges, series, ticks, "boxes in an image", "images", unit="images")
-    return {"title": "Boxes an image", "svg": chart, "caption": f"{told}{_key(splits)}"}
+    return {"title": "Boxes per image", "svg": chart, "caption": f"{told}{_key(splits)}"}
 
 
 def _place_chart(split: Split) -> dict:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detection.errors import UserError
+from detection.paths import DEV_RUN
 from detection.run_history import read_config, read_history
 
 DEFAULT_METRIC = "bbox/AP"
@@ -75,14 +76,14 @@ class Run:
 
 def find_runs(folder: str) -> list[Run]:
     """
-    Every folder with a metrics.json in it, at any depth.
+    Every folder with a metrics.json in it, at any depth, but for those of --fast-dev-run.
 
     Raises:
         UserError: there is none.
     """
     runs = []
     for path, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if f not in NO_RUNS)
+        folders[:] = sorted(f for f in folders if f not in NO_RUNS and not f.endswith(DEV_RUN))
         if "metrics.json" in files:
             name = Path(path).relative_to(folder).as_posix()
             name = Path(folder).resolve().name if name == "." else name

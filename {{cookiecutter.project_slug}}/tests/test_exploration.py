@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import explore_dataset as tool
 
 from detection.anchors import best_iou
-from detection.paths import PROJECT_ROOT
+from detection.config import load_config
+from detection.paths import DATASETS, PROJECT_ROOT
 
 WIDTH, HEIGHT = 128, 96
 EVIL = '<b>&"<img src=http://example.invalid/x.png>'
@@ -306,6 +308,22 @@ def test_retinanet_has_its_own_anchors_and_threshold(data, tmp_path):
     )
     assert sum(int(row[1]) for row in page.rows("sizes").values()) == unfit
     assert "with IoU 0.7" not in page.text
+
+
+def test_every_example_of_the_help_names_what_there_is(tmp_path):
+    coco = blank([(64, 64)] * 30)
+    train = save(coco, tmp_path / "train.json")
+    split = [sys.executable, "tools/split_dataset.py", train, "--image-root", str(tmp_path)]
+    subprocess.run(split, cwd=PROJECT_ROOT, check=True, capture_output=True)
+    examples = re.findall(r"python tools/explore_dataset.py (\S+=\S+)", tool.__doc__)
+    assert examples
+    for example in examples:
+        config = str(PROJECT_ROOT / "configs/faster_rcnn_R_50_FPN.py")
+        cfg = load_config(config, [example, f"dataset.folds={tmp_path}/folds"])
+        json_file = Path(cfg.dataset.train.json_file)
+        if not json_file.is_absolute():
+            json_file = tmp_path / json_file.relative_to(DATASETS)
+        assert json_file.is_file()
 
 
 @pytest.mark.parametrize(

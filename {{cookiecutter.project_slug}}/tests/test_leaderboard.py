@@ -164,6 +164,18 @@ def test_hours_count_what_a_resume_repeated_once(output):
     assert table["resumed"]["hours"] == table["whole"]["hours"] == "0.07"
 
 
+def test_fast_dev_runs_are_left_out(output):
+    write_run(output / "a", rows(40, 60), lr=0.1)
+    write_run(output / "b", rows(30, 50), lr=0.1)
+    for name in ("a", "sweep/c"):  # the folders that train_net.py --fast-dev-run names
+        dev = {"lr": 0.5, "fold": 1, "model": "b.RetinaNet"}
+        write_run(output / f"{name}_fast_dev_run", rows(99), **dev)
+    text = board(output)
+    table = read_table(text)
+    assert list(table) == ["a", "b"]
+    assert {row["differs in"] for row in table.values()} == {""}
+
+
 def test_nothing_there(tmp_path):
     assert "no training lies there" in board(tmp_path / "nowhere", check=False)
 

@@ -517,6 +517,42 @@ def test_comparison_shows_what_differs(planted, tmp_path):
     assert before > 0 and after == 0 and difference == -before
 
 
+def test_every_column_of_a_comparison_has_its_head(planted, tmp_path):
+    results = [f"{name}={planted / 'results.json'}" for name in ("plain", "tta")]
+    output = tmp_path / "c.html"
+    arguments = ["--compare", *results, str(planted / "val.json"), "--output", str(output)]
+    assert tool.main(arguments) == 0
+    page = Page(output, "worst")
+    for section in ("metrics", "classes", "kinds"):
+        head, *rows = page.tables[section]
+        assert {len(row) for row in rows} == {len(head)}
+        assert head[-2:] == ["tta", "differenceto plain"]
+    # of two that are the same none is better
+    assert "better" not in page.text.partition("In words")[2].partition("metric")[0]
+
+
+def test_pages_land_in_the_output_folder(planted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results, json_file = str(planted / "results.json"), str(planted / "val.json")
+    for arguments in (
+        ["--compare", f"a={results}", f"b={results}", json_file],
+        [results, json_file],
+    ):
+        output = Path(tool.parse_args(arguments).output)
+        assert output.parent == PROJECT_ROOT / "output"
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_no_class_is_the_worst_where_all_are_the_same(tmp_path, num_classes):
+    coco, results = make_coco(3), []
+    for image, category in enumerate(IDS[:num_classes]):
+        annotate(coco, image, category, [10.0, 10.0, 20.0, 20.0])
+        results.append(detection(image, category, [10.0, 10.0, 20.0, 20.0], 0.9))
+    page = page_of(coco, results, tmp_path)
+    assert {row[0] for row in page.rows("classes").values()} - {"–"} >= {"100.0"}
+    assert "worst class" not in page.text
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [

@@ -1,7 +1,7 @@
 """Draw predictions next to the ground truth: a picture that shows at a glance what a model does.
 
     python tools/draw_predictions.py datasets/toy/val.json datasets/toy/images \\
-        output/inference/coco_instances_results.json --output predictions.png
+        output/inference/coco_instances_results.json
 
 Each row is one image, ground truth on the left, predictions on the right. The images are spread
 evenly over the annotation file: the same call shows the same images for every model.
@@ -155,7 +155,7 @@ def main(argv=None):
     parser.add_argument("annotations", help="COCO annotation file")
     parser.add_argument("image_dir", help="folder that its file names are relative to")
     parser.add_argument("results", help="COCO results file")
-    parser.add_argument("--output", default="predictions.png", help="default: %(default)s")
+    parser.add_argument("--output", default="output/predictions.png", help="default: %(default)s")
     parser.add_argument("--count", type=int, default=6, help="images to draw, default: 6")
     parser.add_argument("--score", type=float, default=0.3, help="lowest score, default: 0.3")
     args = parser.parse_args(argv)

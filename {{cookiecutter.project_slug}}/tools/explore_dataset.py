@@ -5,9 +5,9 @@ Look at the data before training on it: one HTML page that opens offline.
     python tools/explore_dataset.py                       # the data and anchors of the config
     python tools/explore_dataset.py --config-file configs/retinanet_R_50_FPN.py
     python tools/explore_dataset.py more/train.json more/val.json --image-root more/images
-    python tools/explore_dataset.py dataset.train.json_file=datasets/folds/train_0.json
+    python tools/explore_dataset.py dataset.fold=0        # of make split
 
-Classes, box sizes against the config's anchors, boxes an image, classes together, and the images
+Classes, box sizes against the config's anchors, boxes per image, classes together, and the images
 with their boxes, the oddest first.
 """
 

@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--output",
-        help="the page (default: report.html in --run, or here; of a comparison comparison.html)",
+        help="the page (default: report.html in --run or output/, or output/comparison.html)",
     )
     parser.add_argument("--wandb", action="store_true", help="send it to the W&B project of --run")
     parser.add_argument("--count", type=int, default=24, help="worst images (default: %(default)s)")
@@ -60,12 +60,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--run is of one training; leave it out with --compare")
     if args.compare:
         args.results = _by_name(parser, args.results)
-        args.output = args.output or "comparison.html"
+        args.output = args.output or in_project("output/comparison.html")
         return args
     if len(args.results) > 1:
         parser.error("give one RESULTS and its JSON; --compare takes several")
     (args.results,) = args.results
-    args.output = args.output or str(Path(args.run or ".") / "report.html")
+    args.output = args.output or str(Path(args.run or in_project("output")) / "report.html")
     return args
 
 
