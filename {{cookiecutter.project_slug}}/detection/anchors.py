@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 # who makes anchors: the RPN of two-stage models, or a one-stage model itself
 OWNERS = ("model.proposal_generator", "model")
+HARDLY = 0.01  # of the boxes: so many more may fit no anchor at one threshold, for less at another
 SEARCHED = 20_000  # boxes, evenly spread, that anchors are fitted to
 
 
@@ -85,31 +86,34 @@ def suggest(
     anchors: Anchors, shapes: np.ndarray, thresholds: Sequence[float]
 ) -> tuple[list[list[int]], list[float]]:
     """
-    Sizes by level and ratios, as many as `anchors` has, that leave few of `shapes` (N, 2) without
-    an anchor: those with the lowest sum of the shares whose best IoU is under each threshold.
+    Sizes by level and ratios, as many as `anchors` has, that leave few of `shapes` (N, 2) out.
 
-    Tried are the present sizes and those that follow the boxes, times powers of √2, with the
-    present ratios and those that follow the boxes. Their number stays the same, so that pretrained
-    weights still fit.
+    Left out are those whose best IoU is under a threshold: the sum over `thresholds` is as low as
+    can be found with hardly more of them at any. Tried are the present sizes and those that follow
+    the boxes, times powers of √2, with the present ratios and those that follow the boxes. Their
+    number stays the same, so that pretrained weights still fit.
     """
     if len(shapes) > SEARCHED:
         shapes = shapes[np.linspace(0, len(shapes) - 1, SEARCHED).astype(int)]
+
+    def left_out(by: np.ndarray) -> np.ndarray:
+        return (best_iou(shapes, by)[:, None] < np.array(thresholds)).mean(axis=0)
+
     log_sizes, log_ratios = np.log(shapes).sum(axis=1) / 2, np.log(shapes[:, 1] / shapes[:, 0])
     count = sum(anchors.levels)
     # each the k-means of its own logarithm: every size of a level is combined with every ratio
     bases = [np.exp(_k_means(log_sizes, count))]
-    bases += [anchors.sizes] if len(anchors.sizes) == count else []
-    followed = np.exp(_k_means(log_ratios, len(anchors.ratios))).round(2)
-    cuts = np.cumsum(anchors.levels)[:-1]
-    best = None
-    for base, factor in itertools.product(bases, 2.0 ** np.arange(-3, 3.5, 0.5)):
+    if len(anchors.sizes) == count:
+        bases.insert(0, anchors.sizes)
+    ratios = anchors.ratios.round(2), np.exp(_k_means(log_ratios, len(anchors.ratios))).round(2)
+    cuts, now = np.cumsum(anchors.levels)[:-1], left_out(anchors.shapes)
+    found = []
+    for base, factor, by in itertools.product(bases, 2.0 ** np.arange(-3, 3.5, 0.5), ratios):
         sizes = np.split(np.maximum((base * factor).round().astype(int), 1), cuts)
-        for ratios in (anchors.ratios.round(2), followed):
-            ious = best_iou(shapes, shapes_of(sizes, ratios))
-            unfit = sum((ious < threshold).mean() for threshold in thresholds)
-            if best is None or unfit < best[0]:
-                best = unfit, [level.tolist() for level in sizes], ratios.tolist()
-    return best[1:]
+        unfit = left_out(shapes_of(sizes, by))
+        found.append(((unfit > now + HARDLY).any(), unfit.sum(), sizes, by))
+    *_, sizes, by = min(found, key=lambda f: f[:2])
+    return [level.tolist() for level in sizes], by.tolist()
 
 
 def shapes_of(sizes: list[list[int]], ratios: list[float]) -> np.ndarray:

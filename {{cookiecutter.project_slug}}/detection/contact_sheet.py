@@ -73,7 +73,7 @@ def sheet_section(
         lines.append(
             f"{len(oddities):,} of {total:,} images are odd in any of this"
             + (f", {alike:,} of them like others here and not shown" if alike else "")
-            + "; the pictures after the odd ones are usual ones, evenly spread."
+            + "; the other pictures are of usual ones, evenly spread."
         )
     pictures = read_thumbnails(files(chosen), PICTURE, "drawing the oddest")
     cards = []

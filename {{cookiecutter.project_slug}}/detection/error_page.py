@@ -39,7 +39,7 @@ def errors_section(
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     rows = _class_rows(names, scores, precision, truth, detections, matches, of_classes)
     costs, bins = error_costs(evaluation), calibration(detections, matches)
-    text = threshold_text(keep, detections.scores[matches.kinds != IGNORED])
+    kept = _exact(keep, detections.scores[matches.kinds != IGNORED])
     used = calibration(detections, matches, min_score=keep)
     counts = confusion(truth, detections, matches, len(coco["images"]), len(names), keep)
     return {
@@ -53,9 +53,9 @@ def errors_section(
         "calibration": _calibration_chart(bins),
         "bin_rows": _bin_rows(bins),
         "calibration_error": f"{100 * used.error:.1f}",
-        "keep": text,
+        "keep": kept,
         "min_score": keep,
-        "notes": _notes(costs, rows, used, text),
+        "notes": _notes(costs, rows, used, kept),
     }
 
 
@@ -64,8 +64,8 @@ def class_names(coco: dict) -> list[str]:
     return [c["name"] for c in sorted(coco["categories"], key=lambda c: c["id"])]
 
 
-def threshold_text(threshold: float, scores: np.ndarray) -> str:
-    """The threshold with as few decimals as keep the same of `scores` as it does, two at least."""
+def _exact(threshold: float, scores: np.ndarray) -> str:
+    """The threshold with as few decimals as keep the same of `scores`, two at least."""
     below = scores[scores < threshold].max(initial=-np.inf)
     for decimals in range(2, 17):
         text = f"{threshold:.{decimals}f}"
@@ -110,7 +110,7 @@ def _class_rows(
                 "bar": round(BAR * (ap or 0) / 100),
                 "AP50": _percent(scores.get(f"AP50-{name}")),
                 "AP75": _percent(100 * at_75.mean() if (at_75 > -1).any() else None),
-                **_threshold(of_classes[label], detections.scores[counted]),
+                **_threshold(of_classes[label]),
             }
         )
     return sorted(rows, key=lambda row: (row["ap"] is None, row["ap"]))
@@ -125,15 +125,15 @@ def _all_row(
         "found": f"{matches.found.sum():,}",
         **{name: _percent(scores.get(name)) for name in ("AP", "AP50", "AP75")},
         "bar": round(BAR * scores.get("AP", 0) / 100),
-        **_threshold(overall, detections.scores[matches.kinds != IGNORED]),
+        **_threshold(overall),
     }
 
 
-def _threshold(best: Threshold, scores: np.ndarray) -> dict:
+def _threshold(best: Threshold) -> dict:
     if not np.isfinite(best.score):
         return {"threshold": "–", "F1": "–", "precision": "–", "recall": "–"}
     return {
-        "threshold": threshold_text(best.score, scores),
+        "threshold": f"{best.score:.2f}",
         "F1": f"{best.f1:.2f}",
         "precision": f"{best.precision:.2f}",
         "recall": f"{best.recall:.2f}",

@@ -129,7 +129,7 @@ def anchor_section(
     line = f"{len(others)} anchors that follow these boxes would leave out "
     line += f"{share((other_ious < anchors.threshold).mean(), 1)} of them"
     if anchors.threshold > 0.5:
-        line += f", and {share(then[-1], 1)} rather than {share(now[-1], 1)} at an IoU of 0.5"
+        line += f", and {share(then[-1], 1)} rather than {share(now[-1], 1)} at IoU 0.5"
     overrides = []
     if any(b < WORTHWHILE * a and b < a - LEAST for a, b in zip(now, then, strict=True)):
         line += "; pretrained weights still fit. Whether AP gains, a training says:"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import east_asian_width
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -12,11 +13,14 @@ from detection.charts import class_stroke
 from detection.files import write_whole
 from detection.thumbnails import jpeg_uri
 
+LETTER, LINE = 9, 16  # about the room that a name takes on a picture; of Korean letters two
+
 
 class PageBox(NamedTuple):
     """A box on a picture: corners (x1, y1, x2, y2) as parts of its width and height, from 0 to 1.
 
-    `text` is shown by a pointer on it, and beside it too if `is_named`; `is_odd` ones stand out.
+    `text` is shown by a pointer on it, and beside it too if `is_named` and there is room; `is_odd`
+    ones stand out.
     """
 
     label: int
@@ -75,11 +79,11 @@ def picture(
     Args:
         image: uint8 (H, W, 3) BGR, as the page shall carry it; None: the boxes on nothing.
         size: (width, height) of the drawing; lines and letters are made for about 400.
-        boxes: drawn in this order.
+        boxes: drawn in this order; where names overlap, that of an odd or a later one is shown.
         label: what is to be seen, for those who cannot see it.
     """
     width, height = size
-    outlines, rectangles, names = [], [], []
+    outlines, rectangles, wanted = [], [], []
     for box in boxes:
         x1, y1, x2, y2 = np.clip(box.corners, -0.5, 1.5) * (width, height, width, height)
         x2, y2 = max(x2, x1 + 2), max(y2, y1 + 2)  # one without area is drawn too
@@ -92,16 +96,26 @@ def picture(
             f'<rect{odd} {place} stroke="{color}"{dashed}><title>{escape(box.text)}</title></rect>'
         )
         if box.is_named:
-            at_right = x1 > 0.6 * width
-            x = min(x2, width - 3) if at_right else max(x1, 3)
-            y = y1 - 4 if y1 > 18 else min(max(y1, 0) + 14, height - 4)
-            anchor = ' text-anchor="end"' if at_right else ""
-            names.append(f'<text x="{x:.1f}" y="{y:.1f}"{anchor}>{escape(box.text)}</text>')
+            wide = _width(box.text)
+            left = min(x2, width - 3) - wide if x1 > 0.6 * width else min(x1, width - 3 - wide)
+            bottom = y1 - 4 if y1 > LINE else min(max(y1, 0) + 14, height - 4)
+            wanted.append((box.is_odd, max(left, 3), bottom, box.text))
+    names = []
+    wanted.reverse()
+    for _, left, bottom, text in sorted(wanted, key=lambda name: not name[0]):
+        right = left + _width(text)
+        if all(right < a or b < left or abs(bottom - c) > LINE for a, b, c, _ in names):
+            names.append((left, right, bottom, text))
+    texts = [f'<text x="{a:.1f}" y="{y:.1f}">{escape(text)}</text>' for a, _, y, text in names]
     shown = ""
     if image is not None:
         shown = f'<image href="{jpeg_uri(image)}" width="{width}" height="{height}"/>'
     return Markup(
         f'<svg class="picture" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(label)}">{shown}'
-        f'<path class="halo" d="{"".join(outlines)}"/>{"".join(rectangles)}{"".join(names)}</svg>'
+        f'<path class="halo" d="{"".join(outlines)}"/>{"".join(rectangles)}{"".join(texts)}</svg>'
     )
+
+
+def _width(text: str) -> float:
+    return LETTER * sum(1 + (east_asian_width(letter) in "WF") for letter in text)

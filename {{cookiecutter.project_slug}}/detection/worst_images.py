@@ -13,7 +13,6 @@ from detection.thumbnails import read_thumbnails
 PICTURE = 420  # pixels of a picture's longer side
 MOST_REASONS = 5
 WORTH_TELLING = 0.05  # what costs less is summed up
-NAME = 90, 14  # the room that the name of a box takes
 FEW = 6  # boxes, all of which are named; of more only what is wrong
 
 
@@ -136,13 +135,7 @@ def _draw(
     for b in members:
         x, y, w, h = boxes.boxes[b] / np.tile(size, 2)
         text = names[boxes.labels[b]] + (f" {boxes.scores[b]:.2f}" if has_scores else "")
-        shown.append(PageBox(int(boxes.labels[b]), (x, y, x + w, y + h), text, False, wrong[b]))
-    named = []
-    for k, box in reversed(list(enumerate(shown))):  # names of the best, none over another
-        x, y = box.corners[0] * wide, box.corners[1] * high
-        is_free = all(abs(x - a) > NAME[0] or abs(y - b) > NAME[1] for a, b in named)
-        if is_free and (box.is_odd or len(members) <= FEW):
-            named.append((x, y))
-            shown[k] = box._replace(is_named=True)
+        is_named = wrong[b] or len(members) <= FEW
+        shown.append(PageBox(int(boxes.labels[b]), (x, y, x + w, y + h), text, is_named, wrong[b]))
     label = f"{label}: {', '.join(box.text for box in shown) or 'no boxes'}"
     return picture(pixels, (max(round(wide), 1), max(round(high), 1)), shown, label)

@@ -470,4 +470,4 @@ def test_anchors_are_fitted_at_an_iou_of_half_too(tmp_path):
 
     small, large = [16, 32, 64, 128, 256], [32, 64, 128, 256, 512]
     assert f"leave out {unfit(small, 0.7)} of them" in page.text
-    assert f"and {unfit(small, 0.5)} rather than {unfit(large, 0.5)} at an IoU of 0.5" in page.text
+    assert f"and {unfit(small, 0.5)} rather than {unfit(large, 0.5)} at IoU 0.5" in page.text

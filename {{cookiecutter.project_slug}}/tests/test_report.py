@@ -22,6 +22,7 @@ import report as tool
 
 from detection import annotations, error_analysis, matching
 from detection.average_precision import average_precision, evaluate
+from detection.pages import PageBox, picture
 
 EVIL = '<b>&"<img src=http://example.invalid/x.png>'
 NAMES = ["종이/박스", EVIL, "{{ glass }}"]
@@ -270,6 +271,18 @@ def counted_by_hand(coco: dict, results: list[dict], keep: float) -> np.ndarray:
         for a in real:
             counted[column[a["category_id"]], 3] += a["id"] not in taken
     return counted
+
+
+def test_names_on_a_picture_are_whole_and_not_over_another():
+    corners = {"first": (0.1, 0.5, 0.2, 0.9), "second": (0.12, 0.51, 0.3, 0.9)}
+    corners |= {"a long name 0.99": (0.55, 0.2, 0.8, 0.4), "마지막 이름": (0.9, 0.8, 0.99, 0.9)}
+    boxes = [PageBox(0, c, text, is_named=True) for text, c in corners.items()]
+    boxes[0] = boxes[0]._replace(is_odd=True)
+    drawing = picture(None, (256, 256), boxes, "")
+    names = re.findall(r'<text x="(\S+)" y="(\S+)">(.*?)</text>', drawing)
+    assert {text for *_, text in names} == set(corners) - {"second"}
+    for x, _, text in names:  # letters of 14 px are about so wide
+        assert 0 <= float(x) <= 256 - sum(8 if c.isascii() else 14 for c in text)
 
 
 def test_page_needs_nothing_else(page):

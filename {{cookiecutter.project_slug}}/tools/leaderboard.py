@@ -6,7 +6,7 @@ All trainings in one table, the best first, with the settings that only some of 
     python tools/leaderboard.py output/sweep --metric bbox/AP50 --csv runs.csv
 
 Scores are those of the iteration at which the metric was best; hours are those of the training
-steps, without evaluations. What a run does not say is a dash.
+steps, without evaluations. What a run does not say is a dash. Runs of --fast-dev-run are left out.
 """
 
 import argparse
