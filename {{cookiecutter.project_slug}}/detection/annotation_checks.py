@@ -7,12 +7,13 @@ import numpy as np
 
 from detection.classes import CLASSES
 from detection.findings import Finding, sort_findings
-from detection.image_files import find_twins, is_file, likely_root
+from detection.image_files import find_moved, find_twins, is_file, likely_root
+from detection.run_lengths import run_length_problem
 
 WANTED = {int: "a whole number from {}", str: "text", list: "a list"}
 IMAGE = {"id": (int, 0), "file_name": (str, 0), "width": (int, 1), "height": (int, 1)}
 CATEGORY = {"id": (int, 0), "name": (str, 0)}
-ANNOTATION = {"id": (int, 0), "image_id": (int, 0), "category_id": (int, 0), "bbox": (list, 0)}
+ANNOTATION = {"id": (int, 0), "image_id": (int, 0), "category_id": (int, 0)}
 FEW = 10  # boxes below which nothing can be said of them all
 
 
@@ -44,7 +45,10 @@ def check_annotations(coco: dict, image_root: str) -> list[Finding]:
     )
     names = {i["id"]: i["file_name"] for i in sound}
     sizes = {i["id"]: (i["width"], i["height"]) for i in sound}
-    for kind, mask in annotation_masks(coco).items():
+    masks = annotation_masks(coco)
+    if annotations and masks["crowds"].all():
+        masks["only_crowds"] = masks.pop("crowds")
+    for kind, mask in masks.items():
         rows = np.flatnonzero(mask)
         ids = [annotations[row]["id"] for row in rows]
         notes = [names.get(annotations[row]["image_id"], "") for row in rows]
@@ -56,6 +60,12 @@ def check_annotations(coco: dict, image_root: str) -> list[Finding]:
                 f"{note}, would fit as x1, y1, x2, y2" if fit else note
                 for note, fit in zip(notes, fits, strict=True)
             ]
+        elif kind == "odd_run_lengths" and len(rows):
+            odd = [annotations[row] for row in rows]
+            why = [run_length_problem(a["segmentation"], sizes.get(a["image_id"])) for a in odd]
+            notes = [f"{note}: {problem}" for note, problem in zip(notes, why, strict=True)]
+        elif kind == "shifted_category_ids" and len(rows):
+            notes = [f"id {annotations[row]['category_id']}" for row in rows]
         found.append(Finding(kind, ids, notes))
 
     if annotations:
@@ -80,7 +90,8 @@ def annotation_masks(coco: dict) -> dict[str, np.ndarray]:
     For each kind of oddity the annotations that have it: arrays of bool, one for each annotation.
 
     Malformed annotations are in none of them; nor are those without four numbers, an image or a
-    category in what is said of boxes.
+    category in what is said of boxes. If the ids of categories are shifted, the annotations whose
+    id is not listed are "shifted_category_ids", else "unknown_category_ids".
     """
     annotations = coco.get("annotations") or []
     sizes = {i["id"]: (i["width"], i["height"]) for i in coco["images"] if not complaint(i, IMAGE)}
@@ -103,15 +114,25 @@ def annotation_masks(coco: dict) -> dict[str, np.ndarray]:
         "repeated_annotation_ids": where(lambda a: not is_new(a["id"], seen_ids)),
         "unknown_image_ids": where(lambda a: a["image_id"] not in image_ids),
         "unknown_category_ids": where(lambda a: a["category_id"] not in category_ids),
-        "not_four_numbers": where(lambda a: not is_box(a["bbox"])),
+        "not_four_numbers": where(lambda a: not is_box(a.get("bbox"))),
         "odd_area": where(lambda a: a.get("area") is not None and not is_number(a["area"])),
         "odd_iscrowd": where(lambda a: a.get("iscrowd", 0) not in (0, 1)),
         "ignored": where(lambda a: a.get("ignore", 0) != 0),
         "odd_segmentation": where(lambda a: not _is_segmentation(a.get("segmentation"))),
+        "odd_run_lengths": where(
+            lambda a: (
+                isinstance(mask := a.get("segmentation"), dict)
+                and bool(run_length_problem(mask, sizes.get(a["image_id"])))
+            )
+        ),
         "odd_keypoints": where(lambda a: not _are_keypoints(a.get("keypoints"))),
     }
     usable = sound & ~masks["not_four_numbers"] & ~masks["odd_area"]
     usable &= where(lambda a: a["image_id"] in sizes) & ~masks["unknown_category_ids"]
+    masks["shifted_category_ids"] = np.zeros(len(annotations), bool)
+    if category_shift(coco):
+        masks["shifted_category_ids"] = masks["unknown_category_ids"]
+        masks["unknown_category_ids"] = np.zeros(len(annotations), bool)
     rows = np.flatnonzero(usable)
     boxes = np.array([annotations[r]["bbox"] for r in rows], float).reshape(-1, 4)
     size = np.array([sizes[annotations[r]["image_id"]] for r in rows], float).reshape(-1, 2)
@@ -139,6 +160,23 @@ def annotation_masks(coco: dict) -> dict[str, np.ndarray]:
     masks["annotation_id_0"] = where(lambda a: a["id"] == 0)
     masks["crowds"] = where(lambda a: a.get("iscrowd") == 1)
     return masks
+
+
+def category_shift(coco: dict) -> int:
+    """
+    What has to be added to all category ids of annotations if they seem to be off by one.
+
+    1 if an id below the categories' is used, or -1 if one above them is, and all used ids are
+    categories once they are shifted; else 0. Exports that count from 0 what they list from 1 do so.
+    """
+    ids = {c["id"] for c in coco["categories"] if has_id(c, "id")}
+    annotations = coco.get("annotations") or []
+    used = {a["category_id"] for a in annotations if has_id(a, "category_id")}
+    if ids and used - ids:
+        for shift, edge in ((1, min(ids) - 1), (-1, max(ids) + 1)):
+            if edge in used and {id_ + shift for id_ in used} <= ids:
+                return shift
+    return 0
 
 
 def box_masks(boxes: np.ndarray, sizes: np.ndarray, areas: np.ndarray) -> dict[str, np.ndarray]:
@@ -209,7 +247,9 @@ def _missing_images(names: list[str], image_root: str) -> Finding:
     if absent and len(absent) == len(names) and (root := likely_root(image_root, names[0])):
         return Finding("missing_images", absent, [f"but {root} has it: is that image_root?"])
     twins = find_twins(image_root, absent)
-    return Finding("missing_images", absent, [_twin_note(n, twins.get(n)) for n in absent])
+    moved = find_moved(image_root, [n for n in absent if n not in twins], names)
+    notes = [f"{moved[n]} is there" if n in moved else _twin_note(n, twins.get(n)) for n in absent]
+    return Finding("missing_images", absent, notes)
 
 
 def _twin_note(name: str, twin: str | None) -> str:
@@ -231,10 +271,7 @@ def _repeated(values: list) -> list:
 
 def _is_segmentation(value: object) -> bool:
     if isinstance(value, dict):
-        size, counts = value.get("size"), value.get("counts")
-        return (_are_whole(size) and len(size) == 2) and (
-            isinstance(counts, str) or _are_whole(counts)
-        )
+        return True  # run lengths, which have checks of their own
     polygons = value or []
     return isinstance(polygons, list) and all(
         isinstance(p, list) and all(map(is_number, p)) for p in polygons
@@ -244,7 +281,3 @@ def _is_segmentation(value: object) -> bool:
 def _are_keypoints(value: object) -> bool:
     value = value or []
     return isinstance(value, list) and len(value) % 3 == 0 and all(map(is_number, value))
-
-
-def _are_whole(values: object) -> bool:
-    return isinstance(values, list) and all(type(v) is int and 0 <= v < 1e9 for v in values)

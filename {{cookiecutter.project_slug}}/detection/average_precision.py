@@ -7,6 +7,9 @@ import numpy as np
 from hotcoco import COCO, COCOeval
 from tabulate import tabulate
 
+from detection.errors import UserError
+from detection.run_lengths import run_length_problem
+
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -31,7 +34,12 @@ def evaluate(ground_truth: dict, results: list[dict], task: str = "bbox") -> COC
     ranks of the json's image and category ids, and 1, 2 … in the order of `results`.
 
     Args: as of `average_precision`.
+
+    Raises:
+        UserError: a mask of run lengths does not fit its image.
     """
+    if task == "segm":
+        _check_masks(ground_truth, results)
     # ids by their rank, which hotcoco's arrays of floats hold exactly, whatever the ids
     images = {id_: rank for rank, id_ in enumerate(sorted(i["id"] for i in ground_truth["images"]))}
     classes = {id_: k for k, id_ in enumerate(sorted(c["id"] for c in ground_truth["categories"]))}
@@ -118,6 +126,20 @@ def _boxes(results: list[dict], images: dict[int, int], classes: dict[int, int])
     )
     values = np.fromiter(itertools.chain.from_iterable(rows), float, 7 * len(results))
     return values.reshape(-1, 7)
+
+
+def _check_masks(ground_truth: dict, results: list[dict]) -> None:
+    """Refuse run lengths that do not fit their image: hotcoco scores what they hold by chance."""
+    images = (i for i in ground_truth["images"] if i.keys() >= {"width", "height"})
+    sizes = {i["id"]: (i["width"], i["height"]) for i in images}
+    for what, records in (("annotations", ground_truth["annotations"]), ("results", results)):
+        for number, record in enumerate(records):
+            mask, size = record.get("segmentation"), sizes.get(record["image_id"])
+            if isinstance(mask, dict) and (problem := run_length_problem(mask, size)):
+                raise UserError(
+                    f"{what}[{number}], of image {record['image_id']}: its mask cannot be scored, "
+                    f"{problem}; write its segmentation again"
+                )
 
 
 def _masks(results: list[dict], images: dict[int, int], classes: dict[int, int]) -> list[dict]:

@@ -15,7 +15,7 @@ from detection.annotation_checks import check_annotations
 from detection.annotations import category_id_map, parse_coco, read_bytes, read_coco
 from detection.classes import CLASSES
 from detection.errors import UserError
-from detection.finding_kinds import KINDS, NOTE
+from detection.finding_kinds import NOTE
 from detection.masks import require_masks
 from detection.paths import in_project
 
@@ -108,6 +108,8 @@ def training_images(
         ) from e
     if masks:
         require_masks(images, _json_file(names))
+        if filter_empty:  # those of which unusable masks leave nothing
+            images = [i for i in images if any(a.get("segmentation") for a in _objects(i))]
     return images
 
 
@@ -153,16 +155,15 @@ def _load(coco: dict, json_file: str, image_root: str) -> list[dict]:
     errors = [f for f in findings if f.is_error]
     if errors:
         others = f" ({len(errors) - 1} more kinds of error)" if len(errors) > 1 else ""
-        is_fixable = KINDS[errors[0].kind].fix
-        more = "`make check ARGS=--fix` mends a copy" if is_fixable else "`make check` says more"
+        is_fixable = _fix_helps(coco, json_file, image_root)
+        more = "`make check ARGS=--fix` corrects a copy" if is_fixable else "`make check` says more"
         raise UserError(f"{json_file}: {errors[0].message}{others}; {more}")
     for finding in findings:
         log = logger.info if finding.severity == NOTE else logger.warning
         log(f"{Path(json_file).name}: {finding.message}")
     objects = defaultdict(list)
     for annotation in coco.get("annotations") or []:
-        if (kept := _object(annotation, id_map)) is not None:
-            objects[annotation["image_id"]].append(kept)
+        objects[annotation["image_id"]].append(_object(annotation, id_map))
     return [
         {
             "file_name": os.path.join(image_root, image["file_name"]),
@@ -175,8 +176,26 @@ def _load(coco: dict, json_file: str, image_root: str) -> list[dict]:
     ]
 
 
-def _object(annotation: dict, id_map: dict[int, int]) -> dict | None:
-    """detectron2's form of a checked annotation; None if it has polygons and none is usable."""
+def _fix_helps(coco: dict, json_file: str, image_root: str) -> bool:
+    """Whether `--fix` makes a copy without errors of it."""
+    from detection.annotation_fixes import fix_splits  # needed for a faulty file only
+
+    fixed = fix_splits({json_file: coco}, {}, image_root)
+    found = check_annotations(fixed.splits[json_file], image_root)
+    return not fixed.refused and not any(finding.is_error for finding in found)
+
+
+def _objects(image: dict) -> list[dict]:
+    """The annotations of a data set dict that are trained on, which crowd regions are not."""
+    return [a for a in image["annotations"] if not a["iscrowd"]]
+
+
+def _object(annotation: dict, id_map: dict[int, int]) -> dict:
+    """
+    detectron2's form of a checked annotation.
+
+    Its segmentation is an empty list if it has polygons and none is usable.
+    """
     kept = {
         "iscrowd": annotation.get("iscrowd") or 0,
         "bbox": annotation["bbox"],
@@ -186,8 +205,6 @@ def _object(annotation: dict, id_map: dict[int, int]) -> dict | None:
     if segmentation := annotation.get("segmentation"):
         if isinstance(segmentation, list):
             segmentation = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
-            if not segmentation:
-                return None
         elif isinstance(segmentation["counts"], list):
             segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
         kept["segmentation"] = segmentation

@@ -15,7 +15,8 @@ class Kind:
         what: it is, in the plural.
         effect: on training or on the score.
         remedy: what to do by hand.
-        fix: what `--fix` does about it; empty if it cannot.
+        fix: what `--fix` does about it; empty if it cannot. It takes records out as described in
+            `detection.annotation_fixes.fix_splits`: many of them by `--fix=drop` alone.
     """
 
     severity: str
@@ -25,7 +26,11 @@ class Kind:
     fix: str = ""
 
 
-_LEFT_OUT = "takes them out"
+_LEFT_OUT = "takes them out (more than a few: --fix=drop)"
+_IMAGES_LEFT_OUT = (
+    "takes them out with their annotations (more than a few: --fix=drop), unless predictions are "
+    "due for them"
+)
 
 KINDS = {
     # -- the records ---------------------------------------------------------------------------
@@ -42,21 +47,24 @@ KINDS = {
         "image records that cannot be used",
         "the file cannot be loaded",
         "write them as COCO does",
-        "turns whole numbers in quotes into numbers, takes sizes from the images; the rest goes",
+        "turns whole numbers in quotes into numbers, numbers other ids, takes sizes from the "
+        f"images; of the rest, {_LEFT_OUT}",
     ),
     "malformed_annotations": Kind(
         ERROR,
         "annotation records that cannot be used",
         "the file cannot be loaded",
         "write them as COCO does",
-        "turns whole numbers in quotes into numbers; the rest goes",
+        "turns whole numbers in quotes into numbers, follows image ids that it numbers, gives ids "
+        f"that are lacking; of the rest, {_LEFT_OUT}",
     ),
     "repeated_image_ids": Kind(
         ERROR,
         "image ids that stand more than once",
         "annotations cannot be told to belong to one or the other",
         "give each image its own id",
-        "keeps the first of records with the same file_name; others need you",
+        "keeps the first of records with the same file_name, numbers those without annotations; "
+        "others need you",
     ),
     "repeated_file_names": Kind(
         WARNING,
@@ -86,19 +94,26 @@ KINDS = {
         "list the category, or take them out",
         _LEFT_OUT,
     ),
+    "shifted_category_ids": Kind(
+        ERROR,
+        "annotations of a category that is not listed, as if all ids were off by one",
+        "the other annotations would be learnt as the class beside theirs",
+        "if they count from another number than the categories, --fix=shift moves all category_ids "
+        "of the file by one; else list the category, or take the annotations out",
+    ),
     "not_four_numbers": Kind(
         ERROR,
         "annotations whose bbox is not four finite numbers (x, y, w, h)",
         "the loss becomes NaN, or loading fails",
         "correct the boxes, or take them out",
-        _LEFT_OUT,
+        f"reads numbers in quotes and objects, else takes the mask's box; of the rest, {_LEFT_OUT}",
     ),
     "odd_area": Kind(
         ERROR,
         "annotations whose area is no number",
         "COCO's APs, APm and APl cannot be computed",
         "make it w * h, or the mask's area",
-        "makes it w * h",
+        "reads numbers in quotes, else makes it w * h",
     ),
     "odd_iscrowd": Kind(
         ERROR,
@@ -119,6 +134,14 @@ KINDS = {
         "annotations whose segmentation is neither polygons nor RLE",
         "loading fails",
         "write polygons [[x, y, …], …], or leave the segmentation out",
+        "reads a flat polygon, points and numbers in quotes; else takes the segmentation out, the "
+        "box stays",
+    ),
+    "odd_run_lengths": Kind(
+        ERROR,
+        "annotations whose RLE does not fit their image",
+        "training and evaluation would read past its end",
+        "write size as the image's [height, width], and counts of as many pixels",
         "takes the segmentation out, the box stays",
     ),
     "odd_keypoints": Kind(
@@ -146,8 +169,8 @@ KINDS = {
         WARNING,
         "annotations whose box has no area",
         "left out of training, a miss in every evaluation",
-        "draw them anew, or take them out",
-        _LEFT_OUT,
+        "draw them again, or take them out",
+        f"takes the mask's box; of the rest, {_LEFT_OUT}",
     ),
     "outside": Kind(
         WARNING,
@@ -179,9 +202,9 @@ KINDS = {
     "no_polygon": Kind(
         WARNING,
         "annotations without a polygon of three points or more",
-        "left out of training",
-        "draw them anew, or leave the segmentation out",
-        "takes the segmentation out, the box stays",
+        "models of boxes train on the box, models of masks leave them out",
+        "draw them again, or leave the segmentation out",
+        "joins points to a polygon, else takes the segmentation out, the box stays",
     ),
     "annotation_id_0": Kind(
         WARNING,
@@ -195,14 +218,21 @@ KINDS = {
         "crowd annotations (iscrowd: 1)",
         "not trained on; in evaluation, what lies in them does not count",
     ),
+    "only_crowds": Kind(
+        ERROR,
+        "annotations that are all crowd regions (iscrowd: 1)",
+        "nothing can be trained on, nor be found in evaluation",
+        "set iscrowd to 0 where an annotation is one object, whatever its mask's format",
+    ),
     # -- images and classes, as the json has them ----------------------------------------------
     "missing_images": Kind(
         ERROR,
         "images that are not there",
         "training stops at the first of them",
         "put them there, or set image_root (here --image-root)",
-        "takes the name that is there, if it differs in case or Unicode form only; else takes "
-        "them out with their annotations, unless predictions are due for them",
+        "takes the name that is there, if it differs in case, Unicode form or folders only and "
+        "is the only such one; of the rest, takes them out with their annotations (more than a "
+        "few: --fix=drop), unless predictions are due for them",
     ),
     "no_annotations": Kind(
         NOTE,
@@ -251,14 +281,14 @@ KINDS = {
         "images that cannot be read",
         "training stops at the first of them",
         "fetch them again, or take them out",
-        "takes them out with their annotations, unless predictions are due for them",
+        _IMAGES_LEFT_OUT,
     ),
     "truncated_images": Kind(
         ERROR,
         "images whose end is missing",
         "training stops at the first of them",
         "fetch them again",
-        "takes them out with their annotations, unless predictions are due for them",
+        _IMAGES_LEFT_OUT,
     ),
     "other_sizes": Kind(
         ERROR,

@@ -1,10 +1,11 @@
 """Findings as a terminal shows them and as JSON."""
 
 import textwrap
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 from wcwidth import wcswidth
 
+from detection.annotation_fixes import Fixed
 from detection.finding_kinds import KINDS, NOTE, SEVERITIES
 from detection.findings import Finding
 
@@ -46,18 +47,19 @@ def format_splits(splits: dict[str, dict], files: dict[str, str], num_read: int)
     return "\n".join([*lines, read])
 
 
-def format_changes(changes: dict[str, Counter], left: list[Finding], width: int = 100) -> str:
+def format_changes(result: Fixed, left: list[Finding], drop: bool, width: int = 100) -> str:
     """
-    What has been mended, and what needs a person.
+    What has been fixed, what has been taken out or would have to be, and what needs a person.
 
     Args:
-        changes: {split: cases by kind}.
-        left: the findings on the mended copies.
+        result: of the fixing.
+        left: the findings on the fixed copies.
+        drop: whether it was allowed to take out many records.
         width: of the lines, in columns.
     """
     fixed = [
         (split, count, KINDS[kind].what)
-        for split, counts in changes.items()
+        for split, counts in result.changes.items()
         for kind, count in counts.items()
     ]
     needing = [
@@ -65,7 +67,17 @@ def format_changes(changes: dict[str, Counter], left: list[Finding], width: int 
         for f in left
         if f.is_error or KINDS[f.kind].fix
     ]
-    lines = ["fixed" if fixed else "nothing to fix", *_table(fixed, width)]
+    lines = ["fixed" if fixed else "nothing fixed", *_table(fixed, width)]
+    if not (fixed or needing or result.refused):
+        lines = ["nothing to fix"]
+    lines += [f"{split}: this {removal}" for split, removal in result.removed.items()]
+    for split, removal in result.refused.items():
+        wayout = (
+            "nothing would be left, so correct them by hand"
+            if drop or removal.is_all
+            else "--fix=drop does so (make check ARGS=--fix=drop)"
+        )
+        lines.append(f"{split}: refused, taking out what cannot be fixed {removal}; {wayout}")
     if needing:
         lines += ["not fixed, to be decided by you", *_table(needing, width)]
     return "\n".join(lines)

@@ -1,9 +1,15 @@
 """Finds the files that a json's `file_name`s mean, and what is there in place of missing ones."""
 
 import os
+import re
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from glob import escape, glob
+from pathlib import Path
+from urllib.parse import unquote
+
+from detection.image_folder import EXTENSIONS
 
 
 def is_file(folder: str, name: str) -> bool:
@@ -39,6 +45,47 @@ def find_twins(folder: str, names: Iterable[str]) -> dict[str, str]:
     return twins
 
 
+def find_moved(folder: str, names: Iterable[str], listed: Iterable[str]) -> dict[str, str]:
+    """
+    For names that the folder lacks, the one file in it or below that they must mean.
+
+    The file has their base name; theirs may have other folders, a root, a drive or an address
+    before it, backslashes, the prefix that Label Studio puts before an upload, or no extension. Of
+    several such files it is the one that shares most folders with the name. A file that is listed
+    itself, or that two names seem to mean, is nobody's.
+
+    Args:
+        folder: the folder of the images.
+        names: those that it lacks.
+        listed: all names that are in use.
+
+    Returns:
+        {name: path from `folder` on, with slashes}.
+    """
+    names = set(names)
+    if not names:
+        return {}
+    files = defaultdict(list)
+    for parent, _, bases in os.walk(folder, followlinks=True):
+        where = Path(os.path.relpath(parent, folder))
+        for base in bases:
+            path = (where / base).as_posix()
+            files[_folded(base)].append(path)
+            if Path(base).suffix.lower() in EXTENSIONS:
+                files[_folded(Path(base).stem)].append(path)
+    taken = {os.path.normpath(name) for name in listed if name not in names}
+    moved = {}
+    for name in names:
+        parents, bases = _parts(name)
+        found = next((files[key] for key in map(_folded, bases) if key in files), [])
+        shared = {path: _common_end(parents, path.split("/")[:-1]) for path in found}
+        best = [path for path in shared if shared[path] == max(shared.values())]
+        if len(best) == 1 and best[0] not in taken:
+            moved[name] = best[0]
+    claims = Counter(moved.values())
+    return {name: path for name, path in moved.items() if claims[path] == 1}
+
+
 def likely_root(folder: str, name: str) -> str | None:
     """The folder under `folder`, one or two levels down, that has the file `name`."""
     if "\0" in name or os.path.isabs(name):
@@ -52,3 +99,18 @@ def likely_root(folder: str, name: str) -> str | None:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _parts(name: str) -> tuple[list[str], list[str]]:
+    """The folders of a name, from whatever system, and what its file may be called."""
+    *parents, base = re.split(r"[/\\]|\?d=", name)
+    bases = [base, unquote(base), re.sub(r"^[0-9a-f]{8}-", "", unquote(base))]
+    return parents, [base for base in bases if base]
+
+
+def _common_end(parents: list[str], others: list[str]) -> int:
+    """How many folders, from the last on, are the same."""
+    count = 0
+    while count < min(len(parents), len(others)) and parents[-1 - count] == others[-1 - count]:
+        count += 1
+    return count

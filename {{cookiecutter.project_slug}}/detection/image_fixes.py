@@ -1,27 +1,48 @@
-"""Mends what a COCO json says of its images, and takes out those that nothing can be done with."""
+"""Fixes what a COCO json says of its images; takes out those that nothing can be done with."""
 
 from collections import Counter, defaultdict
 
 from detection.annotation_checks import IMAGE, complaint, has_id, is_box
+from detection.fix_changes import Changes
 from detection.image_checks import ImageFacts, file_name, same_content
-from detection.image_files import find_twins, is_file
+from detection.image_files import find_moved, find_twins, is_file
 
 
-def fix_images(coco: dict, facts: dict[str, ImageFacts], image_root: str, changes: Counter) -> None:
+def find_names(splits: dict[str, dict], image_root: str) -> dict[str, str]:
+    """{file_name that is not there: the one that it must mean} of all images of all splits."""
+    if "://" in image_root:
+        return {}
+    names = {n for coco in splits.values() for i in coco["images"] if (n := file_name(i))}
+    absent = sorted(name for name in names if not is_file(image_root, name))
+    twins = find_twins(image_root, absent)
+    listed = (names - twins.keys()) | set(twins.values())
+    return twins | find_moved(image_root, [n for n in absent if n not in twins], listed)
+
+
+def fix_images(
+    coco: dict,
+    facts: dict[str, ImageFacts],
+    image_root: str,
+    names: dict[str, str],
+    changes: Changes,
+) -> None:
     """
-    Mend the image records in place; `changes` counts by kind, a key of KINDS.
+    Fix the image records in place; `names` are those of `find_names`.
 
     Images are only taken out of a json with annotations: else predictions are due for all.
     """
-    if "://" not in image_root:
-        _take_names_that_exist(coco, image_root, changes)
+    for image in coco["images"]:
+        if (name := file_name(image)) in names:
+            image["file_name"] = names[name]
+            changes.fix("missing_images", [image])
     _fix_sizes(coco, facts, changes)
     _merge_records(coco, changes)
+    _separate_ids(coco, changes)
     if not coco.get("annotations"):
         return
 
     def drop(kind: str, odd: list[dict]) -> None:
-        changes[kind] += drop_images(coco, odd)
+        changes.remove_images(coco, kind, odd)
 
     drop("malformed_images", [i for i in coco["images"] if complaint(i, IMAGE)])
     if "://" not in image_root:
@@ -39,34 +60,7 @@ def fix_images(coco: dict, facts: dict[str, ImageFacts], image_root: str, change
         drop("repeated_images", [i for i in images if i is not kept])
 
 
-def drop_images(coco: dict, odd: list[dict]) -> int:
-    """Take images and their annotations out, unless none would be left; returns how many."""
-    refused = set(map(id, odd))
-    kept = [i for i in coco["images"] if id(i) not in refused]
-    if not odd or not kept:
-        return 0
-    coco["images"] = kept
-    # an id that another record has too is still in use
-    ids = {i["id"] for i in kept if not complaint(i, IMAGE)}
-    gone = {i["id"] for i in odd if not complaint(i, {"id": IMAGE["id"]})} - ids
-    coco["annotations"] = [
-        a
-        for a in coco.get("annotations") or []
-        if not (has_id(a, "image_id") and a["image_id"] in gone)
-    ]
-    return len(odd)
-
-
-def _take_names_that_exist(coco: dict, image_root: str, changes: Counter) -> None:
-    absent = [n for i in coco["images"] if (n := file_name(i)) and not is_file(image_root, n)]
-    twins = find_twins(image_root, absent)
-    for image in coco["images"]:
-        if (name := file_name(image)) in twins:
-            image["file_name"] = twins[name]
-            changes["missing_images"] += 1
-
-
-def _fix_sizes(coco: dict, facts: dict[str, ImageFacts], changes: Counter) -> None:
+def _fix_sizes(coco: dict, facts: dict[str, ImageFacts], changes: Changes) -> None:
     of_image = defaultdict(list)
     for a in coco.get("annotations") or []:
         if has_id(a, "image_id") and is_box(a.get("bbox")):
@@ -93,7 +87,7 @@ def _fix_sizes(coco: dict, facts: dict[str, ImageFacts], changes: Counter) -> No
         else:
             continue
         image["width"], image["height"] = fact.size
-        changes[kind] += 1
+        changes.fix(kind, [image])
 
 
 def _fit(annotations: list[dict], size: tuple[int, int]) -> bool:
@@ -111,7 +105,7 @@ def _turn(bbox: list[float], width: int, height: int, orientation: int) -> list[
     return [left, top, h, w]
 
 
-def _merge_records(coco: dict, changes: Counter) -> None:
+def _merge_records(coco: dict, changes: Changes) -> None:
     """Keep one record of each file; annotations of the others become its own."""
     first, ids, kept = {}, {}, []
     for image in coco["images"]:
@@ -122,9 +116,9 @@ def _merge_records(coco: dict, changes: Counter) -> None:
         if known is image:
             kept.append(image)
         elif known["id"] == image["id"]:
-            changes["repeated_image_ids"] += 1
+            changes.fix("repeated_image_ids", [image])
         else:
-            changes["repeated_file_names"] += 1
+            changes.fix("repeated_file_names", [image])
             ids[image["id"]] = known["id"]
     # an id that another file has as well says nothing
     ambiguous = {i["id"] for i in kept if not complaint(i, IMAGE)}
@@ -132,3 +126,19 @@ def _merge_records(coco: dict, changes: Counter) -> None:
     for a in coco.get("annotations") or []:
         if has_id(a, "image_id") and a["image_id"] in ids and a["image_id"] not in ambiguous:
             a["image_id"] = ids[a["image_id"]]
+
+
+def _separate_ids(coco: dict, changes: Changes) -> None:
+    """Give images without annotations that share an id their own, where annotations are due."""
+    annotations = coco.get("annotations") or []
+    used = {a["image_id"] for a in annotations if has_id(a, "image_id")}
+    seen = {i["id"] for i in coco["images"] if has_id(i, "id")} | used
+    first = set()
+    for image in coco["images"] if annotations else []:
+        if not has_id(image, "id") or image["id"] in used:
+            continue
+        if image["id"] in first:
+            image["id"] = max(seen) + 1
+            seen.add(image["id"])
+            changes.fix("repeated_image_ids", [image])
+        first.add(image["id"])

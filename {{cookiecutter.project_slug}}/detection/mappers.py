@@ -141,6 +141,8 @@ def _read(record: dict, masks: bool = False) -> Sample:
             f"{expected[0]}×{expected[1]}; `make check` lists all such files"
         )
     annotations = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+    if masks:  # an unusable one is an empty list
+        annotations = [a for a in annotations if a["segmentation"]]
     boxes = np.array([_corners(a["bbox"], a["bbox_mode"]) for a in annotations], dtype=np.float64)
     boxes = boxes.reshape(-1, 4)
     labels = np.array([a["category_id"] for a in annotations], dtype=np.int64)

@@ -17,7 +17,8 @@ Mask = list[np.ndarray] | np.ndarray
 def require_masks(images: list[dict], json_file: str) -> None:
     """
     Raises:
-        UserError: an annotation in detectron2's data set dicts, of that file, has no mask.
+        UserError: an annotation in detectron2's data set dicts, of that file, has no mask, or all
+            masks are unusable, which are empty lists.
     """
     objects = [(i, a) for i in images for a in i["annotations"] if not a["iscrowd"]]
     lacking = [image["file_name"] for image, a in objects if "segmentation" not in a]
@@ -26,6 +27,11 @@ def require_masks(images: list[dict], json_file: str) -> None:
             f"{json_file}: {len(lacking)} of {len(objects)} annotations have no mask "
             f"(segmentation), the first in {lacking[0]}; train a model of boxes, such as "
             "configs/faster_rcnn_R_50_FPN.py, or leave those annotations out"
+        )
+    if objects and not any(a["segmentation"] for _, a in objects):
+        raise UserError(
+            f"{json_file}: none of its {len(objects)} annotations has a polygon of three points or "
+            "more; draw masks, or train a model of boxes, such as configs/faster_rcnn_R_50_FPN.py"
         )
 
 

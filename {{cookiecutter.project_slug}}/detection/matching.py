@@ -81,7 +81,7 @@ def check_truth(coco: dict, json_file: str) -> tuple[set[int], set[int]]:
         if not _is_annotation(annotation, image_ids, category_ids):
             raise UserError(
                 f"{json_file}: annotations[{number}] is of an unknown image or class, or has no "
-                "box of four finite numbers; make check names all, --fix mends a copy"
+                "box of four finite numbers; make check names all"
             )
     if all(a.get("iscrowd") for a in coco["annotations"]):
         raise UserError(f"{json_file}: has crowd regions only; give a json with other annotations")

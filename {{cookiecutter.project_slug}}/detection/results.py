@@ -6,6 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from detection.errors import UserError
+from detection.run_lengths import run_length_problem
 
 
 def read_results(
@@ -39,6 +40,9 @@ def read_results(
         for key, known in (("image_id", image_ids), ("category_id", category_ids)):
             if result[key] not in known:
                 raise UserError(f"{where}: {key} {result[key]} is not in {json_file}")
+        mask = result.get("segmentation")
+        if isinstance(mask, dict) and (problem := run_length_problem(mask)):
+            raise UserError(f"{where}: segmentation cannot be read, {problem}; write it again")
     return results
 
 

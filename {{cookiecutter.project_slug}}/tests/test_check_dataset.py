@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import unicodedata
+import zlib
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -291,7 +292,19 @@ def number_val_otherwise(data):
         annotation["category_id"] -= 1
 
 
-# (plant, kind, whether --fix mends it)
+def shift_categories(data):
+    for annotation in data.splits["train"]["annotations"]:
+        annotation["category_id"] -= 1
+    return list(range(1, 25, 3))
+
+
+def make_all_crowds(data):
+    for annotation in data.splits["train"]["annotations"]:
+        annotation["iscrowd"] = 1
+    return list(range(1, 25))
+
+
+# (plant, kind, whether --fix mends it, or does so if it may take out much or shift)
 DAMAGES = [
     (edit(image_id=99), "unknown_image_ids", True),
     (edit(category_id=99), "unknown_category_ids", True),
@@ -303,6 +316,9 @@ DAMAGES = [
     (edit(ignore=1), "ignored", True),
     (edit(segmentation=[1, 2, 3, 4, 5, 6]), "odd_segmentation", True),
     (edit(segmentation=[[1, 2, 3, 4]]), "no_polygon", True),
+    (edit(segmentation={"size": [48, 64], "counts": [9]}), "odd_run_lengths", True),
+    (shift_categories, "shifted_category_ids", "shift"),
+    (make_all_crowds, "only_crowds", False),
     (edit(keypoints=[1, 2]), "odd_keypoints", True),
     (edit(bbox=[5, 5, 0, 10]), "no_area", True),
     (edit(bbox=[15, 5, -9, 10]), "no_area", True),
@@ -322,21 +338,21 @@ DAMAGES = [
     (list_file_twice, "repeated_file_names", True),
     (write_corners, "corners", True),
     (write_fractions, "fractions", False),
-    (remove_image, "missing_images", True),
+    (remove_image, "missing_images", "drop"),
     (edit_image(file_name="train/1 사진.JPG"), "missing_images", True),
     (decompose_file_name, "missing_images", True),
-    (empty_file, "unreadable_images", True),
-    (break_file, "unreadable_images", True),
-    (cut_file, "truncated_images", True),
-    (cut_png, "truncated_images", True),
+    (empty_file, "unreadable_images", "drop"),
+    (break_file, "unreadable_images", "drop"),
+    (cut_file, "truncated_images", "drop"),
+    (cut_png, "truncated_images", "drop"),
     (enlarge_image, "other_sizes", True),
     (shrink_image, "other_sizes", False),
     (turn_image, "other_sizes", True),
     (turn_image, "turned_by_exif", False),
     (turn_image_upside_down, "turned_by_exif", False),
-    (copy_image, "repeated_images", True),
-    (copy_image_to_val, "shared_images", True),
-    (list_image_in_test_too, "shared_images", True),
+    (copy_image, "repeated_images", "drop"),
+    (copy_image_to_val, "shared_images", "drop"),
+    (list_image_in_test_too, "shared_images", "drop"),
     (leave_image_empty, "empty_images", False),
     (leave_class_out, "absent_classes", False),
     (edit_category(name=" 종이"), "categories", True),
@@ -359,6 +375,12 @@ def test_damage_is_found_and_mended(data, capsys, plant, kind, is_fixable):
     if kind == "missing_images" and (data.images / items[0]).exists():
         pytest.skip("to this file system the names are the same")
     status, report = data.check("--fix")
+    if isinstance(is_fixable, str):
+        assert status == 1 and kind in kinds(report["findings_left"])
+        assert report["changes"] == {"train": {}, "val": {}, "test": {}}
+        assert (is_fixable == "drop") == ("train" in report["refused"])
+        capsys.readouterr()
+        status, report = data.check(f"--fix={is_fixable}")
     (found,) = (f for f in report["findings"] if f["kind"] == kind)
     assert found["split"] == "train"
     assert items is None or found["items"] == items
@@ -367,8 +389,8 @@ def test_damage_is_found_and_mended(data, capsys, plant, kind, is_fixable):
     assert KINDS[kind].what.split()[0] in shown and KINDS[kind].effect.split()[0] in shown
 
     left = report["findings_left"]
-    assert (kind in kinds(left)) != is_fixable
-    assert bool(KINDS[kind].fix) or not is_fixable
+    assert (kind in kinds(left)) != bool(is_fixable)
+    assert bool(KINDS[kind].fix) or is_fixable in (False, "shift")
     # no mending does damage; a class that is added is absent
     new = kinds(left) - kinds(report["findings"]) - {"absent_classes"}
     assert all(KINDS[kind].severity == "note" for kind in new)
@@ -476,7 +498,7 @@ def test_annotations_of_a_file_listed_twice_are_joined(data):
 def test_shared_images_stay_where_they_are_scored(data):
     copy_image_to_val(data)
     list_image_in_test_too(data)
-    _, report = data.check("--fix")
+    _, report = data.check("--fix=drop")
     notes = {f["split"]: f["notes"] for f in report["findings"] if f["kind"] == "shared_images"}
     assert notes == {
         "train": ["val: val/2 사진.jpg; test: train/1 사진.jpg"],
@@ -502,10 +524,19 @@ def test_a_wrong_folder_takes_nothing_out_and_is_told(data, capsys):
     assert tool.main([*files, "--image-root", str(data.folder)]) == 1
     shown = " ".join(capsys.readouterr().out.split())
     assert f"but {data.images} has it: is that image_root?" in shown
-    arguments = ["--image-root", str(data.folder), "--fix", "--output", str(data.folder / "out")]
+    elsewhere = data.folder / "elsewhere"
+    elsewhere.mkdir()
+    arguments = ["--image-root", str(elsewhere), "--fix=drop", "--output", str(data.folder / "out")]
     assert tool.main([*files, *arguments]) == 1
     made = json.loads((data.folder / "out" / "train.json").read_text(encoding="utf-8"))
     assert made == {**data.splits["train"], "fixes": {}}
+    # with the folder that has them further down, the names follow
+    arguments = ["--image-root", str(data.folder), "--fix", "--output", str(data.folder / "out")]
+    assert tool.main([*files, *arguments]) == 0
+    made = json.loads((data.folder / "out" / "train.json").read_text(encoding="utf-8"))
+    assert [i["file_name"] for i in made["images"]] == [
+        f"images/{i['file_name']}" for i in data.splits["train"]["images"]
+    ]
 
 
 def test_several_damages_at_once_are_mended_and_the_copy_can_be_registered(data):
@@ -520,7 +551,7 @@ def test_several_damages_at_once_are_mended_and_the_copy_can_be_registered(data)
     data.splits["train"]["annotations"][8] = None
     with pytest.raises(UserError):
         DatasetCatalog.get(register_split("mended", str(data.write()[0]), str(data.images)))
-    status, _ = data.check("--fix")
+    status, _ = data.check("--fix=drop")
     assert status == 0
     path = str(data.folder / "fixed" / "train.json")
     records = DatasetCatalog.get(register_split("mended", path, str(data.images)))
@@ -566,6 +597,301 @@ def test_without_images(data, capsys):
     remove_image(data)
     assert data.check("--no-images")[0] == 1  # whether a file is there, is seen from outside
     assert "no image file read" in capsys.readouterr().out
+
+
+# -- what tools export: one image, two classes, one annotation -----------------------------------
+
+BOX = [8, 8, 20, 20]
+SQUARE = [8, 8, 28, 8, 28, 28, 8, 28]
+RUNS = [8 * 64 + 8] + [20, 44] * 19 + [20, 64 * 64 - 28 * 64 + 36]
+
+
+class Export:
+    """A json as small as can be; `fix(*words)` gives exit status, report and what is trained on."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.root = folder / "images"
+        self.draw("a.png")
+        self.image = {"id": 1, "file_name": "a.png", "width": 64, "height": 64}
+        self.annotation = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "bbox": BOX}
+        self.coco = {
+            "images": [self.image],
+            "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+            "annotations": [self.annotation],
+        }
+
+    def draw(self, name: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), tuple(zlib.crc32(name.encode()).to_bytes(4)[:3])).save(path)
+
+    def load(self, path: Path) -> list[tuple]:
+        """(file below the root, [(class, box)]) of each image, from the project's own loader."""
+        from detectron2.data import DatasetCatalog
+
+        from detection.datasets import register_split
+
+        records = DatasetCatalog.get(register_split("export", str(path), str(self.root)))
+        assert all(Path(r["file_name"]).is_file() for r in records)
+        return [
+            (
+                os.path.relpath(r["file_name"], self.root),
+                [(classes.CLASSES[a["category_id"]], list(a["bbox"])) for a in r["annotations"]],
+            )
+            for r in records
+        ]
+
+    def write(self) -> Path:
+        path = self.folder / "export.json"
+        path.write_text(json.dumps(self.coco), encoding="utf-8")
+        return path
+
+    def fix(self, word: str = "--fix") -> tuple[int, dict, list | None]:
+        path, report = self.write(), self.folder / "report.json"
+        before = path.read_bytes()
+        arguments = [str(path), "--image-root", str(self.root), "--json", str(report), word]
+        status = tool.main([*arguments, "--output", str(self.folder / "fixed")])
+        assert path.read_bytes() == before
+        loaded = None if status else self.load(self.folder / "fixed" / "export.json")
+        return status, json.loads(report.read_text(encoding="utf-8")), loaded
+
+    def refusal(self) -> str:
+        with pytest.raises(UserError) as error:
+            self.load(self.write())
+        return str(error.value)
+
+
+@pytest.fixture
+def export(tmp_path):
+    of_project = classes.CLASSES.copy()
+    classes.CLASSES[:] = ["cat", "dog"]
+    yield Export(tmp_path)
+    classes.CLASSES[:] = of_project
+
+
+def without_box(**fields):
+    def plant(export):
+        del export.annotation["bbox"]
+        export.annotation.update(fields)
+
+    return plant
+
+
+def with_annotation(**fields):
+    return lambda export: export.annotation.update(fields)
+
+
+def with_text_ids(export):
+    export.image["id"] = export.annotation["image_id"] = "2007_000001"
+
+
+def with_leading_zeros(export):
+    export.draw("b.png")
+    export.coco["images"].insert(0, {**export.image, "id": "1", "file_name": "b.png"})
+    export.image["id"] = export.annotation["image_id"] = "01"
+
+
+def with_compressed_runs(export):
+    from pycocotools import mask
+
+    whole = mask.frPyObjects({"size": [64, 64], "counts": RUNS}, 64, 64)
+    without_box(segmentation={"size": [64, 64], "counts": whole["counts"].decode()})(export)
+
+
+KEPT = {
+    "box from polygons": without_box(segmentation=[SQUARE]),
+    "box from two polygons": without_box(segmentation=[SQUARE[:6], SQUARE[4:] + SQUARE[:2]]),
+    "box from runs": without_box(segmentation={"size": [64, 64], "counts": RUNS}),
+    "box from compressed runs": with_compressed_runs,
+    "null box": with_annotation(bbox=None, segmentation=[SQUARE]),
+    "box without area": with_annotation(bbox=[8, 8, 0, 0], segmentation=[SQUARE]),
+    "quoted box": with_annotation(bbox=["8", "8", "20", "20"]),
+    "quoted box with points": with_annotation(bbox=["8.0", " 8", "20", "2e1"]),
+    "box as text": with_annotation(bbox="[8, 8, 20, 20]"),
+    "box as object": with_annotation(bbox={"x": 8, "y": 8, "width": 20, "height": 20}),
+    "box as corners": with_annotation(bbox={"xmin": 8, "ymin": 8, "xmax": "28", "ymax": 28}),
+    "text image ids": with_text_ids,
+    "flat polygon": with_annotation(segmentation=SQUARE),
+    "polygon of points": with_annotation(segmentation=[[8, 8], [28, 8], [28, 28], [8, 28]]),
+    "polygon of two points": with_annotation(segmentation=[[8, 8, 28, 28]]),
+    "category by name": with_annotation(category_id="cat"),
+    "text annotation id": with_annotation(id="7d1f"),
+    "no annotation id": with_annotation(id=None),
+    "area in quotes": with_annotation(area="400"),
+}
+
+
+@pytest.mark.parametrize("plant", KEPT.values(), ids=KEPT)
+def test_what_can_be_read_is_kept(export, plant):
+    plant(export)
+    status, report, loaded = export.fix()
+    assert (status, loaded) == (0, [("a.png", [("cat", BOX)])])
+    assert report["removed"] == report["refused"] == {}
+    assert set(report["changes"]["export"].values()) == {1}
+
+
+def test_text_ids_that_are_one_number_stay_apart(export):
+    with_leading_zeros(export)
+    status, _, loaded = export.fix()
+    assert (status, sorted(loaded)) == (0, [("a.png", [("cat", BOX)]), ("b.png", [])])
+
+
+def test_a_polygon_that_is_wrapped_is_a_mask(export):
+    export.annotation["segmentation"] = SQUARE
+    export.fix()
+    made = json.loads((export.folder / "fixed" / "export.json").read_text(encoding="utf-8"))
+    assert made["annotations"][0]["segmentation"] == [SQUARE]
+
+
+NAMES = [
+    "images/a.png",
+    "x/y/a.png",
+    "./../other/a.png",
+    "/home/someone/data/a.png",
+    "C:\\data\\a.png",
+    "..\\label\\a.png",
+    "images\\1/a.png",
+    "../../label-studio/label-studio/media/upload/1/a.png",
+    "/data/local-files/?d=1/a.png",
+    "/data/upload/1/0a1b2c3d-a.png",
+    "s3://bucket/some%20where/a.png",
+    "a",
+    "x/a",
+    "A.PNG",
+]
+
+
+@pytest.mark.parametrize("place", ["a.png", "deep/er/a.png"])
+@pytest.mark.parametrize("name", NAMES)
+def test_images_are_found_by_their_base_name(export, name, place):
+    (export.root / "a.png").unlink()
+    export.draw("b.png")
+    export.draw(place)
+    export.image["file_name"] = name
+    status, report, loaded = export.fix()
+    assert (status, loaded) == (0, [(place, [("cat", BOX)])])
+    assert report["changes"] == {"export": {"missing_images": 1}}
+
+
+def test_of_several_images_with_the_name_the_nearest_is_meant(export):
+    (export.root / "a.png").unlink()
+    for place in ("train/a.png", "val/a.png"):
+        export.draw(place)
+    export.image["file_name"] = "C:\\data\\val\\a.png"
+    assert export.fix()[2] == [("val/a.png", [("cat", BOX)])]
+    export.image["file_name"] = "other/a.png"
+    status, report, _ = export.fix()
+    assert (status, report["changes"]) == (1, {"export": {}})
+
+
+def test_no_two_images_become_one(export):
+    export.image["file_name"] = "x/a.png"
+    export.coco["images"].append({**export.image, "id": 2, "file_name": "y/a.png"})
+    status, report, _ = export.fix()
+    assert (status, report["changes"]) == (1, {"export": {}})
+    export.image["file_name"] = "a.png"
+    status, report, _ = export.fix()
+    assert status == 1 and "repeated_file_names" not in report["changes"]["export"]
+
+
+REFUSED = {
+    "null category": with_annotation(category_id=None),
+    "no box and no mask": without_box(),
+    "unknown category": with_annotation(category_id=9),
+    "missing image": lambda export: export.image.update(file_name="b.png"),
+    "box without area or mask": with_annotation(bbox=[8, 8, 0, 20]),
+}
+
+
+@pytest.mark.parametrize("plant", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("count", [1, 40])
+def test_no_image_loses_all_it_has_without_a_word(export, plant, count, capsys):
+    for k in range(2, count + 1):
+        export.draw(f"{k}.png")
+        export.coco["images"].append({**export.image, "id": k, "file_name": f"{k}.png"})
+        export.coco["annotations"].append({**export.annotation, "id": k, "image_id": k})
+    plant(export)
+    before = copy.deepcopy(export.coco)
+    status, report, _ = export.fix()
+    made = json.loads((export.folder / "fixed" / "export.json").read_text(encoding="utf-8"))
+    assert (status, made) == (1, {**before, "fixes": {}})
+    # an only image stays in any case, and then there is nothing to refuse
+    if not (count == 1 and export.image["file_name"] == "b.png"):
+        assert (
+            report["refused"]["export"].items()
+            >= {"annotations": 1, "of_annotations": count}.items()
+        )
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"removes 1 of {count} annotations" in shown
+        assert ("--fix=drop" in shown.split("refused")[1]) == (count > 1)
+    status, report, loaded = export.fix("--fix=drop")
+    if count == 1:
+        assert status == 1 and report["changes"] == {"export": {}}
+    else:
+        assert status == 0 and sum(len(boxes) for _, boxes in loaded) == count - 1
+        assert sum(report["changes"]["export"].values()) == 1
+
+
+def test_few_are_taken_out_unasked_and_many_are_not(export):
+    export.coco["annotations"] = [
+        {**export.annotation, "id": k, "bbox": [k, 8, 20, 20]} for k in range(1, 41)
+    ]
+    for broken, status in ((1, 0), (2, 0), (3, 1)):
+        for a in export.coco["annotations"][:broken]:
+            a["bbox"] = None
+        found, report, _ = export.fix()
+        assert found == status
+        kind = "refused" if status else "removed"
+        assert report[kind]["export"]["annotations"] == broken
+
+
+@pytest.mark.parametrize(("first", "shift"), [(0, 1), (2, -1)])
+def test_classes_that_are_off_by_one_are_never_trained_on(export, first, shift):
+    export.annotation["category_id"] = first
+    export.coco["annotations"].append({**export.annotation, "id": 2, "category_id": first + 1})
+    export.coco["annotations"][1]["bbox"] = [30, 30, 9, 9]
+    wanted = [("a.png", [("cat", BOX), ("dog", [30, 30, 9, 9])])]
+    for word in ("--fix", "--fix=drop"):
+        status, report, _ = export.fix(word)
+        assert status == 1
+        assert "shifted_category_ids" in kinds(report["findings_left"])
+        assert report["removed"] == {}
+    assert "--fix=shift" in export.refusal() and "ARGS=--fix`" not in export.refusal()
+    assert export.fix("--fix=shift")[::2] == (0, wanted)
+
+
+def test_one_id_of_two_files_is_left_to_people(export):
+    export.draw("b.png")
+    export.coco["images"].append({**export.image, "file_name": "b.png"})
+    status, report, _ = export.fix()
+    assert status == 1 and report["changes"] == {"export": {}}
+    export.coco["images"][1]["id"] = export.image["id"] = 2  # that no annotation has
+    export.draw("c.png")
+    export.coco["images"].append({**export.image, "id": 1, "file_name": "c.png"})
+    status, _, loaded = export.fix()
+    assert status == 0 and sorted(loaded) == [
+        ("a.png", []),
+        ("b.png", []),
+        ("c.png", [("cat", BOX)]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plant", "is_fixable"),
+    [
+        (KEPT["quoted box"], True),
+        (KEPT["box from polygons"], True),
+        (with_text_ids, True),
+        (lambda export: export.image.update(file_name="x/a.png"), True),
+        (REFUSED["null category"], False),
+        (REFUSED["missing image"], False),
+    ],
+)
+def test_training_recommends_a_fix_that_helps_and_no_other(export, plant, is_fixable):
+    plant(export)
+    assert ("make check ARGS=--fix`" in export.refusal()) == is_fixable
+    assert (export.fix()[0] == 0) == is_fixable
 
 
 # -- files that cannot be checked or written ------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
+from pycocotools import mask as mask_util
 
 from detection import classes
 from detection.annotation_checks import check_annotations
@@ -19,6 +20,9 @@ from detection.annotations import category_id_map, read_coco
 from detection.average_precision import average_precision
 from detection.datasets import register_split, training_images
 from detection.errors import UserError
+from detection.mappers import BoxMapper
+from detection.results import read_results
+from detection.run_lengths import run_length_problem
 
 CLASSES = ["can", "종이", 'a/"b"']
 NFD = unicodedata.normalize("NFD", CLASSES[1])
@@ -258,7 +262,7 @@ ERRORS = [
     ("annotations.2", None, 'annotation records that cannot be used: 1 (number 2 ("id" must be'),
     ("annotations.0.image_id", 9, "of an image that the file does not list: 1 (1)"),
     ("annotations.0.category_id", 9, "of a category that the file does not list: 1 (1 (1.png))"),
-    ("annotations.0.bbox", "1,2,3,4", '"bbox" must be a list'),
+    ("annotations.0.bbox", "1,2,3,4", "not four finite numbers"),
     ("annotations.0.bbox", [], "not four finite numbers (x, y, w, h): 1 (1 (1.png))"),
     ("annotations.0.bbox", [1, 2, 3], "not four finite numbers"),
     ("annotations.0.bbox", [1, 2, 3, "4"], "not four finite numbers"),
@@ -271,7 +275,7 @@ ERRORS = [
     ("annotations.0.ignore", 1, 'annotations to "ignore"'),
     ("annotations.0.segmentation", [1, 2, 3, 4, 5, 6], "neither polygons nor RLE: 1 (1 (1.png))"),
     ("annotations.0.keypoints", [1, 2], "keypoints are not numbers in threes: 1 (1 (1.png))"),
-    ("annotations.0.segmentation", {"size": [40]}, "neither polygons nor RLE: 1 (1 (1.png))"),
+    ("annotations.0.segmentation", {"size": [40]}, "RLE does not fit their image: 1 (1 (1.png"),
 ]
 WARNINGS = [
     ("annotations.0.bbox", [1, 2, 0, 5], "box has no area: 1 (1 (1.png)); left out of training"),
@@ -311,7 +315,7 @@ def test_errors_stop_the_loading(folder, path, value, says):
     finding = check_annotations(coco, str(folder))[0]
     assert finding.is_error and says in finding.message
     line = refusal(folder, coco)
-    assert line.startswith(finding.message) and "; `make check ARGS=--fix` mends a copy" in line
+    assert line.startswith(finding.message) and "`make check" in line
 
 
 @pytest.mark.parametrize(("path", "value", "says"), WARNINGS)
@@ -339,9 +343,9 @@ def test_nothing_is_said_of_good_data(folder):
 
 def test_findings_name_five_examples(folder):
     coco = make_coco()
-    coco["images"] = [{**coco["images"][0], "id": i, "file_name": f"{i}"} for i in range(1, 9)]
+    coco["images"] = [{**coco["images"][0], "id": i, "file_name": f"0{i}"} for i in range(1, 9)]
     (finding, *_) = check_annotations(coco, str(folder))
-    assert ": 8 (1, 2, 3, 4, 5, …); " in finding.message
+    assert ": 8 (01, 02, 03, 04, 05, …); " in finding.message
 
 
 def test_boxes_without_area_load_but_never_reach_a_batch(folder):
@@ -417,8 +421,7 @@ def test_records_are_those_of_detectron2(folder):
     first["segmentation"] = [[5, 5, 25, 5, 25, 15], [1, 2, 3, 4]]
     first["keypoints"] = [5, 6, 2, 0, 0, 0]
     second["segmentation"] = {"size": [40, 60], "counts": [100, 2300]}
-    third.update(segmentation={"size": [40, 60], "counts": "P2`R1"}, iscrowd=1)
-    coco["annotations"].append({**first, "id": 9, "segmentation": [[1, 2, 3, 4]]})
+    third.update(segmentation={"size": [40, 60], "counts": "T3lW2"}, iscrowd=1)
     coco["images"].reverse()
     records = register(folder, coco)
     id_map = MetadataCatalog.get(NAME).thing_dataset_id_to_contiguous_id
@@ -427,6 +430,103 @@ def test_records_are_those_of_detectron2(folder):
         for annotation in record["annotations"]:
             annotation["category_id"] = id_map[annotation["category_id"]]
     assert records == theirs
+
+
+def rle(size, counts) -> dict:
+    return {"size": size, "counts": counts}
+
+
+# of 40 × 60 pixels
+BAD_RUNS = {
+    "too short": rle([40, 60], [0, 100]),
+    "too long": rle([40, 60], [0, 2401]),
+    "another size": rle([60, 40], [0, 2400]),
+    "huge": rle([10**8, 10**8], [0, 10**16]),
+    "huge, few counts": rle([10**8, 10**8], [0, 100]),
+    "negative": rle([40, 60], [-5, 2405]),
+    "compressed, too short": rle([40, 60], "T3"),
+    "compressed, cut": rle([40, 60], "T3lW"),
+    "compressed, too long": rle([40, 60], "T3lW21"),
+    "compressed, another size": rle([60, 40], "T3lW2"),
+    "compressed, huge": rle([10**8, 10**8], "T3lW2"),
+    "compressed, no such text": rle([40, 60], "\u00e9\n"),
+    "compressed, endless": rle([40, 60], "o" * 1000),
+    "no counts": rle([40, 60], None),
+}
+
+
+@pytest.mark.parametrize("runs", BAD_RUNS.values(), ids=BAD_RUNS)
+def test_run_lengths_that_do_not_fit_are_neither_trained_on_nor_scored(folder, runs):
+    coco = make_coco()
+    coco["annotations"][1]["segmentation"] = rle([40, 60], "T3lW2")
+    assert len(register(folder, coco)) == 2
+    results = [{**a, "score": 0.5} for a in coco["annotations"][1:2]]
+    coco["annotations"] = coco["annotations"][1:2]
+    average_precision(coco, results, "segm")
+
+    with pytest.raises(UserError, match=r"results\[0\]"):
+        average_precision(coco, [{**results[0], "segmentation": runs}], "segm")
+    coco["annotations"][0]["segmentation"] = runs
+    with pytest.raises(UserError):
+        average_precision(coco, results, "segm")
+    (finding,) = (f for f in check_annotations(coco, str(folder)) if f.is_error)
+    assert (finding.kind, finding.items) == ("odd_run_lengths", [2])
+    assert "`make check ARGS=--fix`" in refusal(folder, coco)
+
+    (folder / "results.json").write_text(json.dumps([{**results[0], "segmentation": runs}]))
+    if runs["size"] != [60, 40]:  # which results alone do not show
+        with pytest.raises(UserError, match=r"results\[0\]"):
+            read_results(str(folder / "results.json"), "data.json", {2}, {2})
+
+
+def test_run_lengths_are_read_as_pycocotools_writes_them(folder):
+    rng = np.random.default_rng(0)
+    for share in (0, 0.01, 0.5, 1):
+        for width, height in ((1, 1), (7, 3), (300, 500)):
+            pixels = np.asfortranarray(rng.random((height, width)) < share, np.uint8)
+            mask = mask_util.encode(pixels)
+            mask["counts"] = mask["counts"].decode()
+            assert run_length_problem(mask, (width, height)) == ""
+            assert run_length_problem({**mask, "counts": mask["counts"] + "1"}) != ""
+            assert run_length_problem(mask, (width + 1, height)) != ""
+
+
+def test_a_bad_polygon_takes_no_box_along(folder, caplog):
+    coco = make_coco()
+    for a in coco["annotations"]:
+        x, y, w, h = a["bbox"]
+        a["segmentation"] = [[x, y, x + w, y + h]]
+    with caplog.at_level(logging.WARNING, logger="detectron2.detection"):
+        records = register(folder, coco)
+    assert [[a["bbox"] for a in r["annotations"]] for r in records] == [
+        [coco["annotations"][0]["bbox"]],
+        [a["bbox"] for a in coco["annotations"][1:]],
+    ]
+    assert len([r for r in caplog.records if "polygon" in r.message]) == 1
+    assert len(training_images(NAME)) == 2
+    mapper = BoxMapper(True, augmentations=[], image_format="BGR")
+    assert mapper(training_images(NAME)[0])["instances"].gt_boxes.tensor.tolist() == [
+        [5, 5, 25, 15]
+    ]
+    with pytest.raises(UserError, match=r"none of its 3 annotations has a polygon"):
+        training_images(NAME, masks=True)
+
+    # a model of masks leaves out the object, and the image if it has no other
+    coco["annotations"][1]["segmentation"] = [[30, 10, 42, 10, 42, 30]]
+    register(folder, coco)
+    (record,) = training_images(NAME, masks=True)
+    mapper = BoxMapper(True, augmentations=[], image_format="BGR", masks=True)
+    assert record["image_id"] == 2 and mapper(record)["instances"].gt_classes.tolist() == [1]
+
+
+def test_data_of_crowds_only_is_refused_with_the_reason(folder):
+    coco = make_coco()
+    for a in coco["annotations"]:
+        a.update(iscrowd=1, segmentation=rle([40, 60], [0, 2400]))
+    (finding,) = check_annotations(coco, str(folder))
+    assert (finding.kind, finding.items, finding.is_error) == ("only_crowds", [1, 2, 3], True)
+    line = refusal(folder, coco)
+    assert "iscrowd" in line and "ARGS=--fix" not in line
 
 
 def test_line_breaks_in_names_break_no_line(folder):

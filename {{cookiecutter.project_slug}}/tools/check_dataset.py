@@ -4,10 +4,12 @@ Say what is wrong with a COCO data set, before training says it less clearly.
 
     python tools/check_dataset.py                         # datasets/{train,val,test}.json
     python tools/check_dataset.py --fix                   # and write corrected copies
+    python tools/check_dataset.py --fix=drop              # take out much that cannot be corrected
     python tools/check_dataset.py data/a.json data/b.json --image-root data/images
 
 Errors stop training or falsify scores, and make the exit status 1. Warnings and notes leave it at
-0; it is 2 if a file cannot be read or written at all.
+0; it is 2 if a file cannot be read or written at all. --fix keeps what can be kept; if more than a
+small share of the annotations would go, or all of an image, it takes nothing out, and ends with 1.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.annotation_checks import check_annotations
-from detection.annotation_fixes import fix_splits
+from detection.annotation_fixes import Fixed, fix_splits
 from detection.annotations import category_id_map, read_coco, write_json
 from detection.errors import UserError
 from detection.finding_report import (
@@ -67,9 +69,21 @@ def name_splits(json_files: list[str]) -> dict[str, str]:
     return dict(zip(stems if is_unique else json_files, json_files, strict=True))
 
 
-def write_fixed(fixed: dict[str, dict], changes: dict, files: dict[str, str], folder: str) -> dict:
+def fix(
+    splits: dict[str, dict], facts: dict[str, ImageFacts], args: argparse.Namespace
+) -> tuple[Fixed, dict[str, ImageFacts]]:
+    """Fix the splits; those images are read too that turn out to have other names."""
+    while True:
+        fixed = fix_splits(splits, facts, args.image_root, args.drop, args.shift)
+        known = facts if args.no_images else read_new_images(fixed.splits, facts, args.image_root)
+        if len(known) == len(facts):
+            return fixed, facts
+        facts = known
+
+
+def write_fixed(fixed: Fixed, files: dict[str, str], folder: str) -> dict[str, str]:
     """
-    Write the corrected copies, {split: parsed json}, into the folder, under their files' names.
+    Write the corrected copies into the folder, under their files' names.
 
     Returns:
         {split: path}.
@@ -77,7 +91,7 @@ def write_fixed(fixed: dict[str, dict], changes: dict, files: dict[str, str], fo
     Raises:
         UserError: that would overwrite something that is no such copy, or cannot be done.
     """
-    targets = {split: str(Path(folder) / Path(files[split]).name) for split in fixed}
+    targets = {split: str(Path(folder) / Path(files[split]).name) for split in fixed.splits}
     if len(set(targets.values())) < len(targets):
         raise UserError(f"{folder}: two of the files would have the same name; fix them one by one")
     originals = {Path(file).resolve() for file in files.values()}
@@ -86,7 +100,7 @@ def write_fixed(fixed: dict[str, dict], changes: dict, files: dict[str, str], fo
         if is_original or (Path(target).exists() and "fixes" not in read_coco(target)):
             raise UserError(f"{target}: is there already and no corrected copy; choose --output")
     for split, target in targets.items():
-        write_json({**fixed[split], "fixes": dict(changes[split])}, target)
+        write_json({**fixed.splits[split], "fixes": dict(fixed.changes[split])}, target)
     return targets
 
 
@@ -110,6 +124,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--fix", action="store_true", help="write corrected copies to --output")
     parser.add_argument(
+        "--fix=drop",
+        dest="drop",
+        action="store_true",
+        help="also take out what cannot be corrected, however much it is",
+    )
+    parser.add_argument(
+        "--fix=shift",
+        dest="shift",
+        action="store_true",
+        help="also move category_ids by one where they are off by one",
+    )
+    parser.add_argument(
         "--output",
         default=in_project(f"{DATASETS}/fixed"),
         help="folder for the corrected copies (default: %(default)s)",
@@ -119,6 +145,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if not args.json_files:
         known = [in_project(f"{DATASETS}/{split}.json") for split in ("train", "val", "test")]
         args.json_files = [f for f in known if Path(f).exists()] or known[:2]
+    args.fix |= args.drop or args.shift
+    written_over = {Path(f).resolve() for f in args.json_files}
+    if args.json not in (None, "-") and Path(args.json).resolve() in written_over:
+        parser.error(f"--json {args.json}: is one of the files to check; name another")
     return args
 
 
@@ -143,13 +173,18 @@ def run(args: argparse.Namespace) -> int:
         print(format_findings(findings, width), end="\n\n", file=out)
     print(count_findings(findings), file=out)
     if args.fix:
-        fixed, changes = fix_splits(splits, facts, args.image_root)
-        written = write_fixed(fixed, changes, files, args.output)
-        if not args.no_images:  # those that were found under another name
-            facts = read_new_images(fixed, facts, args.image_root)
-        findings = check(fixed, facts, args.image_root)
-        report |= {"fixed": written, "changes": changes, "findings_left": findings_json(findings)}
-        print(f"\n{format_changes(changes, findings, width)}\n", file=out)
+        fixed, facts = fix(splits, facts, args)
+        written = write_fixed(fixed, files, args.output)
+        findings = check(fixed.splits, facts, args.image_root)
+        report |= {
+            "fixed": written,
+            "changes": fixed.changes,
+            "removed": {split: removal._asdict() for split, removal in fixed.removed.items()},
+            "refused": {split: removal._asdict() for split, removal in fixed.refused.items()},
+            "findings_left": findings_json(findings),
+        }
+        status = status or int(bool(fixed.refused))
+        print(f"\n{format_changes(fixed, findings, args.drop, width)}\n", file=out)
         print("\n".join(f"written  {path}" for path in written.values()), file=out)
         print(f"these have {count_findings(findings)}", file=out)
     if args.json == "-":
