@@ -105,8 +105,9 @@ def to_coco(
             )
     if resized:
         notes.append(f"of another size than the annotations say, trusted: {_some(resized)}")
-    if not first_pixel and not any(image.is_relative for image in images):
-        notes += _first_pixel_note(coco)
+    if not any(image.is_relative for image in images):
+        is_from_tool = all(image.is_from_tool for image in images if image.boxes)
+        notes += _first_pixel_note(coco, first_pixel, is_from_tool)
     return coco, notes
 
 
@@ -122,14 +123,50 @@ def _refuse_unknown(images: Sequence[ForeignImage], classes: Sequence[str]) -> N
         )
 
 
-def _first_pixel_note(coco: dict) -> list[str]:
-    """Whether boxes look as if pixels were numbered from 1: some begin at 1, and none at 0."""
-    begins = Counter(v for a in coco["annotations"] for v in a["bbox"][:2])
-    if begins[1] < 2 or any(v < 1 for v in begins):
+def _first_pixel_note(coco: dict, first_pixel: int, is_from_tool: bool) -> list[str]:
+    """
+    What the boxes say for or against numbering the pixels from 1.
+
+    Where the first pixel is 1, boxes at the left and top begin at 1 and those at the right and
+    bottom end at the width and height. A tool that numbers from 0 and writes 1 for 0, as LabelImg
+    does, has the same at the left and top. At the right and bottom it may end at the last pixel's
+    number, one below the width; if it ends at the width, the corners alone do not tell.
+    """
+    sizes = {i["id"]: (i["width"], i["height"]) for i in coco["images"]}
+    edges = []  # (where a side begins, where it ends, how long the image is)
+    for a in coco["annotations"]:
+        x, y, w, h = a["bbox"]
+        width, height = sizes[a["image_id"]]
+        edges += [(x + first_pixel, x + w, width), (y + first_pixel, y + h, height)]
+    if any(not float(v).is_integer() for edge in edges for v in edge[:2]):
+        return []  # no numbers of pixels
+    earlier = sum(first < 1 for first, _, _ in edges)
+    at_1 = sum(first == 1 for first, _, _ in edges)
+    at_end = sum(last == length for _, last, length in edges)
+    at_last = sum(last == length - 1 for _, last, length in edges)
+    begin = f"sides of boxes that begin at pixel 1, and none before: {at_1}"
+    if first_pixel:
+        if earlier or is_from_tool:
+            reason = "some boxes begin at 0" if earlier else "a drawing tool made the files"
+            return [f"{reason}: without --first-pixel 1 they would be right, it shifts every box"]
         return []
+    if at_1 < 2 or earlier:
+        return []
+    if is_from_tool or (at_last > 1 and not at_end):
+        reason = (
+            "the files are from a drawing tool such as LabelImg"
+            if is_from_tool
+            else f"none ends at the image's width or height, but {at_last} one before"
+        )
+        return [
+            f"{begin}; {reason}, which numbers pixels from 0 and writes 1 for 0: leave "
+            "--first-pixel at 0, since 1 would shift every box"
+        ]
+    ends = f"{at_end} end at its width or height" if at_end else "no side ends at its last pixel"
     return [
-        f"{begins[1]} boxes begin at pixel 1 and none before: if the first pixel is number 1, "
-        "convert with --first-pixel 1"
+        f"{begin}; {ends}: if the first pixel is number 1, as in VOC's own data, convert with "
+        "--first-pixel 1; not if a tool made the files that merely writes 1 for 0 at the image's "
+        "border, as LabelImg does, since that would shift every box"
     ]
 
 

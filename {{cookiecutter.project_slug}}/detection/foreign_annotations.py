@@ -45,7 +45,8 @@ class ForeignImage:
 
     `names` are what the image may be called, the likeliest first; `size` is (width, height) in
     pixels or None; `boxes` are (class, (x1, y1, x2, y2), is crowd), corners in pixels, or as shares
-    of the image's sides if `is_relative`.
+    of the image's sides if `is_relative`. `is_from_tool` says that a drawing tool wrote the file,
+    none of which numbers pixels from 1.
     """
 
     names: list[str]
@@ -53,6 +54,7 @@ class ForeignImage:
     size: tuple[int, int] | None = None
     boxes: list[tuple[str, tuple[float, ...], bool]] = field(default_factory=list)
     is_relative: bool = False
+    is_from_tool: bool = False
 
 
 def read_voc(folder: Path) -> Iterator[ForeignImage]:
@@ -72,6 +74,8 @@ def read_voc(folder: Path) -> Iterator[ForeignImage]:
         beside = path.relative_to(folder).with_suffix("").as_posix()
         name = (root.findtext("filename") or "").strip()
         image = ForeignImage([n for n in (name, beside, path.stem) if n], str(path))
+        # as LabelImg and CVAT write it; VOC's own files name their database
+        image.is_from_tool = (root.findtext("source/database") or "").strip() == "Unknown"
         sides = [root.findtext(f"size/{side}") or "0" for side in ("width", "height")]
         if min(size := _numbers(sides, path)) >= 1:
             image.size = int(size[0]), int(size[1])

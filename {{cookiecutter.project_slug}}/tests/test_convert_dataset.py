@@ -218,6 +218,74 @@ def test_voc_numbered_from_1_is_suspected(root, capsys):
     assert "convert with --first-pixel 1" in capsys.readouterr().out
 
 
+SIDE = 96  # of the toy images
+# boxes at all borders of an image and two inside, as pixels from 0 with the end left out
+AT_BORDERS = [(0, 0, 20, 20), (0, 70, 30, SIDE), (76, 0, SIDE, 30), (60, 60, SIDE, SIDE)]
+AT_BORDERS += [(30, 40, 50, 60), (33, 41, 52, 63)]
+
+
+def write_corners(root: Path, corners: list[tuple], database: str = "") -> Path:
+    """A VOC file with these corners of the first toy image."""
+    image = truth(root)["images"][0]
+    name = Path(image["file_name"]).name
+    objects = "".join(
+        f"<object><name>can</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax>"
+        f"<ymax>{d}</ymax></bndbox></object>"
+        for a, b, c, d in corners
+    )
+    source = f"<source><database>{database}</database></source>" if database else ""
+    folder = root / "xml"
+    folder.mkdir()
+    text = f"<annotation><filename>{name}</filename>{source}{objects}</annotation>"
+    (folder / "a.xml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def from_1(box):
+    x1, y1, x2, y2 = box
+    return x1 + 1, y1 + 1, x2, y2
+
+
+def one_for_zero(box):
+    """As LabelImg, which writes 1 for 0."""
+    return tuple(max(v, 1) for v in box)
+
+
+def one_for_zero_and_last(box):
+    """As a tool that has numbers from 0 for the last pixels too, and writes 1 for 0."""
+    x1, y1, x2, y2 = box
+    return max(x1, 1), max(y1, 1), x2 - 1, y2 - 1
+
+
+@pytest.mark.parametrize(
+    ("write", "database", "wanted"),
+    [
+        (from_1, "", "convert"),
+        (from_1, "The VOC2007 Database", "convert"),
+        (one_for_zero, "Unknown", "leave"),
+        (one_for_zero_and_last, "", "leave"),
+        (one_for_zero_and_last, "Unknown", "leave"),
+        # of which the corners are those of `from_1`, but for the boxes inside
+        (one_for_zero, "", "LabelImg"),
+        (lambda box: box, "", None),
+        (lambda box: tuple(v + 1.5 for v in box), "", None),
+    ],
+)
+def test_numbers_from_1_and_1_for_0_are_told_apart(root, capsys, write, database, wanted):
+    source = write_corners(root, list(map(write, AT_BORDERS)), database)
+    convert(root, source)
+    shown = capsys.readouterr().out
+    says = [line for line in shown.splitlines() if "--first-pixel" in line]
+    assert len(says) == (wanted is not None)
+    if wanted:
+        assert wanted in says[0]
+        assert ("convert with --first-pixel 1" in says[0]) == (wanted != "leave")
+    convert(root, source, "--first-pixel", "1", "--force")
+    # the other way round it is said too, where it is certain
+    shifts = "--first-pixel" in capsys.readouterr().out
+    assert shifts == (database == "Unknown" or (wanted is None and write(AT_BORDERS[0])[0] == 0))
+
+
 @pytest.mark.parametrize("names", ["data.yaml", "classes.txt", None])
 @pytest.mark.parametrize("polygons", [False, True])
 def test_yolo(root, names, polygons):
@@ -264,9 +332,11 @@ def test_csv_of_one_class_needs_no_column(root, monkeypatch):
 
 def test_groups_of_open_images_are_crowds(root):
     text = "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n"
-    (root / "a.csv").write_text(text + "toy_train_00001,can,0,0.5,0,1,1\n", encoding="utf-8")
-    (annotation,) = convert(root, root / "a.csv")["annotations"]
+    text += "toy_train_00001,can,0,0.5,0,1,1\ntoy_train_00001,can,0.5,1,0,1,0\n"
+    (root / "a.csv").write_text(text, encoding="utf-8")
+    annotation, other = convert(root, root / "a.csv")["annotations"]
     assert annotation["iscrowd"] == 1 and annotation["bbox"] == [0, 0, 48, 96]
+    assert other["iscrowd"] == 0
 
 
 # -- images ----------------------------------------------------------------------------------------

@@ -135,7 +135,8 @@ def main(argv: list[str] | None = None) -> int:
         type=int,
         choices=(0, 1),
         default=0,
-        help="1: corners are the numbers, from 1, of a box's first and last pixel (default: 0)",
+        help="1: corners are the numbers, from 1, of a box's first and last pixel, as in VOC's own "
+        "data, but not in LabelImg's (default: 0)",
     )
     parser.add_argument(
         "--add-unlisted", action="store_true", help="images without annotations too"
