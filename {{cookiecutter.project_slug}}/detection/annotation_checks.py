@@ -1,5 +1,6 @@
 """The cheap checks of a COCO json: what would stop training, and what would spoil it quietly."""
 
+import reprlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -222,7 +223,7 @@ def complaint(record: object, fields: dict[str, tuple[type, int]]) -> str:
     for key, (kind, least) in fields.items():
         value = record.get(key) if isinstance(record, dict) else None
         if type(value) is not kind or (kind is int and not least <= value < 2**63):
-            found = "none" if value is None else repr(value)[:60]
+            found = "none" if value is None else reprlib.repr(value)  # however long or deep
             return f'"{key}" must be {WANTED[kind].format(least)}, it is {found}'
     return ""
 

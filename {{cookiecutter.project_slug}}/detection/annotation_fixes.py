@@ -1,6 +1,5 @@
 """Fixes COCO jsons where there is but one right way; what needs a decision is left to people."""
 
-import copy
 from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -92,7 +91,7 @@ def _attempt(
     refused: Mapping[str, Removal],
     shift: bool,
 ) -> tuple[dict[str, dict], dict[str, Changes]]:
-    fixed = copy.deepcopy(splits)
+    fixed = {split: _copied(coco) for split, coco in splits.items()}
     changes = {split: Changes(may_remove=split not in refused) for split in splits}
     names = find_names(fixed, image_root)
     for split, coco in fixed.items():
@@ -108,6 +107,15 @@ def _attempt(
             if fixed[split].get("annotations"):
                 changes[split].remove_images(fixed[split], "shared_images", [image])
     return fixed, changes
+
+
+def _copied(coco: dict) -> dict:
+    """A copy down to the fields of the records, which are replaced whole, never changed inside."""
+    lists = {key: coco[key] for key in ("images", "categories", "annotations") if coco.get(key)}
+    return coco | {
+        key: [dict(record) if isinstance(record, dict) else record for record in records]
+        for key, records in lists.items()
+    }
 
 
 def _write_whole_numbers(coco: dict, changes: Changes) -> None:

@@ -69,7 +69,10 @@ def write_json(content: dict | list, json_file: str) -> None:
         UserError: it cannot be written.
     """
     # half a surrogate pair, which UTF-8 cannot hold, stays the escape that it was
-    text = json.dumps(content, ensure_ascii=False)
+    try:
+        text = json.dumps(content, ensure_ascii=False)
+    except RecursionError as e:
+        raise UserError(f"{json_file}: cannot be written, a value in it is nested too deep") from e
     write_whole(json_file, text.encode("utf-8", "backslashreplace"), json_file)
 
 

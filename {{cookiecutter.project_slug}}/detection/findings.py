@@ -7,6 +7,7 @@ from itertools import zip_longest
 from detection.finding_kinds import ERROR, KINDS, SEVERITIES
 
 SHOWN = 5  # items a finding names
+LONGEST = 300  # letters that are shown of an item or a note
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class Finding:
     @property
     def examples(self) -> str:
         """The first few items with what is said of them."""
-        shown = [str(item) for item in self.items[:SHOWN]]
+        shown = [_short(str(item)) for item in self.items[:SHOWN]]
         if self.notes:
             shown = [
-                f"{item} ({note})" if note else item
+                f"{item} ({_short(note)})" if note else item
                 for item, note in zip_longest(shown, self.notes[: len(shown)])
             ]
         text = ", ".join(shown) + (", …" if len(self.items) > SHOWN else "")
@@ -53,6 +54,10 @@ class Finding:
         kind = KINDS[self.kind]
         text = f"{kind.what}: {len(self.items)} ({self.examples}); {kind.effect}"
         return f"{text}; {kind.remedy}" if self.is_error and kind.remedy else text
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def sort_findings(findings: list[Finding]) -> list[Finding]:

@@ -66,7 +66,12 @@ def find_moved(folder: str, names: Iterable[str], listed: Iterable[str]) -> dict
     if not names:
         return {}
     files = defaultdict(list)
-    for parent, _, bases in os.walk(folder, followlinks=True):
+    seen = set()
+    for parent, folders, bases in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
         where = Path(os.path.relpath(parent, folder))
         for base in bases:
             path = (where / base).as_posix()

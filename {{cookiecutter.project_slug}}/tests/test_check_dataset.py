@@ -922,6 +922,30 @@ def test_originals_are_never_overwritten(data, capsys):
     assert not list(data.folder.rglob("*.partial"))
 
 
+def test_the_report_overwrites_no_input(data, capsys):
+    path = data.write()[0]
+    before = Path(path).read_bytes()
+    with pytest.raises(SystemExit) as exit_info:
+        tool.main([path, "--image-root", str(data.images), "--json", path])
+    assert exit_info.value.code == 2 and Path(path).read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["attributes", "id", "bbox", "segmentation"])
+def test_deep_nesting_ends_in_no_traceback(data, capsys, key):
+    nested = []
+    for _ in range(400):
+        nested = [nested]
+    data.splits["train"]["annotations"][4][key] = nested
+    status, report = data.check("--fix")
+    assert status == 0 or "train" in report["refused"]
+
+
+def test_a_name_without_end_is_shown_short(data, capsys):
+    data.splits["train"]["images"][1]["file_name"] = "x" * 10**6
+    data.check()
+    assert len(capsys.readouterr().out) < 10_000
+
+
 def test_copy_that_cannot_be_written_is_one_line(data, capsys):
     files = data.write()
     (data.folder / "file").write_text("")
