@@ -933,7 +933,7 @@ def test_the_report_overwrites_no_input(data, capsys):
 @pytest.mark.parametrize("key", ["attributes", "id", "bbox", "segmentation"])
 def test_deep_nesting_ends_in_no_traceback(data, capsys, key):
     nested = []
-    for _ in range(400):
+    for _ in range(490):  # more levels than a deep copy can follow
         nested = [nested]
     data.splits["train"]["annotations"][4][key] = nested
     status, report = data.check("--fix")
