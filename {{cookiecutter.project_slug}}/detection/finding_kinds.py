@@ -98,8 +98,9 @@ KINDS = {
         ERROR,
         "annotations of a category that is not listed, as if all ids were off by one",
         "the other annotations would be learnt as the class beside theirs",
-        "if they count from another number than the categories, --fix=shift moves all category_ids "
-        "of the file by one; else list the category, or take the annotations out",
+        "if they count from another number than the categories, `make check ARGS=--fix=shift` "
+        "moves all category_ids of a copy by one; else list the category, or take the annotations "
+        "out",
     ),
     "not_four_numbers": Kind(
         ERROR,

@@ -35,7 +35,7 @@ def fix_images(
         if (name := file_name(image)) in names:
             image["file_name"] = names[name]
             changes.fix("missing_images", [image])
-    _fix_sizes(coco, facts, changes)
+    _fix_sizes(coco, facts, set(names.values()), changes)
     _merge_records(coco, changes)
     _separate_ids(coco, changes)
     if not coco.get("annotations"):
@@ -60,7 +60,9 @@ def fix_images(
         drop("repeated_images", [i for i in images if i is not kept])
 
 
-def _fix_sizes(coco: dict, facts: dict[str, ImageFacts], changes: Changes) -> None:
+def _fix_sizes(
+    coco: dict, facts: dict[str, ImageFacts], renamed: set[str], changes: Changes
+) -> None:
     of_image = defaultdict(list)
     for a in coco.get("annotations") or []:
         if has_id(a, "image_id") and is_box(a.get("bbox")):
@@ -73,6 +75,8 @@ def _fix_sizes(coco: dict, facts: dict[str, ImageFacts], changes: Changes) -> No
         if complaint(image, IMAGE):
             kind = "malformed_images"
         elif fact.size != (image["width"], image["height"]):
+            if file_name(image) in renamed:  # it may be another image of that name
+                continue
             kind = "other_sizes"
             said = image["width"], image["height"]
             fits, fitted = _fit(annotations, fact.size), _fit(annotations, said)

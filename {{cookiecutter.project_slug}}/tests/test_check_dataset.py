@@ -785,6 +785,12 @@ def test_of_several_images_with_the_name_the_nearest_is_meant(export):
     assert (status, report["changes"]) == (1, {"export": {}})
 
 
+def test_an_image_of_another_size_is_not_taken_for_a_missing_one(export):
+    export.image.update(file_name="x/a.png", width=60)
+    status, report, _ = export.fix()
+    assert status == 1 and "other_sizes" in kinds(report["findings_left"])
+
+
 def test_no_two_images_become_one(export):
     export.image["file_name"] = "x/a.png"
     export.coco["images"].append({**export.image, "id": 2, "file_name": "y/a.png"})
