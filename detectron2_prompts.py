@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import reprlib
 import sys
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -37,6 +39,7 @@ DEPENDENCIES = set(
 # W&B refuses the first six; the others would end or change the Python string that they land in.
 WANDB_FORBIDDEN = "/#?%:\\" + "'\"`{}"
 WANDB_LONGEST = 128
+CLASS_LONGEST = 1000
 
 CSV_FIELD = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",\s][^,]*)?)\s*(?:,|\Z)')
 
@@ -50,9 +53,17 @@ class BadAnswer(FailedHookException):
 
 def refuse(question: str, problem: str) -> NoReturn:
     """Raise BadAnswer with one line that the terminal can show, whatever its encoding."""
+    raise BadAnswer(_showable(f"{question}: {problem}."))
+
+
+def _note(question: str, note: str) -> None:
+    """Print one line on an answer that was accepted."""
+    print(_showable(f"{question}: {note}."))
+
+
+def _showable(line: str) -> str:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    line = f"{question}: {problem}."
-    raise BadAnswer(line.encode(encoding, "backslashreplace").decode(encoding))
+    return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
 # -- writing answers into files ------------------------------------------------------------------
@@ -177,6 +188,13 @@ def read_classes(answer: str) -> str:
     """
     names = parse_classes(answer)
     check_classes(names)
+    first: dict[str, str] = {}
+    for name in names:
+        key = "".join(name.split()).casefold()
+        if key in first:
+            alike = f"{_quoted(first[key])} and {_quoted(name)} differ in case or blanks alone"
+            _note("classes", f"{alike}; if they are one class, give it one name")
+        first.setdefault(key, name)
     return json.dumps(names, ensure_ascii=False).replace("{", "\\u007b")
 
 
@@ -202,6 +220,9 @@ def check_classes(names: list[str]) -> None:
     for number, name in enumerate(names, 1):
         if not name.strip():
             refuse("classes", f"class {number} is empty; give it a name, or remove its comma")
+        if len(name) > CLASS_LONGEST:
+            most = f"{len(name)} characters; {CLASS_LONGEST} are the most"
+            refuse("classes", f"class {number}, {_quoted(name)}, has {most}")
         if bad := _control_character(name):
             where = f"class {number}, {_quoted(name)}, holds {_quoted(bad)}"
             refuse("classes", f"{where}, which would break tables and logs; rename it")
@@ -217,17 +238,24 @@ def _annotation_path(answer: str) -> str | None:
     A path may stand in quotes, as file managers copy it, if a file is there.
     """
     bare = re.fullmatch(r"""(["'])(.+)\1""", answer)
-    if bare and os.path.isfile(os.path.expanduser(bare[2])):
+    if bare and _is_file(bare[2]):
         return bare[2]
-    if answer.startswith(("[", '"')):
+    if answer.startswith(("[", '"')) or _control_character(answer):
         return None
-    if answer.lower().endswith(".json") or os.path.isfile(os.path.expanduser(answer)):
+    if answer.lower().endswith(".json") or _is_file(answer):
         return answer
     return None
 
 
+def _is_file(path: str) -> bool:
+    try:
+        return os.path.isfile(os.path.expanduser(path))
+    except ValueError:  # `~` before a character that no user name can hold
+        return False
+
+
 def _read_categories(path: str) -> list[str]:
-    """Return the names of a COCO json's categories in the order of their ids."""
+    """Return the names of a COCO json's classes in the order of their ids."""
     try:
         text = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
         data = json.loads(text)
@@ -242,17 +270,53 @@ def _read_categories(path: str) -> list[str]:
     if not isinstance(categories, list) or not categories:
         wanted = 'a COCO json has a list "categories" with an id and a name in each'
         refuse("classes", f"{_quoted(path)} has no categories; {wanted}")
-    names: dict[int, str] = {}
+    by_id: dict[int, dict] = {}
     for index, category in enumerate(categories):
         where = f"{_quoted(path)}, categories[{index}]"
         category = category if isinstance(category, dict) else {}
         id_, name = category.get("id"), category.get("name")
         if type(id_) is not int or not isinstance(name, str):
             refuse("classes", f"{where} needs an id that is an integer and a name that is text")
-        if id_ in names:
-            refuse("classes", f"{where} repeats the id of {_quoted(names[id_])}; give it its own")
-        names[id_] = name
-    return [name for _, name in sorted(names.items())]
+        if id_ in by_id:
+            twin = _quoted(by_id[id_]["name"])
+            refuse("classes", f"{where} repeats the id of {twin}; give it its own")
+        by_id[id_] = category
+    for parent, reason in _spare_categories(by_id, data.get("annotations")):
+        del by_id[parent["id"]]
+        what = f"left out {_quoted(parent['name'])}, category {parent['id']} of {_quoted(path)}"
+        _note("classes", f"{what}: no annotation uses it, and {reason}")
+    return [category["name"] for _, category in sorted(by_id.items())]
+
+
+def _spare_categories(by_id: dict[int, dict], annotations: object) -> list[tuple[dict, str]]:
+    """Return the categories that are no classes, as Roboflow's root is, each with the reason.
+
+    No annotation uses them, and others name them as supercategory or have their name. Without
+    annotations nothing can be said of use: only one goes then whose name another one keeps.
+    """
+    annotations = annotations if isinstance(annotations, list) else []
+    ids = (a.get("category_id") for a in annotations if isinstance(a, dict))
+    used = {id_ for id_ in ids if type(id_) is int}
+    left = Counter(category["name"] for category in by_id.values())
+    used_names = {by_id[id_]["name"] for id_ in used & by_id.keys()}
+    children = defaultdict(list)
+    for category in by_id.values():
+        if isinstance(category.get("supercategory"), str):
+            children[category["supercategory"]].append(category)
+    spare = []
+    for id_, category in by_id.items():
+        name = category["name"]
+        child = next((c for c in children[name] if c["id"] != id_), None)
+        if id_ in used:
+            continue
+        if left[name] > 1 and (child or name in used_names):
+            spare.append((category, "another category has its name"))
+        elif child and used_names:
+            spare.append((category, f"it is the supercategory of {_quoted(child['name'])}"))
+        else:
+            continue
+        left[name] -= 1
+    return spare
 
 
 def _parse_json_list(answer: str) -> list[str]:
@@ -263,7 +327,7 @@ def _parse_json_list(answer: str) -> list[str]:
         refuse("classes", f"begins with [ but is not a JSON list ({error}); {hint}")
     for number, name in enumerate(names, 1):
         if not isinstance(name, str):
-            refuse("classes", f"class {number}, {_quoted(json.dumps(name))}, is not text; quote it")
+            refuse("classes", f"class {number}, {reprlib.repr(name)}, is not text; quote it")
     return names
 
 

@@ -238,6 +238,61 @@ def test_the_order_is_that_of_the_category_ids(tmp_path):
     assert parse_classes(str(path)) == ["b", "a", "z"]
 
 
+ROOT = [
+    {"id": 0, "name": "peixos", "supercategory": "none"},
+    {"id": 1, "name": "peix", "supercategory": "peixos"},
+]
+
+
+def category(id_: int, name: str, parent: str = "none") -> dict:
+    return {"id": id_, "name": name, "supercategory": parent}
+
+
+@pytest.mark.parametrize(
+    ("categories", "used", "names", "left_out"),
+    [
+        (ROOT, [1, 1], ["peix"], ["category 0"]),
+        (ROOT, [0, 1], ["peixos", "peix"], []),
+        (ROOT, [], ["peixos", "peix"], []),  # such as a test.json, of which nobody can say
+        (ROOT, None, ["peixos", "peix"], []),
+        ([category(0, "a"), category(1, "a", "a"), category(2, "b", "a")], [1], ["a", "b"], ["0"]),
+        ([category(0, "a"), category(1, "a", "a")], [], ["a"], ["category 0"]),
+        ([category(1, "a"), category(2, "a")], [1], ["a"], ["category 2"]),
+        ([category(1, "person", "person"), category(2, "car")], [2], ["person", "car"], []),
+        ([category(1, "a", "b"), category(2, "b", "a")], [7], ["a", "b"], []),
+        (
+            [category(0, "x"), category(1, "y", "x"), category(2, "z", "y")],
+            [2],
+            ["z"],
+            ["category 0", "category 1"],
+        ),
+    ],
+)
+def test_a_category_that_is_no_class_is_left_out(
+    cookie, tmp_path, categories, used, names, left_out
+):
+    annotations = {} if used is None else {"annotations": [{"category_id": id_} for id_ in used]}
+    path = tmp_path / "roboflow.json"
+    path.write_text(json.dumps({"categories": categories, **annotations}))
+    result = cookie(f"classes={path}")
+    assert result.exit_code == 0, result.output
+    assert read_classes(result.projects[0]) == names
+    notes = [line for line in result.output.splitlines() if "left out" in line]
+    assert len(notes) == len(left_out)
+    assert all(which in note for which, note in zip(left_out, notes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("answer", "alike"),
+    [("Fish, cat, fish", True), ('"fish",car,"fi sh "', True), ("fish, fishes", False)],
+)
+def test_names_alike_but_for_case_and_blanks_are_named(cookie, answer, alike):
+    result = cookie(f"classes={answer}")
+    assert result.exit_code == 0, result.output
+    assert len(read_classes(result.projects[0])) == len(answer.split(","))
+    assert sum("case or blanks" in line for line in result.output.splitlines()) == alike
+
+
 def test_a_path_may_start_at_home_or_here_and_may_hold_blanks(tmp_path, monkeypatch):
     (tmp_path / "my data").mkdir()
     write_coco(tmp_path / "my data" / "train.JSON", ["a"])
@@ -343,6 +398,11 @@ BAD = [
     ("classes", 'c,  "a, b', "quotes"),
     ("classes", '"big" box', "quotes"),
     ("classes", "a\x01b", r"\x01"),
+    ("classes", "~\x00", r"\x00"),
+    ("classes", "~\x00/a.json", r"\x00"),
+    ("classes", "'~\x00'", r"\x00"),
+    ("classes", '["a", ' + "[" * 400 + "]" * 400 + "]", "class 2"),
+    ("classes", "x" * 1001, "1001"),
     ("classes", "[]", "nothing given"),
     ("classes", "[a]", "JSON"),
     ("classes", '["a", 1]', "class 2"),
@@ -407,6 +467,9 @@ def test_a_control_character_in_the_project_name_ends_in_one_line(cookie, charac
         (b"", "not JSON"),
         (b"a,b", "not JSON"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"categories": [{"id": ' + b"9" * 5000 + b"}]}", "not JSON"),
+        (b'{"categories": [{"id": 1e999, "name": "a"}]}', "categories[0]"),
+        (b'{"categories": [{"id": 1, "name": "' + b"x" * 10**8 + b'"}]}', "100000000"),
         ('{"categories": [{"id": 1, "name": "종이"}]}'.encode("cp949"), "UTF-8"),
         (b"[]", "no categories"),
         (b'"categories"', "no categories"),
