@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from detection.class_differences import alike_names, children_of, only_spelling
 from detection.classes import CLASSES
 from detection.findings import Finding, sort_findings
 from detection.image_files import find_moved, find_twins, is_file, likely_root
@@ -75,9 +76,15 @@ def check_annotations(coco: dict, image_root: str) -> list[Finding]:
         empty = [i["file_name"] for i in sound if i["id"] not in annotated]
         absent = [c["name"] for c in categories if c["id"] not in present]
         found.append(Finding("empty_images", empty))
-        found.append(Finding("absent_classes", absent))
+        found.append(Finding("absent_classes", absent, _parent_notes(absent, categories)))
     else:
         found.append(Finding("no_annotations", [f"{len(images)} images"]))
+    left_out = coco.get("left_out_categories") or []
+    notes = [f"id {c['id']}" for c in left_out]
+    found.append(Finding("left_out_categories", [c["name"] for c in left_out], notes))
+    alike = alike_names([c["name"] for c in categories])
+    notes = [f"like {name!r}; they differ {only_spelling(name, other)}" for name, other in alike]
+    found.append(Finding("alike_classes", [other for _, other in alike], notes))
     ids = sorted(c["id"] for c in categories)
     found.append(Finding("category_numbering", ids if ids != list(range(1, len(ids) + 1)) else []))
     by_id = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
@@ -241,6 +248,14 @@ def is_box(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Whether it is a finite number of no absurd size."""
     return type(value) in (int, float) and abs(value) < 1e9  # which nan is not
+
+
+def _parent_notes(names: list[str], categories: list[dict]) -> list[str]:
+    """Of classes that others name as supercategory: that they may be no classes."""
+    children = children_of(categories)
+    parents = [next((c["name"] for c in children[n] if c["name"] != n), None) for n in names]
+    remedy = "if it is no class, take it out of detection/classes.py"
+    return [f"the supercategory of {p!r}; {remedy}" if p else "" for p in parents]
 
 
 def _missing_images(names: list[str], image_root: str) -> Finding:

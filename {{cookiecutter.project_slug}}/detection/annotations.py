@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from detection.class_differences import describe_differences
+from detection.class_differences import describe_differences, spare_categories
 from detection.classes import CLASSES
 from detection.errors import UserError
 from detection.files import write_whole
@@ -46,6 +46,8 @@ def parse_coco(content: bytes, json_file: str) -> dict:
     """
     Parse a COCO json; `json_file` is its name in errors.
 
+    Categories that are no classes (`spare_categories`) are under "left_out_categories" instead.
+
     Raises:
         UserError: it is no json, or no COCO json.
     """
@@ -58,6 +60,16 @@ def parse_coco(content: bytes, json_file: str) -> dict:
             raise UserError(f'{json_file}: is no COCO json, it has no "{key}"')
     if not isinstance(coco.get("annotations", []), list):
         raise UserError(f'{json_file}: is no COCO json, its "annotations" are no list')
+    coco.pop("left_out_categories", None)
+    used = {
+        a["category_id"]
+        for a in coco.get("annotations") or []
+        if isinstance(a, dict) and type(a.get("category_id")) is int
+    }
+    if spare := spare_categories(coco["categories"], used, CLASSES):
+        ids = {id(category) for category in spare}
+        coco["categories"] = [c for c in coco["categories"] if id(c) not in ids]
+        coco["left_out_categories"] = spare
     return coco
 
 

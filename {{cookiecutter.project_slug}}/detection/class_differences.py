@@ -2,6 +2,8 @@
 
 import difflib
 import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 
 SHOWN = 5  # names that a sentence lists
 CLOSE = 0.6  # difflib's ratio from which a name counts as another's new form
@@ -34,6 +36,58 @@ def compare_names(names: list[str], classes: list[str]) -> tuple[dict[str, str],
             missing.remove(nearest[0])
             extra.remove(name)
     return renamed, missing, extra
+
+
+def spare_categories(
+    categories: Sequence, used: Collection[int], classes: Collection[str]
+) -> list[dict]:
+    """
+    The categories that are no classes, as the root is that Roboflow writes.
+
+    No annotation uses them, and others name them as supercategory or have their name. A parent in
+    `classes` is one, unless another category has its name.
+
+    Args:
+        categories: of a COCO json; malformed ones are passed over.
+        used: ids that annotations have.
+        classes: CLASSES.
+    """
+    sound = [
+        c
+        for c in categories
+        if isinstance(c, dict) and type(c.get("id")) is int and isinstance(c.get("name"), str)
+    ]
+    left = Counter(c["name"] for c in sound)
+    used_names = {c["name"] for c in sound if c["id"] in used}
+    children = children_of(sound)
+    spare = []
+    for category in sound:
+        name = category["name"]
+        if category["id"] in used:
+            continue
+        is_parent = any(child["id"] != category["id"] for child in children[name])
+        is_repeated = left[name] > 1 and (is_parent or name in used_names)
+        if is_repeated or (is_parent and name not in classes):
+            spare.append(category)
+            left[name] -= 1
+    return spare if len(spare) < len(sound) else []
+
+
+def children_of(categories: Sequence[dict]) -> dict[str, list[dict]]:
+    """{name: the categories that name it as their supercategory}."""
+    children = defaultdict(list)
+    for category in categories:
+        if isinstance(category.get("supercategory"), str):
+            children[category["supercategory"]].append(category)
+    return children
+
+
+def alike_names(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of different names that differ in case, blanks or Unicode form alone."""
+    first = {}
+    for name in dict.fromkeys(names):
+        first.setdefault(_folded(name), []).append(name)
+    return [(same[0], other) for same in first.values() for other in same[1:]]
 
 
 def only_spelling(name: str, other: str) -> str:

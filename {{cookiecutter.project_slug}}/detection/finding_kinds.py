@@ -252,6 +252,17 @@ KINDS = {
         "in training not learnt, in evaluation without AP",
         "split anew, or see whether they are wanted",
     ),
+    "left_out_categories": Kind(
+        NOTE,
+        "categories that no annotation uses, and that are others' supercategory or have their name",
+        "left out, since they are no classes of detection/classes.py; the other ids stay",
+    ),
+    "alike_classes": Kind(
+        WARNING,
+        "class names that differ from another one in spelling alone",
+        "learnt and scored as two classes",
+        "if they are one class, give it one name and one id; else rename one",
+    ),
     "category_numbering": Kind(
         NOTE,
         "category ids that do not run from 1",

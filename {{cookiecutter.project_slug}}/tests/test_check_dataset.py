@@ -280,6 +280,14 @@ def add_unused_category(data):
     data.splits["train"]["categories"].append({"id": 0, "name": "supercategory"})
 
 
+def add_root_category(data):
+    """As Roboflow does."""
+    data.splits["train"]["categories"].insert(0, {"id": 0, "name": "all", "supercategory": "none"})
+    for category in data.splits["train"]["categories"][1:]:
+        category["supercategory"] = "all"
+    return ["all"]
+
+
 def lose_category(data):
     leave_class_out(data)
     del data.splits["train"]["categories"][1]
@@ -360,6 +368,7 @@ DAMAGES = [
     (edit_category(name="paper"), "categories", False),
     (edit_category(id="2"), "categories", True),
     (add_unused_category, "categories", True),
+    (add_root_category, "left_out_categories", False),
     (lose_category, "categories", True),
     (number_val_otherwise, "category_numbering", False),
 ]
@@ -402,8 +411,41 @@ def test_damage_is_found_and_mended(data, capsys, plant, kind, is_fixable):
 
 
 def test_every_kind_is_planted():
-    elsewhere = {"no_annotations", "differing_categories", "category_order"}
+    elsewhere = {"no_annotations", "differing_categories", "category_order", "alike_classes"}
     assert {kind for _, kind, _ in DAMAGES} == set(KINDS) - elsewhere
+
+
+def test_root_category_is_no_error(data, capsys):
+    for split in data.splits:
+        data.splits[split]["categories"].insert(0, {"id": 0, "name": "all", "supercategory": ""})
+        data.splits[split]["categories"][1]["supercategory"] = "all"
+    status, report = data.check()
+    assert status == 0
+    found = [(f["split"], f["items"]) for f in report["findings"] if "left_out" in f["kind"]]
+    assert found == [(split, ["all"]) for split in COUNTS]
+    assert "all (id 0)" in capsys.readouterr().out
+
+
+def test_root_that_is_a_class_is_named(data):
+    """As in a project whose classes were read from such a file."""
+    classes.CLASSES.append("all")
+    for coco in data.splits.values():
+        coco["categories"].append({"id": 0, "name": "all", "supercategory": "none"})
+        coco["categories"][0]["supercategory"] = "all"
+    _, report = data.check()
+    absent = [f for f in report["findings"] if f["kind"] == "absent_classes"]
+    assert [f["items"] for f in absent] == [["all"], ["all"]]
+    assert all("detection/classes.py" in f["notes"][0] for f in absent)
+
+
+def test_class_names_that_look_alike_are_named(data):
+    classes.CLASSES[:] = ["can", "Can", 'a/"b"', "c an "]
+    for coco in data.splits.values():
+        coco["categories"] = [{"id": k, "name": n} for k, n in enumerate(classes.CLASSES, 1)]
+    _, report = data.check()
+    found = [f for f in report["findings"] if f["kind"] == "alike_classes"]
+    assert [(f["split"], f["items"]) for f in found] == [(s, ["Can", "c an "]) for s in COUNTS]
+    assert all("'can'" in note for f in found for note in f["notes"])
 
 
 def test_nothing_is_said_of_sound_data(data, capsys):

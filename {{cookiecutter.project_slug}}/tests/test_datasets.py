@@ -102,6 +102,41 @@ def test_category_ids_are_mapped_by_name(folder, ids, is_reversed):
     assert read_coco(metadata.json_file) == coco
 
 
+ROOT = {"id": 0, "name": "all", "supercategory": "none"}
+TWIN = {"id": 0, "name": "can", "supercategory": "none"}
+
+
+@pytest.mark.parametrize("spare", [ROOT, TWIN])
+@pytest.mark.parametrize("is_annotated", [True, False])
+def test_a_category_that_is_no_class_is_left_out(folder, caplog, spare, is_annotated):
+    coco = make_coco((3, 1, 2))
+    for category in coco["categories"]:
+        category["supercategory"] = spare["name"]
+    coco["categories"].insert(0, spare)
+    if not is_annotated:
+        del coco["annotations"]
+    with caplog.at_level(logging.INFO, logger="detectron2.detection"):
+        records = register(folder, coco)
+    assert caplog.text.count(f"{spare['name']} (id 0)") == 1
+    labels = [a["category_id"] for r in records for a in r["annotations"]]
+    assert labels == ([0, 1, 2] if is_annotated else [])
+    # which predictions get back: the file's own
+    assert MetadataCatalog.get(NAME).thing_dataset_id_to_contiguous_id == {3: 0, 1: 1, 2: 2}
+
+
+def test_a_root_that_is_used_or_a_class_stays(folder):
+    coco = make_coco()
+    coco["categories"].append({"id": 9, "name": "all"})
+    for category in coco["categories"]:
+        category["supercategory"] = "all"
+    coco["annotations"][0]["category_id"] = 9
+    assert "'all' is not in detection/classes.py" in refusal(folder, coco)
+    classes.CLASSES.append("all")
+    coco["annotations"][0]["category_id"] = 1
+    register(folder, coco)
+    assert MetadataCatalog.get(NAME).thing_dataset_id_to_contiguous_id[9] == 3
+
+
 def test_images_without_boxes_are_left_out_of_training(folder):
     coco = make_coco()
     coco["annotations"][0]["image_id"] = 2
