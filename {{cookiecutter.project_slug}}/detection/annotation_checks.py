@@ -6,13 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
+from detection.annotations import LONGEST_NAME
 from detection.class_differences import alike_names, children_of, only_spelling
 from detection.classes import CLASSES
 from detection.findings import Finding, sort_findings
 from detection.image_files import find_moved, find_twins, is_file, likely_root
 from detection.run_lengths import run_length_problem
 
-WANTED = {int: "a whole number from {}", str: "text", list: "a list"}
+WANTED = {
+    int: "a whole number from {}",
+    str: f"text of at most {LONGEST_NAME} characters",
+    list: "a list",
+}
 IMAGE = {"id": (int, 0), "file_name": (str, 0), "width": (int, 1), "height": (int, 1)}
 CATEGORY = {"id": (int, 0), "name": (str, 0)}
 ANNOTATION = {"id": (int, 0), "image_id": (int, 0), "category_id": (int, 0)}
@@ -229,7 +234,8 @@ def complaint(record: object, fields: dict[str, tuple[type, int]]) -> str:
     """What is wrong with the types of a record's fields, IMAGE for one; empty if nothing."""
     for key, (kind, least) in fields.items():
         value = record.get(key) if isinstance(record, dict) else None
-        if type(value) is not kind or (kind is int and not least <= value < 2**63):
+        is_odd = type(value) is not kind or (kind is int and not least <= value < 2**63)
+        if is_odd or (kind is str and len(value) > LONGEST_NAME):
             found = "none" if value is None else reprlib.repr(value)  # however long or deep
             return f'"{key}" must be {WANTED[kind].format(least)}, it is {found}'
     return ""
@@ -271,7 +277,8 @@ def _missing_images(names: list[str], image_root: str) -> Finding:
 def _twin_note(name: str, twin: str | None) -> str:
     if twin is None:
         return ""
-    is_case = twin.casefold() == name.casefold()
+    # the twin has slashes where the json has backslashes
+    is_case = twin.casefold() == name.replace("\\", "/").casefold()
     return f"{twin} is there" if is_case else "is there in another Unicode form (NFC, NFD)"
 
 

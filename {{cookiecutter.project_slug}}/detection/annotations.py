@@ -1,6 +1,7 @@
 """Reads and writes COCO annotation files; without detectron2, so that small tools start at once."""
 
 import json
+import reprlib
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from detection.class_differences import describe_differences, spare_categories
 from detection.classes import CLASSES
 from detection.errors import UserError
 from detection.files import write_whole
+
+LONGEST_NAME = 4096  # characters of a class's or a file's name; no file system takes more
 
 
 def read_coco(json_file: str) -> dict:
@@ -101,8 +104,10 @@ def check_images(coco: dict, json_file: str) -> set[int]:
             isinstance(image, dict)
             and type(image.get("id")) is int
             and isinstance(image.get("file_name"), str)
+            and len(image["file_name"]) <= LONGEST_NAME
             and all(
-                type(image.get(k)) in (int, float) and image[k] > 0 for k in ("width", "height")
+                type(image.get(k)) in (int, float) and 0 < image[k] < 1e9
+                for k in ("width", "height")
             )
         ):
             raise UserError(
@@ -129,12 +134,13 @@ def category_id_map(coco: dict, json_file: str) -> dict[int, int]:
         if not (
             isinstance(c, dict)
             and isinstance(c.get("name"), str)
+            and len(c["name"]) <= LONGEST_NAME
             and type(c.get("id")) is int
             and 0 <= c["id"] < 2**63
         ):
             raise UserError(
-                f"{json_file}: a category needs a name and a whole number from 0 as its id: "
-                f"{repr(c)[:60]}"
+                f"{json_file}: a category needs a name, of at most {LONGEST_NAME} characters, and "
+                f"a whole number from 0 as its id: {reprlib.repr(c)}"
             )
     for key in ("id", "name"):
         repeated = [v for v, n in Counter(c[key] for c in coco["categories"]).items() if n > 1]

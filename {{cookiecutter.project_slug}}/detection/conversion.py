@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from shlex import quote
 
 from detection.errors import UserError
 from detection.foreign_annotations import ForeignImage
 from detection.image_folder import ImageFolder
 
 SHOWN = 5  # examples a note names
+MANY = 50  # classes a line names
 
 
 def to_coco(
@@ -17,6 +19,7 @@ def to_coco(
     first_pixel: int = 0,
     skip_missing: bool = False,
     add_unlisted: bool = False,
+    skip: Sequence[str] = (),
 ) -> tuple[dict, list[str]]:
     """
     Convert annotations; ids of images, annotations and categories run from 1, in order.
@@ -29,15 +32,19 @@ def to_coco(
             1, of its first and last pixel, as in VOC's own data: (1, 1, W, H) is the whole image.
         skip_missing: leave out images that are not in `folder`.
         add_unlisted: add images of `folder` that the annotations do not mention, without boxes.
+        skip: names in the annotations whose boxes are left out.
 
     Returns:
         The json, boxes as (x, y, w, h) in pixels to a thousandth, and notes for the user.
 
     Raises:
-        UserError: names that are no classes, an image listed twice, or one that is missing though
-            its size stands nowhere.
+        UserError: names that are no classes, a name to skip that no box has, a shape without a box,
+            an image listed twice, or one that is missing though its size stands nowhere.
     """
     images, notes = list(images), []
+    if folder.passed_over:
+        notes.append(folder.passed_over)
+    notes += _skip(images, skip)
     paths = [folder.find(*image.names) for image in images]
     missing = [image for image, path in zip(images, paths, strict=True) if path is None]
     if missing:
@@ -111,15 +118,35 @@ def to_coco(
     return coco, notes
 
 
+def _skip(images: Sequence[ForeignImage], names: Sequence[str]) -> list[str]:
+    """Take boxes of these names out of the images; what is to be said of it."""
+    counts = Counter(name for image in images for name, *_ in image.boxes)
+    for name in names:
+        if name not in counts:
+            there = _list(list(counts))
+            raise UserError(f"--skip {name[:60]}: no box has this class; the classes are {there}")
+    for image in images:
+        image.boxes = [box for box in image.boxes if box[0] not in names]
+        for name, corners, _ in image.boxes:
+            if not corners:
+                raise UserError(
+                    f"{image.where}: a shape of the class {name[:60]!r} is a point or a line, "
+                    "which has no box; remove it, or leave the class out with --skip "
+                    f"{quote(name[:60])}"
+                )
+    left_out = _list([f"{name} {counts[name]}" for name in names])
+    return [f"left out, boxes of the classes to skip: {left_out}"] if names else []
+
+
 def _refuse_unknown(images: Sequence[ForeignImage], classes: Sequence[str]) -> None:
     unknown = Counter(
         name for image in images for name, *_ in image.boxes if name not in set(classes)
     )
     if unknown:
-        names = ", ".join(f"{name!r} ({times})" for name, times in unknown.most_common())
+        names = _list([f"{name[:60]!r} ({times})" for name, times in unknown.most_common()])
         raise UserError(
             f"names that are not in detection/classes.py: {names}; add them there, rename them "
-            "in the data, or give a file of names to --names"
+            "in the data, give a file of names to --names, or leave them out with --skip NAME"
         )
 
 
@@ -170,6 +197,12 @@ def _first_pixel_note(coco: dict, first_pixel: int, is_from_tool: bool) -> list[
     ]
 
 
+def _list(names: list[str]) -> str:
+    shown = ", ".join(name[:80] for name in names[:MANY])
+    return shown if len(names) <= MANY else f"{shown} and {len(names) - MANY} more"
+
+
 def _some(items: Iterable[str]) -> str:
     items = list(items)
-    return f"{len(items)} ({', '.join(items[:SHOWN])}{', …' if len(items) > SHOWN else ''})"
+    shown = ", ".join(item[:80] for item in items[:SHOWN])
+    return f"{len(items)} ({shown}{', …' if len(items) > SHOWN else ''})"

@@ -1,9 +1,18 @@
 """The one exception for what a user can put right."""
 
+import re
+
+LONGEST = 1000  # characters of a line; names in it may have any length
+
 
 class UserError(Exception):
     """One line that says what is wrong, where, and what to do; `train_net.py` prints it alone."""
 
     def __init__(self, message: str):
         # PyTorch hands on what a worker raised with the worker's whole traceback before it
-        super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].rstrip())
+        message = message.rpartition(f"{__name__}.UserError: ")[2].rstrip()
+        if len(message) > LONGEST:
+            half = LONGEST // 2
+            message = f"{message[:half]} … {message[-half:]}"
+        # names may hold line breaks and whatever else a terminal would obey
+        super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda c: repr(c[0])[1:-1], message))

@@ -7,8 +7,8 @@ its errors, reads in the machine's own encoding and numbers annotations from 0, 
 
 import csv
 import io
-import json
 import math
+import reprlib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +35,12 @@ COLUMNS = {
     "height": ["height", "imageheight", "imgheight", "imgh"],
     "crowd": ["iscrowd", "isgroupof"],
 }
-NO_LABELS = {"classes.txt", "labels.txt", "notes.txt", "readme.txt"}
+NO_LABELS = set(
+    "classes.txt labels.txt notes.txt readme.dataset.txt readme.roboflow.txt readme.txt".split()
+)
+
+
+LARGEST_NAMES = 2**20  # bytes
 
 
 @dataclass
@@ -65,10 +70,7 @@ def read_voc(folder: Path) -> Iterator[ForeignImage]:
         UserError: a file is no such xml, or a number is none.
     """
     for path in sorted(folder.rglob("*.xml")):
-        try:
-            root = ET.fromstring(path.read_bytes())
-        except (ET.ParseError, LookupError, OSError, ValueError) as e:
-            raise UserError(f"{path}: is no valid xml ({e}); write it again") from e
+        root = parse_xml(path)
         if root.tag != "annotation":
             raise UserError(f"{path}: is no Pascal VOC xml, it has no <annotation>; move it away")
         beside = path.relative_to(folder).with_suffix("").as_posix()
@@ -77,7 +79,7 @@ def read_voc(folder: Path) -> Iterator[ForeignImage]:
         # as LabelImg and CVAT write it; VOC's own files name their database
         image.is_from_tool = (root.findtext("source/database") or "").strip() == "Unknown"
         sides = [root.findtext(f"size/{side}") or "0" for side in ("width", "height")]
-        if min(size := _numbers(sides, path)) >= 1:
+        if min(size := read_numbers(sides, path)) >= 1:
             image.size = int(size[0]), int(size[1])
         for number, node in enumerate(root.findall("object"), 1):
             where = f"{path}: object {number}"
@@ -87,7 +89,7 @@ def read_voc(folder: Path) -> Iterator[ForeignImage]:
                     f"{where} has no <name> or no <bndbox>; add it or remove the object"
                 )
             corners = [box.findtext(key, "") for key in ("xmin", "ymin", "xmax", "ymax")]
-            image.boxes.append((label.strip(), _numbers(corners, where), False))
+            image.boxes.append((label.strip(), read_numbers(corners, where), False))
         yield image
 
 
@@ -110,7 +112,7 @@ def read_yolo(folder: Path, names: dict[str, str]) -> Iterator[ForeignImage]:
             continue
         beside = path.relative_to(folder).with_suffix("").as_posix()
         image = ForeignImage([beside, path.stem], str(path), is_relative=True)
-        for number, line in enumerate(_text(path).splitlines(), 1):
+        for number, line in enumerate(read_text(path).splitlines(), 1):
             if not (parts := line.split()):
                 continue
             where = f"{path}: line {number}"
@@ -124,7 +126,7 @@ def read_yolo(folder: Path, names: dict[str, str]) -> Iterator[ForeignImage]:
                     f"{where} has the class {parts[0]}, the names are 0 to {len(names) - 1}; "
                     "--names gives others"
                 )
-            values = _numbers(parts[1:], where)
+            values = read_numbers(parts[1:], where)
             if len(values) == 4:
                 x, y, w, h = values
                 corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
@@ -154,7 +156,7 @@ def read_csv(
         UserError: a column is missing, or a number is none.
     """
     try:
-        header, *rows = filter(None, csv.reader(io.StringIO(_text(path), newline="")))
+        header, *rows = filter(None, csv.reader(io.StringIO(read_text(path), newline="")))
     except (csv.Error, ValueError) as e:
         raise UserError(f"{path}: has no rows that can be read ({e})") from e
     at = _find_columns(path, header, columns)
@@ -172,14 +174,14 @@ def read_csv(
         name = row[at["image"]].strip()
         image = images.setdefault(name, ForeignImage([name], where))
         if {"width", "height"} <= at.keys() and box != ("x", "y", "width", "height"):
-            size = _numbers([row[at["width"]], row[at["height"]]], where)
+            size = read_numbers([row[at["width"]], row[at["height"]]], where)
             image.size = int(size[0]), int(size[1])
         cells = [row[at[column]].strip() for column in box]
         if not any(cells) or {c.lower() for c in cells} <= {"nan", ""}:
             continue
         if len(cells) == 1:
             cells = cells[0].strip("[]() ").replace(",", " ").split()
-        values = _numbers(cells, where)
+        values = read_numbers(cells, where)
         if len(values) != 4:
             raise UserError(f"{where} has a box of {len(values)} numbers; it takes 4")
         if box[0] != "x1":
@@ -203,17 +205,24 @@ def read_names(path: Path) -> dict[str, str]:
     Raises:
         UserError: the file holds no names.
     """
-    text = _text(path)
-    if path.suffix.lower() in (".yaml", ".yml"):
-        try:
-            names = yaml.safe_load(text)["names"]
-        except (yaml.YAMLError, KeyError, TypeError) as e:
-            raise UserError(f"{path}: has no list `names` ({str(e).splitlines()[0]})") from e
-        items = names.items() if isinstance(names, dict) else enumerate(names or ())
-    elif path.suffix.lower() == ".csv":
-        items = [row[:2] for row in csv.reader(io.StringIO(text, newline="")) if len(row) > 1]
-    else:
-        items = enumerate(line.strip() for line in text.rstrip().splitlines())
+    if path.is_file() and path.stat().st_size > LARGEST_NAMES:
+        raise UserError(f"{path}: is too large for class names; name their file with --names")
+    text = read_text(path)
+    try:
+        if path.suffix.lower() in (".yaml", ".yml"):
+            # all scalars as the text that they are: `no` is a name, not a truth value
+            names = yaml.load(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))["names"]
+            items = list(names.items() if isinstance(names, dict) else enumerate(names))
+            if type(names) not in (dict, list) or not all(type(n) is str for _, n in items):
+                raise TypeError("they are not a list of texts")
+        elif path.suffix.lower() == ".csv":
+            rows = csv.reader(io.StringIO(text, newline=""))
+            items = [row[:2] for row in rows if len(row) > 1]
+        else:
+            items = enumerate(line.strip() for line in text.rstrip().splitlines())
+    except (csv.Error, yaml.YAMLError, KeyError, RecursionError, TypeError) as e:
+        reason = f"{e}".partition("\n")[0]
+        raise UserError(f"{path}: has no list `names` of class names ({reason[:80]})") from e
     found = {str(key).strip(): str(name).strip() for key, name in items}
     if not found:
         raise UserError(f"{path}: holds no class names")
@@ -257,18 +266,44 @@ def _box_columns(
     )
 
 
-def _numbers(texts: Sequence[str], where: str | Path) -> tuple[float, ...]:
+def parse_xml(path: Path) -> ET.Element:
+    """
+    The root of an xml file.
+
+    Raises:
+        UserError: it cannot be read or is none.
+    """
     try:
-        values = tuple(float(text) for text in texts)
-        if all(map(math.isfinite, values)):
-            return values
-    except ValueError:
+        return ET.fromstring(path.read_bytes())
+    except (ET.ParseError, LookupError, OSError, ValueError) as e:
+        raise UserError(f"{path}: is no valid xml ({e}); write it again") from e
+
+
+def read_numbers(values: Sequence[object], where: str | Path) -> tuple[float, ...]:
+    """
+    Numbers, or texts of numbers, as floats; `where` is what errors name.
+
+    Raises:
+        UserError: one is none, or not finite.
+    """
+    try:
+        numbers = tuple(float(value) for value in values)
+        if all(map(math.isfinite, numbers)):
+            return numbers
+    except (OverflowError, TypeError, ValueError):
         pass
-    shown = json.dumps(list(texts), ensure_ascii=False)[:60]
-    raise UserError(f"{where} should have finite numbers, it has {shown}; mend or remove it")
+    raise UserError(
+        f"{where} should have finite numbers, it has {reprlib.repr(list(values))}; correct it"
+    )
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """
+    The text of a file in UTF-8.
+
+    Raises:
+        UserError: it cannot be read, or is in another encoding.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as e:

@@ -3,7 +3,7 @@
 import os
 import sys
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -13,11 +13,25 @@ from tqdm import tqdm
 
 from detection.errors import UserError
 
-EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# what OpenCV or Pillow reads; of a GIF, the first picture
+EXTENSIONS = set(
+    ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff "
+    ".webp".split()
+)
+# what is often beside images and is not missed
+OTHERS = set(".cache .csv .db .html .ini .json .md .names .txt .xml .yaml .yml .zip".split()) | {""}
 
 
 class ImageFolder:
-    """The images in a folder and its subfolders."""
+    """
+    The images in a folder and its subfolders.
+
+    Attributes:
+        folder: where the images are.
+        root: what the paths are relative to that are given out.
+        paths: of the images, relative to `folder`, with slashes, sorted.
+        passed_over: a line on the files that are no images we know; empty if there are none.
+    """
 
     def __init__(self, folder: str | Path, root: str | Path):
         """
@@ -35,12 +49,15 @@ class ImageFolder:
             self._prefix = Path(os.path.abspath(folder)).relative_to(os.path.abspath(root))
         except ValueError as e:
             raise UserError(f"{folder}: is not in {root}; --image-root must contain it") from e
-        self.paths = sorted(  # relative to `folder`, with slashes
-            Path(parent, name).relative_to(self.folder).as_posix()
+        files = [
+            Path(parent, name).relative_to(self.folder)
             for parent, _, names in os.walk(self.folder, followlinks=True)
             for name in names
-            if Path(name).suffix.lower() in EXTENSIONS
-        )
+        ]
+        self.paths = sorted(f.as_posix() for f in files if f.suffix.lower() in EXTENSIONS)
+        endings = Counter(f.suffix.lower() for f in files if not f.name.startswith("."))
+        others = [f"{e[:20]} {n}" for e, n in endings.most_common() if e not in EXTENSIONS | OTHERS]
+        self.passed_over = f"passed over, no known images: {', '.join(others[:9])}" * bool(others)
         self._by_name = defaultdict(list)
         for path in self.paths:
             parts = PurePosixPath(path)

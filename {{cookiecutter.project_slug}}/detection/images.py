@@ -48,6 +48,8 @@ def read_image(path: str) -> np.ndarray:
     try:
         with PathManager.open(path, "rb") as f:
             data = f.read()
+        if not data:
+            raise ValueError("the file is empty")
         image = _decode_jpeg(data) if data.startswith(b"\xff\xd8") else _decode(data)
         return detection_utils.read_image(path, "RGB").copy() if image is None else image
     except Exception as e:  # decoders raise many kinds

@@ -27,6 +27,8 @@ def write_all(files: dict[Path, dict], stale: Sequence[Path] = (), force: bool =
         contents = {path: json.dumps(c, ensure_ascii=False).encode() for path, c in files.items()}
     except UnicodeEncodeError as e:
         raise UserError(f"the annotations hold text that UTF-8 cannot: {e.object[:60]!r}") from e
+    except RecursionError as e:
+        raise UserError(f"{next(iter(files))}: cannot be written, lists nest too deep in it") from e
     try:
         there = [path for path in contents if path.exists()]
         other = [*stale, *(path for path in there if path.read_bytes() != contents[path])]

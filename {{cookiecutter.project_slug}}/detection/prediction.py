@@ -58,7 +58,10 @@ def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
         return coco, os.path.abspath(image_root or os.path.dirname(source))
     if os.path.isdir(source):
         root = image_root or source
-        files = [Path(source, path) for path in ImageFolder(source, source).paths]
+        folder = ImageFolder(source, source)
+        files = [Path(source, path) for path in folder.paths]
+        if folder.passed_over:
+            logger.warning(f"{source}: {folder.passed_over}")
     else:
         root = image_root or _fixed_part(source)
         files = sorted(Path(p) for p in glob.glob(source, recursive=True) if os.path.isfile(p))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import reprlib
 from collections.abc import Container
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def read_results(
         where = f"{results_file}: results[{number}]"
         if not _is_result(result):
             wanted = "{image_id, category_id, bbox: [x, y, w, h], score}, all numbers finite"
-            raise UserError(f"{where} is {repr(result)[:120]}; it has to be {wanted}")
+            raise UserError(f"{where} is {reprlib.repr(result)}; it has to be {wanted}")
         for key, known in (("image_id", image_ids), ("category_id", category_ids)):
             if result[key] not in known:
                 raise UserError(f"{where}: {key} {result[key]} is not in {json_file}")

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import reprlib
 from collections import defaultdict
 from dataclasses import dataclass
 from decimal import Decimal
@@ -150,7 +151,9 @@ def image_names(images: list[dict], json_file: str, form: Format) -> dict[int, s
         except (KeyError, TypeError):
             is_usable = False
         if not is_usable:
-            raise UserError(f"{where} lacks an id, file_name, width or height: {repr(image)[:99]}")
+            raise UserError(
+                f"{where} lacks an id, file_name, width or height: {reprlib.repr(image)}"
+            )
         name = PurePosixPath(name).stem if form.image == "stem" else name
         if id_ in names or name in seen:
             raise UserError(f"{where}: another image has its id {id_} or its name {name!r}")

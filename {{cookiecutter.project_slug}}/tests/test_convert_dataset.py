@@ -1,4 +1,4 @@
-"""tools/convert_dataset.py: VOC, YOLO and CSV become the COCO json that they were made from."""
+"""tools/convert_dataset.py: other formats become the COCO json that they were made from."""
 
 import csv
 import json
@@ -199,6 +199,70 @@ def write_csv(root: Path, layout: str) -> Path:
     return path
 
 
+def write_labelme(root: Path) -> Path:
+    """A rectangle from its lower right corner, a polygon, a circle or a path from Windows."""
+    for image, path, boxes in images_of(truth(root)):
+        shapes = []
+        for number, (label, x1, y1, x2, y2) in enumerate(boxes):
+            rectangle = {"shape_type": "rectangle", "points": [[x2, y2], [x1, y1]]}
+            xm = (x1 + x2) / 2
+            polygon = {"shape_type": "polygon", "points": [[xm, y1], [x2, y2], [x1, y2]]}
+            shapes.append({"label": label, **(polygon if number % 2 else rectangle)})
+        data = {"imagePath": f"..\\pictures\\{path.name}", "imageData": None, "shapes": shapes}
+        data |= {"imageWidth": image["width"], "imageHeight": image["height"]}
+        target = root / "labelme" / path.with_suffix(".json")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    return root / "labelme"
+
+
+def write_label_studio(root: Path) -> Path:
+    tasks = []
+    for number, (image, path, boxes) in enumerate(images_of(truth(root))):
+        w, h, regions = image["width"], image["height"], []
+        for k, (label, x1, y1, x2, y2) in enumerate(boxes):
+            x1, y1, x2, y2 = x1 / w * 100, y1 / h * 100, x2 / w * 100, y2 / h * 100
+            place = {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1, "rotation": 0}
+            points = {"points": [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]}
+            size = {"original_width": w, "original_height": h}
+            region = {
+                "rectanglelabels": {**place, "rectanglelabels": [label]},
+                "polygonlabels": {**points, "polygonlabels": [label]},
+            }
+            for kind in list(region)[k % 2 :][:1]:
+                regions.append({"id": f"r{k}", "type": kind, "value": region[kind], **size})
+            if k == 2:  # the label in a record of its own
+                regions[-1] |= {"type": "rectangle", "value": place}
+                labels = {**place, "labels": [label]}
+                regions.append({"id": "r2", "type": "labels", "value": labels, **size})
+        regions.append({"type": "choices", "value": {"choices": ["day"]}, "from_name": "when"})
+        url = (f"/data/upload/1/0a1b2c3d-{path.name}", f"/data/local-files/?d=x/{path.name}")
+        annotations = [{"was_cancelled": True, "result": []}, {"result": regions}]
+        data = {"image": url[number % 2], "site": "toy"}
+        tasks.append({"id": number, "data": data, "annotations": annotations})
+    path = root / "project-1.json"
+    path.write_text(json.dumps(tasks), encoding="utf-8")
+    return path
+
+
+def write_cvat(root: Path) -> Path:
+    node = ET.Element("annotations")
+    ET.SubElement(ET.SubElement(node, "meta"), "task").text = "toy"
+    for image, path, boxes in images_of(truth(root)):
+        size = {side: str(image[side]) for side in ("width", "height")}
+        item = ET.SubElement(node, "image", id="0", name=path.as_posix(), **size)
+        ET.SubElement(item, "tag", label="night")
+        for number, (label, x1, y1, x2, y2) in enumerate(boxes):
+            if number % 2:
+                points = f"{x1},{y2};{x2},{y1};{x2},{y2}"
+                ET.SubElement(item, "polygon", label=label, points=points)
+            else:
+                corners = {"xtl": str(x1), "ytl": str(y1), "xbr": str(x2), "ybr": str(y2)}
+                ET.SubElement(item, "box", label=label, occluded="0", **corners)
+    ET.ElementTree(node).write(root / "annotations.xml", encoding="utf-8")
+    return root / "annotations.xml"
+
+
 # -- round trips -----------------------------------------------------------------------------------
 
 
@@ -307,6 +371,112 @@ def test_csv(root, layout):
     columns = ["image=Bild", "class=Art", "x=links", "y=oben", "w=B", "h=H"]
     args = ["--columns", *columns] if layout == "own" else []
     assert_same(root, convert(root, write_csv(root, layout), *args), tolerance=1e-3)
+
+
+@pytest.mark.parametrize("write", [write_labelme, write_label_studio, write_cvat])
+def test_exports_of_labelling_tools(root, write):
+    assert_same(root, convert(root, write(root)), tolerance=1e-3)
+
+
+def one_shape(root: Path, kind: str, shape: dict) -> list[float]:
+    """The box that a tool's shape in an image of 60 × 40 pixels becomes."""
+    name = "비어 있음.jpg"
+    if kind == "labelme":
+        source = root / "one"
+        source.mkdir()
+        text = json.dumps({"imagePath": name, "shapes": [{"label": "can", **shape}]})
+        (source / "1.json").write_text(text)
+    elif kind == "label_studio":
+        source = root / "one.json"
+        region = {"type": "rectanglelabels", "original_width": 60, "original_height": 40}
+        region["value"] = {"rectanglelabels": ["can"], **shape}
+        task = {"data": {"image": name}, "annotations": [{"result": [region]}]}
+        source.write_text(json.dumps([task]))
+    else:
+        source = root / "one.xml"
+        node = ET.Element("annotations")
+        image = ET.SubElement(node, "image", name=name, width="60", height="40")
+        ET.SubElement(image, shape.pop("tag"), label="can", **shape)
+        ET.ElementTree(node).write(source, encoding="utf-8")
+    (annotation,) = convert(root, source)["annotations"]
+    return annotation["bbox"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "box"),
+    [
+        ("labelme", {"shape_type": "circle", "points": [[20, 20], [23, 24]]}, [15, 15, 10, 10]),
+        ("labelme", {"points": [[1, 2], [5, 9], [3, 1]]}, [1, 1, 4, 8]),
+        # turned by a quarter about its upper left corner, or its centre
+        (
+            "label_studio",
+            {"x": 50, "y": 50, "width": 10, "height": 20, "rotation": 90},
+            [22, 20, 8, 6],
+        ),
+        (
+            "label_studio",
+            {"x": 50, "y": 50, "radiusX": 10, "radiusY": 5, "rotation": 0},
+            [24, 18, 12, 4],
+        ),
+        (
+            "cvat",
+            {"tag": "box", "xtl": "10", "ytl": "10", "xbr": "30", "ybr": "14", "rotation": "90"},
+            [18, 2, 4, 20],
+        ),
+        (
+            "cvat",
+            {"tag": "ellipse", "cx": "20", "cy": "20", "rx": "5", "ry": "9"},
+            [15, 11, 10, 18],
+        ),
+        (
+            "cvat",
+            {"tag": "mask", "rle": "1", "left": "3", "top": "4", "width": "5", "height": "6"},
+            [3, 4, 5, 6],
+        ),
+    ],
+)
+def test_other_shapes(root, kind, shape, box):
+    np.testing.assert_allclose(one_shape(root, kind, shape), box, atol=1e-3)
+
+
+def test_classes_can_be_skipped(root, capsys, monkeypatch):
+    source = write_voc(root)
+    monkeypatch.setattr(tool, "CLASSES", NAMES[:2])
+    coco = convert(root, source, "--skip", NAMES[2], "--skip", NAMES[3])
+    expected = boxes_of(truth(root))
+    for file, boxes in boxes_of(coco).items():
+        assert boxes == [box for box in expected[file] if box[0] in NAMES[:2]]
+    assert len(coco["images"]) == 9  # an image whose boxes are skipped stays, as one without
+    boxes = [name for boxes in expected.values() for name, _ in boxes]
+    assert f"glass {boxes.count('glass')}" in capsys.readouterr().out
+    assert "--skip Glass" in refusal(capsys, root, source, "--force", "--skip", "Glass")
+
+
+def test_shape_without_a_box_is_refused_or_skipped(root, capsys):
+    source = write_labelme(root)
+    path = source / "toy_train_00001.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["shapes"].append({"label": "tip of it", "shape_type": "point", "points": [[1, 2]]})
+    path.write_text(json.dumps(data), encoding="utf-8")
+    assert "--skip 'tip of it'" in refusal(capsys, root, source)
+    assert_same(root, convert(root, source, "--skip", "tip of it"), tolerance=1e-3)
+
+
+def test_every_common_ending_of_images_is_found(root, capsys):
+    images = root / "toy" / "images"
+    endings = ["jfif", "gif", "jp2", "ppm", "pgm", "JPE", "tif"]
+    formats = {"jfif": "JPEG", "JPE": "JPEG", "jp2": "JPEG2000", "tif": "TIFF"}
+    rows = ["filename,class,xmin,ymin,xmax,ymax"]
+    for ending in endings:
+        image = Image.new("L" if ending == "pgm" else "RGB", (30, 20))
+        image.save(images / f"other.{ending}", formats.get(ending))
+        rows.append(f"other.{ending},can,1,2,10,11")
+    (images / "photo.HEIC").write_bytes(b"what only a telephone reads")
+    (root / "a.csv").write_text("\n".join(rows))
+    coco = convert(root, root / "a.csv")
+    assert [i["file_name"] for i in coco["images"]] == [f"toy/images/other.{e}" for e in endings]
+    assert {(i["width"], i["height"]) for i in coco["images"]} == {(30, 20)}
+    assert ".heic 1" in capsys.readouterr().out
 
 
 def test_csv_with_codes_for_classes(root):
@@ -449,14 +619,35 @@ def test_other_output_is_kept(root, capsys):
         ("l/1.xml", "<annotation>", "is no valid xml"),
         ("l/1.xml", "<html></html>", "is no Pascal VOC xml"),
         ("l/1.xml", "<annotation><object/></annotation>", "object 1 has no <name>"),
-        ("l/1.json", "{}", "is no folder of xml or txt files, and no csv"),
+        ("l/1.json", "{}", "choose COCO"),
+        ("a.json", "[1]", "choose COCO"),
+        ("a.json", "[", "is no valid json"),
+        ("a.json", "[" * 100_000, "is no valid json"),
+        ("a.json", '{"images": [], "categories": [], "annotations": []}', "make check"),
+        ("l/_annotations.coco.json", '{"images": [], "categories": []}', "make check"),
+        ("a.json", '[{"image_id": 1, "category_id": 1, "bbox": [], "score": 1}]', "predictions"),
+        ("l/a.csv", "image_id,bbox,label", "convert "),
+        ("a.txt", "0 .5 .5 .1 .1", "convert the folder "),
+        ("l/a.zip", "", "unpack"),
+        ("l/1.json", '{"shapes": [{"points": [[1, 2]]}]}', "shape 1 has no label"),
+        ("l/1.json", '{"shapes": [{"label": "can", "points": []}]}', "shape 1 has no points"),
+        ("l/1.json", '{"shapes": [{"label": "can", "points": [[1, 1e999]]}]}', "finite numbers"),
+        ("a.json", '[{"data": {}, "annotations": []}]', "task 1 has no image"),
+        (
+            "a.json",
+            '[{"data": {"image": "a.png"}, "annotations": [{"result": []}, {"result": []}]}]',
+            "is annotated 2 times",
+        ),
+        ("a.xml", "<annotations><track/></annotations>", "where CVAT exports"),
+        ("a.xml", "<annotations><image><box/></image></annotations>", "has no name"),
+        ("a.xml", "<annotation/>", "convert the folder "),
     ],
 )
 def test_what_cannot_be_read_is_one_line(root, capsys, name, content, says):
     path = root / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    source = path if path.suffix == ".csv" else path.parent
+    source = path if path.parent == root else path.parent
     assert says in refusal(capsys, root, source)
 
 
@@ -478,8 +669,9 @@ def test_damaged_files_are_refused_or_converted(root, capsys):
     """Characters lost or doubled at random: a line or a sound json, never a traceback."""
     rng = random.Random(0)
     sources = [write_voc(root), write_yolo(root), write_csv(root, "corners")]
-    for trial in range(90):
-        source = sources[trial % 3]
+    sources += [write_labelme(root), write_label_studio(root), write_cvat(root)]
+    for trial in range(180):
+        source = sources[trial % len(sources)]
         files = [source] if source.is_file() else sorted(source.rglob("toy*.*"))
         file = rng.choice(files)
         whole = file.read_bytes()

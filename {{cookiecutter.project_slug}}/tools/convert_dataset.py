@@ -1,18 +1,23 @@
 #!/usr/bin/env python
 """
-Convert Pascal VOC, YOLO or CSV annotations to the COCO json that this project trains on.
+Convert annotations of other formats to the COCO json that this project trains on.
 
     python tools/convert_dataset.py datasets/annotations --images datasets/images    # VOC: *.xml
     python tools/convert_dataset.py datasets/labels --images datasets/images         # YOLO: *.txt
     python tools/convert_dataset.py datasets/boxes.csv --images datasets/train --output …/all.json
+    python tools/convert_dataset.py datasets/labelme --images datasets/images        # *.json
+    python tools/convert_dataset.py datasets/export.json --images datasets/images    # Label Studio
+    python tools/convert_dataset.py datasets/annotations.xml --images datasets/images    # CVAT
 
 The classes are those of detection/classes.py. YOLO's class numbers are looked up in the data.yaml
 or classes.txt beside the labels or above them. A csv's columns are known by their usual names
-(image_id, xmin …, x y w h, bbox, label …); --columns tells others. Images without boxes are kept.
+(image_id, xmin …, x y w h, bbox, label …); --columns tells others. Images without boxes are kept;
+of polygons the boxes around them are taken. --skip leaves a class out.
 """
 
 import argparse
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
@@ -22,24 +27,87 @@ from detection.classes import CLASSES
 from detection.conversion import to_coco
 from detection.errors import UserError
 from detection.finding_report import format_findings
-from detection.foreign_annotations import COLUMNS, read_csv, read_names, read_voc, read_yolo
+from detection.foreign_annotations import (
+    COLUMNS,
+    NO_LABELS,
+    read_csv,
+    read_names,
+    read_voc,
+    read_yolo,
+)
 from detection.image_folder import ImageFolder
 from detection.json_files import write_all
 from detection.paths import DATASETS, IMAGE_ROOT, in_project
+from detection.tool_exports import (
+    EXPORT_COCO,
+    json_kind,
+    read_cvat,
+    read_json,
+    read_label_studio,
+    read_labelme,
+)
 
 NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
 
 
+WAYS_OUT = {
+    "coco": "is a COCO json already: call it datasets/train.json, or set dataset.train.json_file, "
+    "and run `make check`",
+    "results": "holds predictions, not annotations: tools/make_submission.py and tools/report.py "
+    "take them",
+    "": f"is a json that neither COCO, labelme nor Label Studio writes; {EXPORT_COCO}",
+}
+
+
 def guess_format(source: Path) -> str:
-    """voc, yolo or csv, by what is there."""
-    if source.is_file() and source.suffix.lower() == ".csv":
-        return "csv"
-    for extension, kind in ((".xml", "voc"), (".txt", "yolo")):
-        if source.is_dir() and any(source.rglob(f"*{extension}")):
-            return kind
+    """
+    What is there: voc, yolo, csv, labelme, label_studio or cvat.
+
+    Raises:
+        UserError: none of these; with the way out, as far as there is one.
+    """
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
-    raise UserError(f"{source}: is no folder of xml or txt files, and no csv")
+    by_ending = _first_files(source)
+    if source.is_file() and by_ending.get(".csv"):
+        return "csv"
+    if path := by_ending.get(".xml"):
+        if root_tag(path) == "annotations":
+            return "cvat"
+        if source.is_dir():
+            return "voc"
+    if by_ending.get(".txt") and source.is_dir():
+        return "yolo"
+    if path := by_ending.get(".json"):
+        kind = json_kind(read_json(path))
+        if kind == "labelme" or (kind == "label_studio" and path == source):
+            return kind
+        if kind == "label_studio":
+            raise UserError(f"{source}: is a folder; convert {path}")
+        raise UserError(f"{path}: {WAYS_OUT[kind]}")
+    if path := by_ending.get(".csv"):
+        raise UserError(f"{source}: is a folder; convert {path}")
+    if by_ending.get(".xml") or by_ending.get(".txt"):
+        raise UserError(f"{source}: is one file; convert the folder {source.parent}")
+    raise UserError(f"{source}: holds no xml, txt, json or csv; unpack archives first")
+
+
+def _first_files(source: Path) -> dict[str, Path]:
+    """{ending: the file itself, or the first in the folder that may hold annotations}."""
+    first = {}
+    for path in source.rglob("*") if source.is_dir() else [source]:
+        ending = path.suffix.lower()
+        if ending in (".csv", ".json", ".txt", ".xml") and path.name.lower() not in NO_LABELS:
+            first[ending] = min(path, first.get(ending, path))
+    return first
+
+
+def root_tag(path: Path) -> str:
+    """The tag of an xml file's root; empty if it has none."""
+    try:
+        return next(ET.iterparse(path, events=("start",)))[1].tag
+    except (ET.ParseError, LookupError, OSError, StopIteration, ValueError):
+        return ""
 
 
 def find_names(source: Path, names_file: str | None) -> dict[str, str]:
@@ -74,8 +142,14 @@ def run(args: argparse.Namespace) -> bool:
         raise UserError(f"--columns knows no {min(unknown)!r}; there are {', '.join(COLUMNS)}")
     image_dir = args.images or (guess_image_dir(source) if kind == "yolo" else None)
     folder = ImageFolder(image_dir or args.image_root, args.image_root)
-    if kind == "voc":
-        images = read_voc(source)
+    readers = {
+        "voc": read_voc,
+        "labelme": read_labelme,
+        "label_studio": read_label_studio,
+        "cvat": read_cvat,
+    }
+    if kind in readers:
+        images = readers[kind](source)
     elif kind == "csv":
         names = find_names(source, args.names)
         images = read_csv(source, columns, names, CLASSES[0] if len(CLASSES) == 1 else None)
@@ -88,7 +162,7 @@ def run(args: argparse.Namespace) -> bool:
     # in YOLO's format, an image without a file is one without objects
     add_unlisted = args.add_unlisted or (kind == "yolo" and image_dir is not None)
     coco, notes = to_coco(
-        images, folder, CLASSES, args.first_pixel, args.skip_missing, add_unlisted
+        images, folder, CLASSES, args.first_pixel, args.skip_missing, add_unlisted, args.skip
     )
     if not coco["images"]:
         raise UserError(f"{source}: holds no annotations of images in {folder.folder}")
@@ -107,7 +181,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="a folder of xml or txt files, or a csv")
+    parser.add_argument(
+        "source", help="a folder of xml, txt or json files, or one csv, json or xml"
+    )
     parser.add_argument("--images", help="the folder of the images (default: --image-root)")
     parser.add_argument(
         "--image-root",
@@ -120,7 +196,9 @@ def main(argv: list[str] | None = None) -> int:
         help="the json to write (default: %(default)s)",
     )
     parser.add_argument(
-        "--format", choices=("voc", "yolo", "csv"), help="default: by what is there"
+        "--format",
+        choices=("voc", "yolo", "csv", "labelme", "label_studio", "cvat"),
+        help="default: by what is there",
     )
     parser.add_argument("--names", metavar="FILE", help="class names: a yaml, txt or csv file")
     parser.add_argument(
@@ -142,6 +220,13 @@ def main(argv: list[str] | None = None) -> int:
         "--add-unlisted", action="store_true", help="images without annotations too"
     )
     parser.add_argument("--skip-missing", action="store_true", help="leave out images not there")
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out the boxes of this class; may be repeated",
+    )
     parser.add_argument("--force", action="store_true", help="replace another output file")
     args = parser.parse_args(argv)
     try:

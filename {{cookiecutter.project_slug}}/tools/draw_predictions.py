@@ -40,7 +40,7 @@ def load_annotations(path):
         images = [(image["id"], image["file_name"]) for image in coco["images"]]
         for box in coco["annotations"]:
             truth[box["image_id"]].append((box["category_id"], box["bbox"], None))  # no score
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{path} is not a COCO annotation file ({reason})") from None
     if not images:
@@ -62,7 +62,7 @@ def load_results(path, images, names, min_score):
             scored = (box["category_id"], (x, y, w, h), box["score"])
             if box["score"] >= min_score:
                 predictions[box["image_id"]].append(scored)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, RecursionError, TypeError, ValueError):
         wanted = "[{image_id, category_id, bbox: [x, y, w, h], score}]"
         raise InputError(f"{path} is not COCO results: {wanted}") from None
     return predictions
