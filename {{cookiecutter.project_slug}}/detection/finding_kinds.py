@@ -263,6 +263,13 @@ KINDS = {
         "learnt and scored as two classes",
         "if they are one class, give it one name and one id; else rename one",
     ),
+    "metric_collisions": Kind(
+        ERROR,
+        "metrics that would get one name, since a class is named like a metric or like another",
+        "training stops at once",
+        "rename the class in detection/classes.py and the json, or a metric in "
+        "detection/metric_names.py",
+    ),
     "category_numbering": Kind(
         NOTE,
         "category ids that do not run from 1",

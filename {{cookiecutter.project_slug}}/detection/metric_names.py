@@ -6,11 +6,12 @@ add one, edit it there. `{class}` stands for each class of the data set. Losses 
 scalars that a preset does not name go under `train/`.
 """
 
+import ast
 import re
-
-from detectron2.data import MetadataCatalog
+from collections.abc import Sequence
 
 from detection.errors import UserError
+from detection.paths import PROJECT_ROOT
 
 # mmdetection's names: https://github.com/open-mmlab/mmdetection, `mmdet/models/*_heads` for losses
 _MMDET_LOSSES = {
@@ -83,23 +84,16 @@ class MetricNames:
         """
         if preset not in PRESETS:
             raise UserError(f"no metric names {preset!r}; there are {', '.join(PRESETS)}")
+        from detectron2.data import MetadataCatalog  # slow, and check_dataset.py does without
+
+        classes = MetadataCatalog.get(dataset_name).thing_classes
+        if collision := find_collision(preset, classes):
+            raise UserError(
+                f"metric names: {collision}; rename a class in detection/classes.py or a metric in "
+                "detection/metric_names.py"
+            )
         self._preset = preset
-        self._names = {}
-        for class_name in MetadataCatalog.get(dataset_name).thing_classes:
-            for task in ("bbox", "segm"):
-                for metric in ("AP", "AP50"):
-                    old = "/".join((task, metric + "-{class}"))
-                    new, factor = PRESETS[preset].get(old, (old, 1))
-                    # a slash would open a section of its own in W&B and TensorBoard
-                    shown = class_name.replace("/", "_")
-                    self._names[old.replace("{class}", class_name)] = (
-                        new.replace("{class}", shown),
-                        factor,
-                    )
-        for old, renamed in PRESETS[preset].items():
-            if "{class}" not in old:
-                self._names[old] = renamed
-        self._refuse_collisions()
+        self._names = _rename(preset, classes)
 
     def __call__(self, name: str, value: float) -> tuple[str, float]:
         """The team's name and value for one of detectron2's."""
@@ -121,15 +115,44 @@ class MetricNames:
             return f"{prefix}/{name.replace('/', '_')}", 1
         return f"train/{name}", 1
 
-    def _refuse_collisions(self) -> None:
-        seen = {}
-        for old, (new, _) in self._names.items():
-            # models differ in their losses: one run never has both loss_cls and loss_fcos_cls
-            if not self.is_evaluation(old):
-                continue
-            if new in seen:
-                raise UserError(
-                    f"metric names: {seen[new]} and {old} would both be logged as {new}; rename "
-                    "a class in detection/classes.py or a metric in detection/metric_names.py"
-                )
-            seen[new] = old
+
+def find_collision(preset: str, classes: Sequence[str]) -> str:
+    """Which two metrics of an evaluation would get one name, as a sentence; empty if none."""
+    seen = {}
+    for old, (new, _) in _rename(preset, classes).items():
+        # models differ in their losses: one run never has both loss_cls and loss_fcos_cls
+        if not MetricNames.is_evaluation(old):
+            continue
+        if new in seen:
+            return f"{seen[new]} and {old} would both be logged as {new}"
+        seen[new] = old
+    return ""
+
+
+def preset_in_use() -> str | None:
+    """The preset that configs/common/writers.py names, without running it; None if it does not."""
+    path = PROJECT_ROOT / "configs" / "common" / "writers.py"
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "preset":
+            value = getattr(node.value, "value", None)
+            return value if value in PRESETS else None
+    return None
+
+
+def _rename(preset: str, classes: Sequence[str]) -> dict[str, tuple[str, float]]:
+    """{detectron2's name: (the team's name, factor)}, of each class too."""
+    names = {}
+    for class_name in classes:
+        for task in ("bbox", "segm"):
+            for metric in ("AP", "AP50"):
+                old = "/".join((task, metric + "-{class}"))
+                new, factor = PRESETS[preset].get(old, (old, 1))
+                # a slash would open a section of its own in W&B and TensorBoard
+                shown = new.replace("{class}", class_name.replace("/", "_"))
+                names[old.replace("{class}", class_name)] = (shown, factor)
+    names |= {old: renamed for old, renamed in PRESETS[preset].items() if "{class}" not in old}
+    return names

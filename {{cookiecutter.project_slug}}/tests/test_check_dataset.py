@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import unicodedata
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PROJECT_ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -411,7 +413,8 @@ def test_damage_is_found_and_mended(data, capsys, plant, kind, is_fixable):
 
 
 def test_every_kind_is_planted():
-    elsewhere = {"no_annotations", "differing_categories", "category_order", "alike_classes"}
+    elsewhere = {"no_annotations", "differing_categories", "category_order"}
+    elsewhere |= {"alike_classes", "metric_collisions"}
     assert {kind for _, kind, _ in DAMAGES} == set(KINDS) - elsewhere
 
 
@@ -446,6 +449,34 @@ def test_class_names_that_look_alike_are_named(data):
     found = [f for f in report["findings"] if f["kind"] == "alike_classes"]
     assert [(f["split"], f["items"]) for f in found] == [(s, ["Can", "c an "]) for s in COUNTS]
     assert all("'can'" in note for f in found for note in f["notes"])
+
+
+@pytest.mark.parametrize(
+    ("preset", "names", "is_error"),
+    [
+        ("mmdet2", ["50", "can"], True),
+        ("mmdet3", ["50", "can"], False),
+        ("mmdet2", ["a/b", "a_b"], True),
+        ("detectron2", ["a/b", "a_b"], True),
+        (None, ["50", "can"], False),
+    ],
+)
+def test_class_that_training_refuses_for_its_metrics(data, monkeypatch, preset, names, is_error):
+    project = data.folder / "project"
+    (project / "configs" / "common").mkdir(parents=True)
+    source = (PROJECT_ROOT / "configs/common/writers.py").read_text(encoding="utf-8")
+    source = re.sub('preset="[a-z0-9]+"', f'preset="{preset}"' if preset else "style=1", source)
+    (project / "configs/common/writers.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr("detection.metric_names.PROJECT_ROOT", project)
+    classes.CLASSES[:] = names
+    for coco in data.splits.values():
+        coco["categories"] = [{"id": k, "name": name} for k, name in enumerate(names, 1)]
+        kept = [a for a in coco.get("annotations", []) if a["category_id"] < 3]
+        coco |= {"annotations": kept} if kept else {}
+    status, report = data.check("--no-images")
+    assert status == is_error
+    found = [f for f in report["findings"] if f["kind"] == "metric_collisions"]
+    assert len(found) == is_error and all(names[0] in f["items"][0] for f in found)
 
 
 def test_nothing_is_said_of_sound_data(data, capsys):

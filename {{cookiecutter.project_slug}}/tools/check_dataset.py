@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from detection.annotation_checks import check_annotations
 from detection.annotation_fixes import Fixed, fix_splits
 from detection.annotations import category_id_map, read_coco, write_json
+from detection.classes import CLASSES
 from detection.errors import UserError
 from detection.finding_report import (
     count_findings,
@@ -35,6 +36,7 @@ from detection.finding_report import (
 )
 from detection.findings import Finding
 from detection.image_checks import ImageFacts, check_images, file_name, read_images
+from detection.metric_names import find_collision, preset_in_use
 from detection.paths import DATASETS, IMAGE_ROOT, in_project
 from detection.split_checks import check_splits
 
@@ -49,6 +51,8 @@ def check(splits: dict[str, dict], facts: dict[str, ImageFacts], image_root: str
         except UserError as e:
             found.append(Finding("categories", [str(e).removeprefix(f"{split}: ")]))
         findings += [replace(finding, split=split) for finding in found]
+    if (preset := preset_in_use()) and (collision := find_collision(preset, CLASSES)):
+        findings.append(Finding("metric_collisions", [f"{collision} ({preset})"]))
     return findings + check_splits(splits, facts)
 
 
