@@ -159,6 +159,17 @@ def test_nothing_in_a_project_depends_on_this_machine(bake, tmp_path):
         assert b"annotations.json" not in content or name not in RENDERED, name
 
 
+def test_git_keeps_the_data_folder_and_ignores_the_data(bake):
+    project = bake(fresh=True)
+    for path in ("train.json", "images/1.jpg", "folds/0/README.md", "toy/train.json"):
+        (project / "datasets" / path).parent.mkdir(parents=True, exist_ok=True)
+        (project / "datasets" / path).write_text("{}")
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    command = ["git", "ls-files", "--others", "--exclude-standard", "datasets"]
+    listed = subprocess.run(command, cwd=project, check=True, capture_output=True, text=True)
+    assert listed.stdout.split() == ["datasets/README.md"]
+
+
 def test_two_bakes_are_the_same(bake):
     first, second = bake(), bake(fresh=True)
     for path in files_under(first):
