@@ -15,4 +15,5 @@ class UserError(Exception):
             half = LONGEST // 2
             message = f"{message[:half]} … {message[-half:]}"
         # names may hold line breaks and whatever else a terminal would obey
-        super().__init__(re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda c: repr(c[0])[1:-1], message))
+        controls = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+        super().__init__(re.sub(controls, lambda c: repr(c[0])[1:-1], message))

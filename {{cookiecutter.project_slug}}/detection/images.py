@@ -54,6 +54,8 @@ def read_image(path: str) -> np.ndarray:
         return detection_utils.read_image(path, "RGB").copy() if image is None else image
     except Exception as e:  # decoders raise many kinds
         reason = (getattr(e, "strerror", None) or str(e) or repr(e)).splitlines()[0]
+        if isinstance(e, cv2.error):  # which names its own source files
+            reason = "OpenCV cannot decode it"
         raise UserError(
             f"{path}: cannot be read as an image ({reason}); `make check` lists all such files"
         ) from e

@@ -1064,6 +1064,34 @@ def test_lines_are_aligned_with_wide_names(data, capsys):
     assert lines[1].startswith("한국어        3 images")
 
 
+NESTED = json.loads("[" * 500 + "]" * 500)
+LONG = "x" * 10**7
+
+
+@pytest.mark.parametrize(
+    ("section", "fields"),
+    [
+        ("annotations", {"id": NESTED}),
+        ("annotations", {"bbox": NESTED}),
+        ("annotations", {"segmentation": NESTED}),
+        ("annotations", {"attributes": NESTED}),
+        ("images", {"file_name": NESTED}),
+        ("images", {"file_name": LONG}),
+        ("images", {LONG: LONG}),
+        ("categories", {"name": NESTED}),
+        ("categories", {"name": LONG}),
+    ],
+)
+def test_deep_and_long_values_end_in_a_few_lines(data, capsys, section, fields):
+    data.splits["train"][section][1].update(fields)
+    for arguments in ([], ["--fix", "--output", str(data.folder / "fixed")]):
+        status = tool.main([data.write()[0], "--image-root", str(data.images), *arguments])
+        shown = capsys.readouterr()
+        assert status in (0, 1, 2)
+        assert len(shown.out) + len(shown.err) < 10_000 and "Traceback" not in shown.err
+        assert status < 2 or (shown.err.count("\n") == 1 and "train" in shown.err)
+
+
 # -- anything at all ------------------------------------------------------------------------------
 
 VALUES = st.recursive(

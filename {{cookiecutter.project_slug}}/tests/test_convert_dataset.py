@@ -7,6 +7,7 @@ import shutil
 import sys
 import unicodedata
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,14 @@ sys.path.insert(0, str(PROJECT_ROOT / "tools"))
 import convert_dataset as tool
 import make_toy_dataset
 
+XML_BOMB = (
+    "<!DOCTYPE l [<!ENTITY a 'aaaaaaaaaa'>"
+    + "".join(f"<!ENTITY {n} '{f'&{m};' * 10}'>" for m, n in pairwise("abcdefghij"))
+    + "]><annotation><filename>&j;</filename></annotation>"
+)
+YAML_BOMB = "a: &a [x]\n" + "".join(
+    f"{n}: &{n} [{', '.join([f'*{m}'] * 9)}]\n" for m, n in pairwise("abcdefghi")
+)
 NAMES = ["can", "종이", 'a/"b", <c> & {d} 🗑', "glass"]
 
 
@@ -573,6 +582,17 @@ def test_images_may_lie_behind_links(root, tmp_path):
     assert {i["file_name"] for i in coco["images"]} == {i["file_name"] for i in expected["images"]}
 
 
+def test_yaml_names_are_text_whatever_they_look_like(root, monkeypatch):
+    names = ["no", "1e3", "2024-01-01", "null"]
+    monkeypatch.setattr(tool, "CLASSES", names)
+    folder = root / "l"
+    folder.mkdir()
+    (folder / "toy_train_00001.txt").write_text("".join(f"{k} .5 .5 .1 .1\n" for k in range(4)))
+    (folder / "data.yaml").write_text(f"names: [{', '.join(names)}]\n")
+    coco = convert(root, folder)
+    assert [a["category_id"] for a in coco["annotations"]] == [1, 2, 3, 4]
+
+
 def test_same_name_in_two_folders(root, capsys):
     source = write_csv(root, "global_wheat")
     shutil.copy(root / "toy/images/toy_train_00001.jpg", root / "toy/images/빈 곳")
@@ -640,6 +660,20 @@ def test_other_output_is_kept(root, capsys):
         ),
         ("a.xml", "<annotations><track/></annotations>", "where CVAT exports"),
         ("a.xml", "<annotations><image><box/></image></annotations>", "has no name"),
+        ("l/1.xml", XML_BOMB, "is no valid xml"),
+        ("a.csv", f"image_id,bbox,label\n{'x' * 10**7},1 2 3 4,can\n", "no rows"),
+        ("a.csv", f"image_id,bbox,label\n1,{'9' * 5000} 2 3 4,can\n", "finite numbers"),
+        ("a.csv", "image_id,bbox,label\n1,1e999 2 3 4,can\n", "finite numbers"),
+        ("l/toy_train_00001.txt", f"0 .5 .5 .1 {'9' * 10**6}\n", "finite numbers"),
+        ("l/toy_train_00001.txt", f"{'9' * 10**6} .5 .5 .1 .1\n", "line 1 has the class"),
+        (
+            "l/toy_train_00001.xml",
+            f"<annotation><object><name>{'x' * 10**6}</name><bndbox><xmin>1</xmin><ymin>1</ymin>"
+            "<xmax>2</xmax><ymax>2</ymax></bndbox></object></annotation>",
+            "not in detection/classes.py",
+        ),
+        ("a.json", "9" * 5000, "is no valid json"),
+        ("l/1.json", '{"shapes": [{"label": "can", "points": [[1, NaN]]}]}', "finite numbers"),
         ("a.xml", "<annotation/>", "convert the folder "),
     ],
 )
@@ -648,7 +682,27 @@ def test_what_cannot_be_read_is_one_line(root, capsys, name, content, says):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     source = path if path.parent == root else path.parent
-    assert says in refusal(capsys, root, source)
+    line = refusal(capsys, root, source)
+    assert says in line and len(line) < 1500
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("data.yaml", f"{YAML_BOMB}names: *i\n"),
+        ("data.yaml", f"{YAML_BOMB}names: [can, *i]\n"),
+        ("data.yaml", "names: &a [*a]\n"),
+        ("data.yaml", f"names: {'[' * 10_000}"),
+        ("data.yaml", f"names: [{'x' * 10**7}]\n"),
+        ("data.yaml", "names: can\n"),
+        ("names.csv", f"0,{'x' * 200_000}\n"),
+    ],
+)
+def test_names_that_explode_end_in_a_short_line(root, capsys, name, content):
+    source = write_yolo(root, names=None)
+    (root / "toy" / name).write_text(content)
+    line = refusal(capsys, root, source, f"--names={root}/toy/{name}")
+    assert f"toy/{name}" in line and len(line) < 1500
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pycocotools import mask as mask_util
 
 from detection import classes
 from detection.annotation_checks import check_annotations
-from detection.annotations import category_id_map, read_coco
+from detection.annotations import category_id_map, check_images, read_coco
 from detection.average_precision import average_precision
 from detection.datasets import register_split, training_images
 from detection.errors import UserError
@@ -395,6 +395,16 @@ def test_boxes_without_area_load_but_never_reach_a_batch(folder):
     instances = mapper(records[0])["instances"]
     assert instances.gt_boxes.tensor.tolist() == [[5, 5, 25, 15]]
     assert instances.gt_classes.tolist() == [0]
+
+
+@pytest.mark.parametrize("section", ["images", "categories"])
+def test_a_name_that_is_far_too_long_ends_in_a_short_line(folder, section):
+    coco = make_coco()
+    coco[section][0]["file_name" if section == "images" else "name"] = "x" * 10**7
+    assert len(refusal(folder, coco)) < 1000
+    if section == "images":
+        with pytest.raises(UserError, match=r"images\[0\]"):
+            check_images(coco, "data.json")
 
 
 def damage(coco: dict, rng: random.Random):
