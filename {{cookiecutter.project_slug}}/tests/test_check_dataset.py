@@ -1064,6 +1064,14 @@ def test_lines_are_aligned_with_wide_names(data, capsys):
     assert lines[1].startswith("한국어        3 images")
 
 
+def test_backslashes_in_a_path_are_called_so(data, capsys):
+    data.splits["train"]["images"][1]["file_name"] = "train\\1 사진.jpg"
+    _, report = data.check()
+    (missing,) = (f for f in report["findings"] if f["kind"] == "missing_images")
+    assert missing["notes"] == ["train/1 사진.jpg is there"]
+    assert "NFC" not in capsys.readouterr().out.partition("effect")[0]
+
+
 NESTED = json.loads("[" * 500 + "]" * 500)
 LONG = "x" * 10**7
 

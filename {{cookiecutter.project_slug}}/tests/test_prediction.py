@@ -17,7 +17,8 @@ from PIL import Image
 
 from detection.classes import CLASSES
 from detection.errors import UserError
-from detection.prediction import results_name
+from detection.images import read_image
+from detection.prediction import list_images, results_name
 from detection.tta import DetectorWithTTA
 from predict import main
 
@@ -142,6 +143,20 @@ def test_folder_and_pattern(predict, toy, tmp_path):
     predict(f"{images}/*.jpg", "--output", str(tmp_path / "glob.json"), "--max-per-image", "7")
     listed = read(tmp_path / "glob.images.json")
     assert [i["file_name"] for i in listed["images"]] == ["b.jpg", "c.jpg"]
+
+
+def test_folder_takes_every_common_ending_and_names_the_rest(tmp_path, caplog):
+    formats = {"a.jfif": "JPEG", "b.gif": "GIF", "c.jp2": "JPEG2000", "d.ppm": "PPM"}
+    for name, kind in formats.items():
+        Image.new("RGB", (30, 20)).save(tmp_path / name, kind)
+    for name in ("e.HEIC", "f.heic", "g.dcm", "notes.txt", ".hidden.x"):
+        (tmp_path / name).write_bytes(b"?")
+    with caplog.at_level(logging.WARNING, logger="detectron2.detection"):
+        coco, root = list_images(str(tmp_path), None)
+    assert [i["file_name"] for i in coco["images"]] == list(formats)
+    assert ".heic 2, .dcm 1" in caplog.text and "txt" not in caplog.text
+    for name in formats:
+        assert read_image(f"{root}/{name}").shape == (20, 30, 3)
 
 
 @pytest.mark.slow
