@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import yaml
 
 from detection.charts import lines
 from detection.errors import UserError
+
+LARGEST_CONFIG = 100_000  # values
 
 STRETCHES = 300  # about the pixels that a chart is wide
 
@@ -37,14 +40,16 @@ def read_history(run: str) -> dict[str, list[tuple[int, float]]]:
             row = json.loads(line)
             iteration = int(row["iteration"])
             rows[iteration] = rows.get(iteration, {}) | row
-        except (KeyError, OverflowError, TypeError, ValueError) as e:
+        except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as e:
             if number == len(written):
                 break
             raise UserError(f"{path}: line {number} is no row of metrics; take it out") from e
     curves = {}
     for iteration in sorted(rows):
         for name, value in rows[iteration].items():
-            if name != "iteration" and type(value) in (int, float) and math.isfinite(value):
+            # math.isfinite raises an error for whole numbers of 400 digits
+            is_number = type(value) in (int, float) and abs(value) <= sys.float_info.max
+            if name != "iteration" and is_number:
                 curves.setdefault(name, []).append((iteration, value))
     return curves
 
@@ -59,9 +64,11 @@ def read_config(run: str | Path) -> dict:
     path = Path(run) / "config.yaml"
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+        if _size(config, {}) > LARGEST_CONFIG:
+            raise ValueError("its aliases repeat each other")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, yaml.YAMLError) as e:
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as e:
         raise UserError(f"{path}: cannot be read; write it again, or take it away") from e
     return config if isinstance(config, dict) else {}
 
@@ -80,6 +87,16 @@ def read_image_root(run: str) -> str | None:
     except UserError as e:
         raise UserError(f"{Path(run) / 'config.yaml'}: cannot be read; say --image-root") from e
     return root if isinstance(root, str) and "${" not in root else None
+
+
+def _size(value: object, sizes: dict[int, float]) -> float:
+    """How many values it holds, written out; infinite if it holds itself. `sizes` are by id()."""
+    if id(value) not in sizes:
+        inner = value.values() if isinstance(value, dict) else value
+        inner = inner if isinstance(value, dict | list) else ()
+        sizes[id(value)] = math.inf if inner else 1
+        sizes[id(value)] = 1 + sum(_size(v, sizes) for v in inner)
+    return sizes[id(value)]
 
 
 class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):

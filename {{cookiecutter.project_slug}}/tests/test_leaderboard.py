@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,24 @@ def test_runs_that_were_cut_off(output):
     for name in ("empty", "garbage"):
         assert table[name]["bbox/AP50"] == table[name]["iterations"] == "-"
     assert {row["differs in"] for row in table.values()} == {""}
+
+
+def test_values_that_no_run_writes(output):
+    """Aliases that explode or hold themselves, lists too deep, numbers too large."""
+    write_run(output / "sound", rows(10), lr=0.01)
+    bomb = "a: &a [x]\n" + "".join(
+        f"{n}: &{n} [{', '.join([f'*{m}'] * 9)}]\n" for m, n in pairwise("abcdefghijk")
+    )
+    texts = {"bomb": bomb, "loop": "a: &a [*a]\n", "deep": f"a: {'[' * 900}{']' * 900}\n"}
+    for name, text in texts.items():
+        write_run(output / name, [*rows(5), {"iteration": 7, "bbox/AP": 10**400}], lr=0.01)
+        (output / name / "config.yaml").write_text(text)
+    nested = '{"iteration": ' + "[" * 50_000
+    (output / "bomb" / "metrics.json").write_text(f'{nested}\n{{"iteration": 1}}\n')
+    table = read_table(board(output))
+    assert next(iter(table)) == "sound"
+    assert {table[name]["bbox/AP50"] for name in ("loop", "deep")} == {"5.00"}
+    assert table["bomb"]["bbox/AP50"] == "-"
 
 
 def test_hours_count_what_a_resume_repeated_once(output):
