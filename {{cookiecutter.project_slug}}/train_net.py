@@ -35,6 +35,7 @@ from detection.checkpoints import (
 )
 from detection.config import load_config, parse_args
 from detection.console import quiet_console, quiet_setup
+from detection.datasets import class_names
 from detection.ema import EMAHook
 from detection.errors import UserError
 from detection.freezing import freeze
@@ -118,7 +119,8 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
         pictures,
         # after the evaluation, whose result it reads
         BestCheckpointer(
-            DetectionCheckpointer(evaluated, cfg.train.output_dir), **cfg.train.best_checkpointer
+            WholeFileCheckpointer(evaluated, cfg.train.output_dir, classes=checkpointer.classes),
+            **cfg.train.best_checkpointer,
         ),
         # after that one, whose record it reads
         EarlyStopping(checkpointer, val_metric, cfg.train.eval_period, **cfg.train.early_stopping),
@@ -144,7 +146,7 @@ def do_train(args, cfg) -> None:
     optimizer = instantiate(cfg.optimizer)
     cfg.optimizer.params.pop("model")
 
-    checkpointer = WholeFileCheckpointer(model, cfg.train.output_dir)
+    checkpointer = WholeFileCheckpointer(model, cfg.train.output_dir, classes=class_names(cfg))
     start_iter = last_iteration(checkpointer) + 1 if args.resume else 0
     starts = comm.all_gather(start_iter)
     if len(set(starts)) > 1:
@@ -188,7 +190,7 @@ def main(args) -> None:
         model = instantiate(without_pretrained(cfg.model))
         on_device(model, cfg.train.device, cfg.train.channels_last)
         weights = "last" if args.resume else cfg.train.init_checkpoint
-        load_weights(model, cfg.train.output_dir, weights)
+        load_weights(model, cfg.train.output_dir, weights, class_names(cfg))
         do_test(cfg, with_tta(cfg, model.eval()))
     else:
         do_train(args, cfg)

@@ -4,7 +4,7 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,6 +13,7 @@ import torch
 from fvcore.common.checkpoint import Checkpointer, _IncompatibleKeys
 from omegaconf import DictConfig, OmegaConf
 
+from detection import checkpoint_classes
 from detection.ema import averaged_weights
 from detection.errors import UserError
 from detection.weight_files import SafeCheckpointer
@@ -21,7 +22,7 @@ logger = logging.getLogger("detectron2.detection")
 
 
 class WholeFileCheckpointer(SafeCheckpointer):
-    """Lets Ctrl-C wait until a checkpoint is on the disk; resumes from the same model alone."""
+    """Lets Ctrl-C wait until a checkpoint is on the disk; resumes the same model and classes."""
 
     _is_resumed = False
 
@@ -33,6 +34,12 @@ class WholeFileCheckpointer(SafeCheckpointer):
         self._is_resumed = resume and self.has_checkpoint()
         return super().resume_or_load(path, resume=resume)
 
+    def _with_own_classes(self, checkpoint):
+        if not self._is_resumed:
+            return super()._with_own_classes(checkpoint)
+        checkpoint_classes.require_same(checkpoint, self.classes)
+        return checkpoint
+
     def _load_model(self, checkpoint):
         incompatible = super()._load_model(checkpoint)
         if self._is_resumed:
@@ -41,7 +48,7 @@ class WholeFileCheckpointer(SafeCheckpointer):
 
     def save(self, name: str, **kwargs) -> None:
         with interrupts_wait():
-            super().save(name, **kwargs)
+            super().save(name, **{checkpoint_classes.KEY: self.classes}, **kwargs)
 
 
 @contextmanager
@@ -90,22 +97,27 @@ def read_best(output_dir: str | Path, metric: str) -> dict | None:
     return best if best["metric"] == metric else None
 
 
-def load_weights(model: torch.nn.Module, output_dir: str, checkpoint: str) -> str:
+def load_weights(
+    model: torch.nn.Module, output_dir: str, checkpoint: str, classes: Sequence[str] | None = None
+) -> str:
     """
     Load all weights of a trained model; their moving average, where the checkpoint has one.
+
+    Where the checkpoint has the same classes in another order, the heads are reordered.
 
     Args:
         model: gets them.
         output_dir: of its training.
         checkpoint: "best" or "last" of that training; or a path, URL or wandb-artifact://.
+        classes: the names of the model's classes, in order; None: CLASSES.
 
     Returns:
         The path that was loaded.
 
     Raises:
-        UserError: there is no such checkpoint, or it is of another model.
+        UserError: there is no such checkpoint, or it is of another model or other classes.
     """
-    checkpointer = _WholeCheckpointer(model, output_dir)
+    checkpointer = _WholeCheckpointer(model, output_dir, classes=classes)
     if checkpoint == "best":
         checkpoint = str(Path(output_dir) / "model_best.pth")
     elif checkpoint == "last":
@@ -134,6 +146,9 @@ def without_pretrained(model: DictConfig) -> DictConfig:
 
 class _WholeCheckpointer(SafeCheckpointer):
     """Refuses what upstream's only warns of: weights that are missing or of another shape."""
+
+    def _with_own_classes(self, checkpoint):
+        return checkpoint_classes.permuted(checkpoint, self.model, self.classes)
 
     def _load_model(self, checkpoint):
         if (average := averaged_weights(checkpoint)) is not None:

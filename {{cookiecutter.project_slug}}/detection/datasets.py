@@ -7,8 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.structures import BoxMode
+from omegaconf import DictConfig, OmegaConf
 from pycocotools import mask as mask_util
 
 from detection.annotation_checks import check_annotations
@@ -70,6 +72,12 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
     )
     _registered[name] = version
     return name
+
+
+def class_names(cfg: DictConfig) -> list[str] | None:
+    """The classes of the data set that a config evaluates on; None where its metadata have none."""
+    name = instantiate(OmegaConf.select(cfg, "dataloader.evaluator.dataset_name"))
+    return name and MetadataCatalog.get(name).get("thing_classes")
 
 
 def training_images(

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from detection.annotations import read_coco, write_json
 from detection.checkpoints import load_weights
 from detection.config import takes
-from detection.datasets import first_images
+from detection.datasets import class_names, first_images
 from detection.errors import UserError
 from detection.paths import DEV_RUN
 from detection.prediction import Predictor, batches_file
@@ -92,7 +92,7 @@ def finish(cfg: DictConfig) -> None:
         coco["images"] = coco["images"][:IMAGES]
         model = instantiate(cfg.model).eval()
         on_device(model, cfg.train.device, cfg.train.channels_last)
-        load_weights(model, cfg.train.output_dir, "last")
+        load_weights(model, cfg.train.output_dir, "last", class_names(cfg))
         predictor = Predictor(cfg, with_tta(cfg, model), coco, val.image_root, 2, 0)
         output = output_dir / "predictions.json"
         write_json(predictor.predict(output, settings={}), str(output))

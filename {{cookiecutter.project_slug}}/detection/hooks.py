@@ -17,6 +17,7 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import distributed
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detection.checkpoint_classes import KEY
 from detection.checkpoints import interrupts_wait, read_best
 from detection.errors import UserError
 from detection.metric_names import MetricNames
@@ -132,6 +133,7 @@ class BestCheckpointer(HookBase):
             mode: "max" or "min".
         """
         self._model = checkpointer.model
+        self._classes = getattr(checkpointer, "classes", None)
         self._folder = Path(checkpointer.save_dir)
         self._val_metric = val_metric
         self._is_better = {"max": operator.gt, "min": operator.lt}[mode]
@@ -163,7 +165,8 @@ class BestCheckpointer(HookBase):
         # a kill while saving must not cost the best model so far
         partial = self._folder / "model_best.partial"
         with interrupts_wait():
-            torch.save({"model": self._model.state_dict(), **record}, partial)
+            content = {"model": self._model.state_dict(), KEY: self._classes, **record}
+            torch.save(content, partial)
             partial.replace(self._folder / "model_best.pth")
             partial.write_text(json.dumps(record) + "\n")
             partial.replace(self._record)

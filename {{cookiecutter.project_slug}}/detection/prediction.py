@@ -219,6 +219,7 @@ def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> d
         "model": plain(cfg.model),
         "mapper": plain(cfg.dataloader.test.mapper),
         "tta": plain(cfg.tta),
+        "classes": list(CLASSES),
         "weights": [str(weights), stat and stat.st_size, stat and stat.st_mtime_ns],
         "images": [
             [image[key] for key in ("id", "file_name", "width", "height")]

@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -15,6 +16,7 @@ from iopath.common.file_io import get_cache_dir
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from detection import checkpoint_classes
 from detection.classes import CLASSES
 from detection.console import quiet_console
 from detection.errors import UserError
@@ -65,7 +67,27 @@ def fetch(path: str) -> str:
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """Upstream's, but no file can run code, and .safetensors are read too."""
+    """
+    Upstream's, but no file can run code, .safetensors are read too, and classes keep their names.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        save_dir: str = "",
+        *,
+        classes: Sequence[str] | None = None,
+        **kwargs,
+    ):
+        """
+        Args:
+            model: gets the weights.
+            save_dir: where checkpoints are.
+            classes: the names of the model's classes, in order; None: CLASSES.
+            kwargs: of upstream's.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self.classes = list(CLASSES if classes is None else classes)
 
     def load(self, path: str, *args, **kwargs) -> dict:
         """
@@ -113,8 +135,19 @@ class SafeCheckpointer(DetectionCheckpointer):
         return loaded
 
     def _load_model(self, checkpoint):
+        checkpoint = self._with_own_classes(checkpoint)
+        is_unrecorded = checkpoint_classes.are_unrecorded(checkpoint, self.model)
         with quiet_console():  # a table of all parameters, where names are guessed
-            return super()._load_model(checkpoint)
+            incompatible = super()._load_model(checkpoint)
+        if is_unrecorded:
+            logger.warning(
+                "the weights do not record the names of their classes: they have to be those of "
+                "detection/classes.py, in that order"
+            )
+        return incompatible
+
+    def _with_own_classes(self, checkpoint: dict) -> dict:
+        return checkpoint_classes.taken_by_name(checkpoint, self.model, self.classes)
 
     def _log_incompatible_keys(self, incompatible) -> None:
         """
@@ -136,7 +169,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         if fresh:
             logger.info(
                 f"start fresh, since the weights are for another number of classes than "
-                f"{len(CLASSES)}: {_parts(fresh, loaded)}"
+                f"{len(self.classes)}: {_parts(fresh, loaded)}"
             )
         if other := set(differing) - fresh:
             name = min(other)

@@ -1,4 +1,6 @@
+import io
 import json
+import logging
 import os
 import struct
 import subprocess
@@ -49,6 +51,19 @@ def offline():
             patch.delenv(name)
         patch.setenv("WANDB_MODE", "offline")
         yield
+
+
+@pytest.fixture
+def lines():
+    """What the terminal shows."""
+    stream = io.StringIO()
+    handler, logger = logging.StreamHandler(stream), logging.getLogger("detectron2")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield lambda: stream.getvalue().splitlines()
+    logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """Weights of any source: found, read without running their code, and accounted for."""
 
 import functools
-import io
-import logging
 import os
 import pickle
 import threading
@@ -43,19 +41,6 @@ def of_80_classes(tmp_path_factory) -> dict[str, str]:
     torch.save({"state_dict": state, "meta": {"epoch": 3}}, folder / "wrapped.pth")
     save_file(state, folder / "state.safetensors")
     return {path.name: str(path) for path in folder.iterdir()}
-
-
-@pytest.fixture
-def lines():
-    """What the terminal shows."""
-    stream = io.StringIO()
-    handler, logger = logging.StreamHandler(stream), logging.getLogger("detectron2")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield lambda: stream.getvalue().splitlines()
-    logger.removeHandler(handler)
-    logger.setLevel(level)
 
 
 @pytest.fixture
