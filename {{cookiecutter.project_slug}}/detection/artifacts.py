@@ -11,6 +11,7 @@ from detectron2.utils.file_io import PathHandler, PathManager
 from fvcore.common.checkpoint import Checkpointer
 from iopath.common.file_io import file_lock, get_cache_dir
 
+from detection.checkpoint_classes import KEY
 from detection.errors import UserError
 from detection.wandb_writer import default_mode
 
@@ -22,7 +23,8 @@ class ModelArtifacts(HookBase):
     Logs the best and the last checkpoint to the W&B run, when training has reached its end.
 
     They are two versions of the artifact `model-<run id>`, of type "model", with the aliases `best`
-    and `last`; their metadata are the metric, its value, the iteration and the run's config. A run
+    and `last`; their metadata are the metric, its value, the iteration, the class names and the
+    run's config. A run
     that stopped early has none, since it can go on. Goes after the hooks that save checkpoints and
     before the writer that closes the run.
     """
@@ -56,6 +58,8 @@ class ModelArtifacts(HookBase):
             logger.warning(f"W&B: checkpoints not logged ({e!r})")
 
     def _log(self, path: Path, metadata: dict, alias: str) -> None:
+        if classes := getattr(self._checkpointer, "classes", None):
+            metadata = {**metadata, KEY: classes}
         metadata = {**metadata, "config": wandb.run.config.as_dict()}
         artifact = wandb.Artifact(f"model-{wandb.run.id}", type="model", metadata=metadata)
         # no copies of hundreds of MB: it is not written to any more

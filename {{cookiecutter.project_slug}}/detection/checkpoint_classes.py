@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from detection.class_differences import compare_names, only_spelling
+from detection.class_differences import describe_lists, list_names
 from detection.errors import UserError
 
 logger = logging.getLogger("detectron2.detection")
 
 KEY = "thing_classes"  # in a checkpoint, as in a data set's metadata
-SHOWN = 12  # names of a list that a line has room for
 _CLASS_LAYER = re.compile(r"(cls_score|mask_head\.predictor)\.weight$")
 
 
@@ -115,14 +114,14 @@ def permuted(checkpoint: dict, model: torch.nn.Module, wanted: Sequence[str]) ->
         return checkpoint
     if sorted(recorded) != sorted(wanted):
         raise UserError(
-            f"{describe(recorded, wanted)}; write the checkpoint's names into detection/classes.py "
-            "and into the data's categories, or name a checkpoint of these classes"
+            f"the checkpoint's {describe_lists(recorded, wanted)}; write its names into "
+            "detection/classes.py and the data's categories, or name a checkpoint of these classes"
         )
     state, mapped = map_class_rows(checkpoint["model"], model.state_dict(), recorded, wanted)
     if not mapped:
         raise UserError(
-            f"{describe(recorded, wanted)}, and the model has no head whose classes can be "
-            "reordered; write them into detection/classes.py in the checkpoint's order"
+            f"the checkpoint's {describe_lists(recorded, wanted)}, and the model has no head whose "
+            "classes can be reordered; write them into detection/classes.py in that first order"
         )
     logger.info("the checkpoint has the classes in another order: its heads are reordered by name")
     return {**checkpoint, "model": state}
@@ -136,9 +135,9 @@ def require_same(checkpoint: dict, wanted: Sequence[str]) -> None:
     recorded = recorded_classes(checkpoint)
     if recorded is not None and recorded != list(wanted):
         raise UserError(
-            f"{describe(recorded, wanted)}; write them into detection/classes.py as they were to "
-            "resume, or start a new training with train.init_checkpoint from this checkpoint and "
-            "another train.output_dir"
+            f"the checkpoint's {describe_lists(recorded, wanted)}; to resume, write them into "
+            "detection/classes.py as they were; or start a new training from this checkpoint, with "
+            "train.init_checkpoint and another train.output_dir"
         )
 
 
@@ -154,31 +153,8 @@ def taken_by_name(checkpoint: dict, model: torch.nn.Module, wanted: Sequence[str
     fresh = [name for name in wanted if name not in recorded]
     left = [name for name in recorded if name not in wanted]
     logger.info(
-        f"classes in the heads: {_list(taken) or 'none'} taken from the checkpoint by name; "
-        f"{_list(fresh) or 'none'} start fresh" + (f"; {_list(left)} not used" if left else "")
+        f"classes in the heads: {list_names(taken) or 'none'} taken from the checkpoint by name; "
+        f"{list_names(fresh) or 'none'} start fresh"
+        + (f"; {list_names(left)} not used" if left else "")
     )
     return {**checkpoint, "model": state}
-
-
-def describe(recorded: Sequence[str], wanted: Sequence[str]) -> str:
-    """Both lists in one line, long ones from where they begin to differ."""
-    same = next(
-        (k for k, pair in enumerate(zip(recorded, wanted, strict=False)) if pair[0] != pair[1]),
-        min(len(recorded), len(wanted)),
-    )
-    start = same if max(len(recorded), len(wanted)) > SHOWN else 0
-    renamed, _, _ = compare_names(list(recorded), list(wanted))
-    spelling = next(filter(None, (only_spelling(*pair) for pair in renamed.items())), "")
-    hint = f" (names differ {spelling})" if spelling else ""
-    how = "in another order" if sorted(recorded) == sorted(wanted) else "others"
-    return (
-        f"the checkpoint's {len(recorded)} classes are {how}: {_list(recorded, start)}, where the "
-        f"project's {len(wanted)} are {_list(wanted, start)}{hint}"
-    )
-
-
-def _list(names: Sequence[str], start: int = 0) -> str:
-    shown = ", ".join(repr(name[:60]) for name in names[start : start + SHOWN])
-    before = "…, " if start else ""
-    more = len(names) - start - SHOWN
-    return f"{before}{shown}" + (f" and {more} more" if more > 0 else "")

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
 SHOWN = 5  # names that a sentence lists
+SHOWN_OF_LIST = 12  # where the list is the subject
 CLOSE = 0.6  # difflib's ratio from which a name counts as another's new form
 
 
@@ -142,6 +143,34 @@ def describe_differences(names: list[str], classes: list[str], unused: set[str])
             "or take category and annotations out of the json"
         )
     return "; ".join(parts)
+
+
+def describe_lists(recorded: Sequence[str], wanted: Sequence[str]) -> str:
+    """
+    What is recorded of a training, and the project's classes; long lists from where they differ.
+
+    It goes on from e.g. "the checkpoint's ".
+    """
+    pairs = enumerate(zip(recorded, wanted, strict=False))
+    common = min(len(recorded), len(wanted))
+    first = next((k for k, (one, other) in pairs if one != other), common)
+    start = first if max(len(recorded), len(wanted)) > SHOWN_OF_LIST else 0
+    renamed, _, _ = compare_names(list(recorded), list(wanted))
+    spelling = next(filter(None, (only_spelling(*pair) for pair in renamed.items())), "")
+    hint = f" (names differ {spelling})" if spelling else ""
+    how = "in another order" if sorted(recorded) == sorted(wanted) else "others"
+    return (
+        f"{len(recorded)} classes are {how}: {list_names(recorded, start)}, where the project's "
+        f"{len(wanted)} are {list_names(wanted, start)}{hint}"
+    )
+
+
+def list_names(names: Sequence[str], start: int = 0) -> str:
+    """Names in quotes from position `start`, as many as a line has room for."""
+    shown = ", ".join(repr(name[:60]) for name in names[start : start + SHOWN_OF_LIST])
+    before = "…, " if start else ""
+    more = len(names) - start - SHOWN_OF_LIST
+    return f"{before}{shown}" + (f" and {more} more" if more > 0 else "")
 
 
 def _folded(name: str) -> str:

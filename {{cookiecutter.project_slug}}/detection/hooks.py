@@ -133,7 +133,8 @@ class BestCheckpointer(HookBase):
             mode: "max" or "min".
         """
         self._model = checkpointer.model
-        self._classes = getattr(checkpointer, "classes", None)
+        classes = getattr(checkpointer, "classes", None)
+        self._classes = {KEY: classes} if classes else {}
         self._folder = Path(checkpointer.save_dir)
         self._val_metric = val_metric
         self._is_better = {"max": operator.gt, "min": operator.lt}[mode]
@@ -162,11 +163,11 @@ class BestCheckpointer(HookBase):
             return
         self._best = value
         record = {"metric": self._val_metric, "value": value, "iteration": iteration}
+        record |= self._classes
         # a kill while saving must not cost the best model so far
         partial = self._folder / "model_best.partial"
         with interrupts_wait():
-            content = {"model": self._model.state_dict(), KEY: self._classes, **record}
-            torch.save(content, partial)
+            torch.save({"model": self._model.state_dict(), **record}, partial)
             partial.replace(self._folder / "model_best.pth")
             partial.write_text(json.dumps(record) + "\n")
             partial.replace(self._record)

@@ -3,12 +3,14 @@
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from detection.charts import lines
+from detection.class_differences import describe_lists
 from detection.errors import UserError
 
 LARGEST_CONFIG = 100_000  # values
@@ -52,6 +54,23 @@ def read_history(run: str) -> dict[str, list[tuple[int, float]]]:
             if name != "iteration" and is_number:
                 curves.setdefault(name, []).append((iteration, value))
     return curves
+
+
+def check_classes(run: str, names: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: the best model of a run is for other classes than these, in any order.
+    """
+    try:
+        recorded = json.loads((Path(run) / "model_best.json").read_text())["thing_classes"]
+        is_other = set(recorded) != set(names)
+    except (KeyError, OSError, TypeError, ValueError):  # of an older run, or none
+        return
+    if is_other:
+        raise UserError(
+            f"{run}: the training's {describe_lists(recorded, names)}; give the --run that made "
+            "the predictions, or its annotations"
+        )
 
 
 def read_config(run: str | Path) -> dict:

@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 from tiny_training import TinyModel, tiny_trainer
 
 from detection.artifacts import ModelArtifacts, WandbArtifactHandler
+from detection.checkpoints import WholeFileCheckpointer
 from detection.errors import UserError
 from detection.hooks import BestCheckpointer, EvalHook
 
@@ -213,7 +214,9 @@ def test_without_a_key_or_a_server(tmp_path, monkeypatch):
 def train_and_log(folder, steps=6, max_iter=6):
     scores = iter([10.0, 30.0, 20.0])
     trainer = tiny_trainer([1.0] * steps)
-    checkpointer = DetectionCheckpointer(trainer.model, str(folder), trainer=trainer)
+    checkpointer = WholeFileCheckpointer(
+        trainer.model, str(folder), classes=["종이"], trainer=trainer
+    )
     trainer.register_hooks(
         [
             hooks.PeriodicCheckpointer(checkpointer, period=2),
@@ -260,7 +263,7 @@ def test_best_and_last_are_logged_at_the_end(offline_run, tmp_path):
         digest = hashlib.md5((tmp_path / file).read_bytes()).digest()
         assert entry.digest == base64.b64encode(digest).decode()
     config = {"optimizer": {"lr": 0.1}, "classes": ["종이"]}
-    expected = {"metric": "bbox/AP", "config": config}
+    expected = {"metric": "bbox/AP", "config": config, "thing_classes": ["종이"]}
     assert json.loads(best.metadata) == {**expected, "value": 30, "iteration": 3}
     assert json.loads(last.metadata) == {**expected, "value": 20, "iteration": 5}
     assert not list((tmp_path / "elsewhere").rglob("*.pth"))

@@ -195,6 +195,8 @@ def test_every_checkpoint_of_a_training_has_the_names(trained, tmp_path):
     for name in files:
         content = torch.load(trained / name, weights_only=True)
         assert content["thing_classes"] == names, name
+    assert json.loads((trained / "model_best.json").read_text())["thing_classes"] == names
+    for name in files:
         DetectionCheckpointer(smoke()).load(str(trained / name))  # upstream's still reads it
 
 

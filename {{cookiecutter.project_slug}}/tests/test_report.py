@@ -419,6 +419,21 @@ def test_curves_of_the_run(planted, tmp_path):
     assert "total_loss from 2.5 to 1.5; loss_cls from 1.5 to 0.25" in page.text
 
 
+def test_report_of_a_run_with_other_classes_is_refused(planted, run_folder, capsys):
+    arguments = [str(planted / "results.json"), str(planted / "val.json"), "--run", str(run_folder)]
+    best = {"metric": "bbox/AP", "value": 1.0, "iteration": 19}
+    record = run_folder / "model_best.json"
+    record.write_text(json.dumps({**best, "thing_classes": NAMES[::-1]}))
+    assert tool.main([*arguments, "--image-root", str(planted)]) == 0
+    record.write_text(json.dumps({**best, "thing_classes": [*NAMES[:2], "renamed"]}))
+    (run_folder / "report.html").unlink()
+    capsys.readouterr()
+    assert tool.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "'renamed'" in error and repr(NAMES[2]) in error and len(error.splitlines()) == 1
+    assert not (run_folder / "report.html").exists()
+
+
 @pytest.fixture
 def run_folder(tmp_path) -> Path:
     """The output folder of a training that W&B knows as 1234abcd."""

@@ -25,7 +25,7 @@ from detection.files import keep_inputs
 from detection.matching import load, match, to_boxes
 from detection.pages import render_page, write_page
 from detection.paths import IMAGE_ROOT, in_project
-from detection.run_history import read_history, read_image_root, run_section
+from detection.run_history import check_classes, read_history, read_image_root, run_section
 from detection.worst_images import worst_section
 
 
@@ -106,6 +106,8 @@ def report(args: argparse.Namespace) -> list[str]:
 
         writer = writer_settings(args.run)
     coco, results = load(args.results, args.json_file)
+    if args.run:
+        check_classes(args.run, [category["name"] for category in coco["categories"]])
     curves = read_history(args.run) if args.run else {}
     truth, detections = to_boxes(coco, results)
     matches = match(truth, detections, len(coco["images"]))
