@@ -39,9 +39,10 @@ class EMAHook(HookBase):
     def after_step(self):
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (self._warmup + self._updates))
-        pairs = list(
-            zip(self.model.state_dict().values(), self._source.state_dict().values(), strict=True)
-        )
+        # a tensor with several names, such as tied weights, is averaged once
+        states = (model.state_dict(keep_vars=True) for model in (self.model, self._source))
+        values = zip(*(state.values() for state in states), strict=True)
+        pairs = list({id(average): (average, value) for average, value in values}.values())
         averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         get_ema_multi_avg_fn(decay)(*map(list, zip(*averaged, strict=True)), None)
         for average, value in pairs:

@@ -4,6 +4,7 @@ import difflib
 import logging
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -54,4 +55,8 @@ def keep_frozen_statistics(model: torch.nn.Module) -> None:
         own = list(module.parameters(recurse=False))
         if isinstance(module, _BatchNorm) and own and not any(p.requires_grad for p in own):
             module.eval()
-            module.train = lambda mode=True, module=module: module
+            module.train = partial(_stay, module)  # which a copy of the module gets for itself
+
+
+def _stay(module: torch.nn.Module, mode: bool = True) -> torch.nn.Module:
+    return module

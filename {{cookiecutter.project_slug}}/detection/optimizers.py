@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from detectron2.solver.build import get_default_optimizer_params
 
+from detection.errors import UserError
+
 # what a name's part that counts blocks begins with: res2.0, layer1.0, blocks.3, stages_0.blocks.1
 _COUNTS = re.compile(
-    r"((res|layers?_?|stages?_?|blocks?_?|s|b)\d+|layers|stages|blocks|features)\Z"
+    r"((res|layers?_?|stages?_?|blocks?_?|features_|s|b)\d+|layers|stages|blocks|features)\Z"
 )
 
 
@@ -55,6 +57,9 @@ def layer_decayed_params(
         layer_decay: the factor from each block to the one before it (Bao et al.,
             arXiv:2106.08254); 1 gives all the same rate.
         defaults: of `get_default_optimizer_params`, e.g. `weight_decay_norm`.
+
+    Raises:
+        UserError: the names of the backbone's parameters do not tell its blocks apart.
     """
     factors = _lr_factors(model, layer_decay)
     groups = defaultdict(list)
@@ -70,6 +75,14 @@ def layer_decayed_params(
 
 def _lr_factors(model: torch.nn.Module, decay: float) -> dict[torch.nn.Parameter, float]:
     depths = block_depths(model)
+    if decay != 1 and not any(depths.values()):
+        names = [name for name, _ in model.named_parameters() if name.startswith("backbone.")]
+        example = f"such as {names[len(names) // 2]}" if names else "none is called backbone.…"
+        raise UserError(
+            f"optimizer.params.layer_decay={decay}: no blocks are numbered in the names of the "
+            f"backbone's parameters ({example}); set it to 1.0, or add these names to _COUNTS in "
+            "detection/optimizers.py"
+        )
     top = 1 + max(depths.values(), default=0)
     return {p: decay ** (top - depths.get(name, top)) for name, p in model.named_parameters()}
 
@@ -78,7 +91,8 @@ def block_depths(model: torch.nn.Module) -> dict[str, int]:
     """
     The block of each parameter of the backbone: 0 is the stem, what follows a block counts to it.
 
-    A pyramid's own layers, trained from scratch, are left out.
+    A stage's own layers, such as a down-sampling, count to its first block, or to its last one if
+    they come after it. A pyramid's own layers, trained from scratch, are left out.
     """
     names = [name for name, _ in model.named_parameters()]
     # of a pyramid over a backbone, of a ViT's, or the backbone itself
@@ -90,8 +104,10 @@ def block_depths(model: torch.nn.Module) -> dict[str, int]:
     for name in names:
         if name.startswith(trunk):
             block = _block(name.removeprefix(trunk))
-            if block is not None and block != last:
-                depth, last = depth + 1, block
+            if block is not None and not _is_part(block, of=last):
+                if last is None or not _is_part(last, of=block):
+                    depth += 1
+                last = block
             depths[name] = depth
     return depths
 
@@ -104,4 +120,9 @@ def _block(name: str) -> str | None:
             block.append(part)
         elif block:
             break
-    return ".".join(block) or None
+    return ".".join(block) if any(character.isdigit() for character in "".join(block)) else None
+
+
+def _is_part(block: str, of: str | None) -> bool:
+    """Whether one name is the other's beginning, as a stage's is of its blocks'."""
+    return of is not None and f"{of}.".startswith(f"{block}.")

@@ -1,22 +1,27 @@
 """The settings of configs/common/{train,optim,schedule}.py, in whole trainings on toy data."""
 
 import io
+import pickle
 import shutil
 import warnings
+from copy import deepcopy
 
 import pytest
 import timm
 import torch
 from conftest import PROJECT_ROOT, read_metrics
+from detectron2 import modeling
 from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
 from detection.backbones import TimmBackbone
-from detection.checkpoints import load_weights
+from detection.checkpoints import load_weights, without_pretrained
 from detection.config import load_config
+from detection.ema import EMAHook
 from detection.errors import UserError
-from detection.optimizers import block_depths
+from detection.freezing import freeze
+from detection.optimizers import block_depths, layer_decayed_params
 from detection.schedules import set_max_iter
 from detection.validation_loss import with_validation_losses
 
@@ -218,8 +223,18 @@ def test_adamw_with_layer_decay():
     [
         ("resnet18", {"conv1.weight": 0, "layer1.0.conv1.weight": 1, "layer4.1.bn2.weight": 8}),
         ("vit_tiny_patch16_224", {"pos_embed": 0, "blocks.0.norm1.weight": 1, "norm.weight": 12}),
-        ("convnext_atto", {"stem.0.weight": 0, "stages.3.blocks.1.norm.weight": 15}),
-        ("swin_tiny_patch4_window7_224", {"layers.0.blocks.0.norm1.weight": 1, "norm.bias": 15}),
+        ("convnext_atto", {"stem.0.weight": 0, "stages.3.blocks.1.norm.weight": 12}),
+        (
+            "swin_tiny_patch4_window7_224",
+            {
+                "layers.0.blocks.1.norm1.weight": 2,
+                "layers.1.downsample.norm.weight": 3,  # goes before its stage's blocks
+                "layers.1.blocks.0.norm1.weight": 3,
+                "norm.bias": 12,
+            },
+        ),
+        ("pvt_v2_b0", {"stages.0.norm.weight": 2, "stages.1.downsample.norm.weight": 3}),
+        ("efficientnet_b0", {"blocks.0.0.bn1.weight": 1, "blocks.1.1.bn1.weight": 3}),
         ("regnety_002", {"stem.conv.weight": 0, "s1.b1.conv1.conv.weight": 1}),
     ],
 )
@@ -229,6 +244,115 @@ def test_blocks_of_other_backbones(name, expected):
         backbone = timm.create_model(name, pretrained=False)
     depths = block_depths(torch.nn.ModuleDict({"backbone": backbone}))
     assert {k: depths[f"backbone.{k}"] for k in expected} == expected
+
+
+def test_blocks_of_detectron2s_swin():
+    """Its down-sampling comes after a stage's blocks, and counts to the last of them."""
+    if hasattr(modeling, "SwinTransformer"):
+        swin = modeling.SwinTransformer(depths=[2, 1], embed_dim=24, num_heads=[1, 2])
+    else:  # its names
+        layer = torch.nn.Linear(2, 2)
+        norm = torch.nn.ModuleDict({"norm1": layer})
+        swin = torch.nn.Module()
+        swin.patch_embed = torch.nn.ModuleDict({"proj": layer})
+        swin.layers = torch.nn.ModuleList([torch.nn.Module(), torch.nn.Module()])
+        for stage, count in zip(swin.layers, (2, 1), strict=True):
+            stage.blocks = torch.nn.ModuleList([deepcopy(norm) for _ in range(count)])
+        swin.layers[0].downsample = torch.nn.ModuleDict({"reduction": deepcopy(layer)})
+    depths = block_depths(torch.nn.ModuleDict({"backbone": torch.nn.ModuleDict({"net": swin})}))
+    expected = {
+        "patch_embed.proj.weight": 0,
+        "layers.0.blocks.1.norm1.weight": 2,
+        "layers.0.downsample.reduction.weight": 2,
+        "layers.1.blocks.0.norm1.weight": 3,
+    }
+    assert {name: depths[f"backbone.net.{name}"] for name in expected} == expected
+
+
+@pytest.mark.parametrize("path", sorted(PROJECT_ROOT.glob("configs/*.py")), ids=lambda p: p.stem)
+def test_layer_decay_knows_the_backbone_of_each_config(path):
+    cfg = load_config(str(path))
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        model = instantiate(without_pretrained(cfg.model))
+    rates = {group["lr"] for group in layer_decayed_params(model, lr=1.0, layer_decay=0.5)}
+    assert len(rates) > 4 and max(rates) == 1.0
+    assert max(block_depths(model).values()) >= 10
+
+
+@pytest.mark.parametrize("name", ["densenet121", "dla34", "inception_v3"])
+def test_layer_decay_without_known_blocks_is_refused(name):
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")
+        backbone = timm.create_model(name, pretrained=False, features_only=True)
+    model = torch.nn.ModuleDict({"backbone": backbone, "head": torch.nn.Linear(2, 2)})
+    with pytest.raises(UserError, match=r"optimizer\.params\.layer_decay=0\.7") as error:
+        layer_decayed_params(model, lr=1.0, layer_decay=0.7)
+    assert "backbone." in str(error.value) and "\n" not in str(error.value)
+    (group,) = {g["lr"] for g in layer_decayed_params(model, lr=1.0, layer_decay=1.0)}
+    assert group == 1.0
+    with pytest.raises(UserError):
+        layer_decayed_params(torch.nn.Linear(2, 2), lr=1.0, layer_decay=0.7)
+
+
+class Tied(torch.nn.Module):
+    """Two layers with one weight, one statistic and one counter."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+        self.b.weight = self.a.weight
+        self.norm = self.same_norm = torch.nn.BatchNorm1d(3)
+
+
+def test_average_of_tied_weights_moves_once_a_step():
+    model = Tied()
+    ema = EMAHook(model, decay=0.75, warmup=1)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.copy_(torch.full_like(value, 4))
+    for value in ema.model.state_dict().values():
+        value.zero_()
+    ema.after_step()
+    state = ema.state_dict()["model"]
+    assert state.keys() == model.state_dict().keys()
+    for name, value in state.items():
+        expected = 4 if name.endswith("num_batches_tracked") else 1  # counters are copied
+        assert torch.all(value == expected), name
+
+
+@pytest.mark.parametrize("config", ["faster_rcnn_R_50_FPN", "fcos_R_50_FPN"])
+def test_average_of_todays_models_is_as_it_was(config):
+    """No weight of theirs is tied: each is averaged, and once."""
+    model = instantiate(load_config(str(PROJECT_ROOT / f"configs/{config}.py")).model)
+    ema = EMAHook(model, decay=0.5, warmup=1)
+    before = {name: value.clone() for name, value in ema.model.state_dict().items()}
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value += 1
+    ema.after_step()
+    for name, value in ema.model.state_dict().items():
+        assert torch.allclose(value, before[name] + 0.5, atol=1e-6), name
+
+
+@pytest.mark.parametrize("copied", ["deepcopy", "pickle", "torch.save"])
+def test_frozen_statistics_stay_frozen_in_copies(copied, tmp_path):
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 4, 1))
+    freeze(model, ["0"])
+    if copied == "deepcopy":
+        copy = deepcopy(model)
+    elif copied == "pickle":
+        copy = pickle.loads(pickle.dumps(model))
+    else:
+        torch.save(model, tmp_path / "model.pth")
+        copy = torch.load(tmp_path / "model.pth", weights_only=False)
+    assert copy.train()[0] is not model[0]
+    assert copy[0].train() is copy[0] and not copy[0].training and copy[1].training
+    before = copy[0].running_mean.clone()
+    copy(torch.rand(2, 3, 4, 4))
+    assert torch.equal(copy[0].running_mean, before)
+    copy[0].running_mean.fill_(7)
+    assert not torch.any(model[0].running_mean == 7)
 
 
 def test_fcos_in_mixed_precision(on_toy):
