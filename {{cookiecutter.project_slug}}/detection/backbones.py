@@ -17,6 +17,7 @@ from timm.models import PretrainedCfg
 from detection.errors import UserError
 from detection.freezing import keep_frozen_statistics
 from detection.weight_files import fetch
+from detection.weight_reading import explain, refuse_damaged
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -176,7 +177,9 @@ def _create_pretrained(model_name: str, checkpoint_path: str, args: dict) -> tor
     cfg = _pretrained_cfg(model_name)
     if checkpoint_path:
         # not timm's argument of that name, which wants the file of a model cut down to features
-        args["pretrained_cfg_overlay"] = {"file": fetch(checkpoint_path)}
+        file = fetch(checkpoint_path)
+        refuse_damaged(file)
+        args["pretrained_cfg_overlay"] = {"file": file}
     elif not cfg.hf_hub_id and not cfg.url:
         raise UserError(f"timm has no weights of {model_name}; {_SEE}")
     source = checkpoint_path or cfg.url
@@ -190,6 +193,10 @@ def _create_pretrained(model_name: str, checkpoint_path: str, args: dict) -> tor
             f"cannot fetch {source} ({type(e).__name__}); fetch it elsewhere and name the file in "
             f"{_KEY}.checkpoint_path, or start from random weights with {_KEY}.pretrained=False"
         ) from e
-    except (RuntimeError, UnpicklingError, SafetensorError) as e:
+    except (EOFError, RuntimeError, UnpicklingError, SafetensorError) as e:
+        cause = e.__cause__ or e  # timm's own advice is to run the code in the file
+        if not isinstance(cause, RuntimeError):
+            reason, remedy = explain(cause)
+            raise UserError(f"{source}: not a file of weights: {reason}; {remedy}") from e
         reason = str(e).splitlines()[0]
         raise UserError(f"{source}: no weights of timm's {model_name} ({reason})") from e

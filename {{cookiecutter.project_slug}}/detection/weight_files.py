@@ -1,42 +1,26 @@
-"""Weights in files of any source: fetched, read without running code in them, and accounted for."""
+"""Weights in files of any source: fetched, loaded, and accounted for."""
 
 import logging
 import os
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import Detectron2Handler, PathManager
 from iopath.common.file_io import get_cache_dir
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from detection import checkpoint_classes
 from detection.classes import CLASSES
 from detection.console import quiet_console
 from detection.errors import UserError
+from detection.weight_reading import read_weights
 
 logger = logging.getLogger("detectron2.detection")
 
 _HEURISTICS = "?matching_heuristics=True"  # upstream main: names as in other libraries
-# what NumPy arrays in the model zoo's pickles are made of
-_ARRAY_PARTS = {
-    ("_codecs", "encode"),
-    ("collections", "OrderedDict"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    *(
-        (f"numpy.{core}.multiarray", name)
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-}
 # the last layers of detectron2's heads, whose outputs are counted in classes
 _CLASS_LAYER = re.compile(r"(cls_score|bbox_pred|mask_head\.predictor)\.(weight|bias)$")
 
@@ -92,7 +76,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     def load(self, path: str, *args, **kwargs) -> dict:
         """
         Raises:
-            UserError: the file cannot be fetched, or is none of weights.
+            UserError: the file cannot be fetched, or is not one of weights.
         """
         if not path:
             return {}
@@ -101,35 +85,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename):
-        try:
-            if filename.endswith(".safetensors"):
-                loaded = {"model": load_file(filename)}
-            elif filename.endswith(".pkl"):
-                with open(filename, "rb") as f:
-                    _ArrayUnpickler(f, encoding="latin1").load()
-                loaded = super()._load_file(filename)
-            elif filename.endswith(".pyth"):  # of pycls
-                state = torch.load(filename, map_location="cpu", weights_only=True)["model_state"]
-                state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-                loaded = {"model": state, "matching_heuristics": True}
-            else:
-                loaded = torch.load(filename, map_location="cpu", weights_only=True)
-                if "state_dict" in loaded:  # of mmdetection and Lightning
-                    loaded = {"model": loaded["state_dict"]}
-                loaded = loaded if "model" in loaded else {"model": loaded}
-        except (
-            *(pickle.UnpicklingError, SafetensorError, EOFError, KeyError),
-            *(RuntimeError, TypeError, UnicodeDecodeError, ValueError),
-        ) as e:
-            reason = (str(e).splitlines() or [type(e).__name__])[0]
-            if isinstance(e, KeyError):  # of unpickling: a byte that is no instruction
-                reason = f"unexpected {e}"
-            raise UserError(f"{filename}: no file of weights, or a damaged one ({reason})") from e
-        weights = loaded["model"] if isinstance(loaded, dict) else None
-        if not isinstance(weights, dict) or not all(
-            isinstance(value, torch.Tensor | np.ndarray) for value in weights.values()
-        ):
-            raise UserError(f"{filename}: no file of weights, which has arrays by their names")
+        loaded = read_weights(filename)
         if self._has_other_names:
             loaded["matching_heuristics"] = True
         return loaded
@@ -183,15 +139,6 @@ class SafeCheckpointer(DetectionCheckpointer):
         if incompatible.unexpected_keys:
             unused = _parts(set(incompatible.unexpected_keys), names)
             logger.info(f"not used of the weights, since the model lacks them: {unused}")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Makes arrays, numbers, strings, lists and dicts, and calls nothing else."""
-
-    def find_class(self, module, name):
-        if (module, name) not in _ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"it would call {module}.{name}")
-        return super().find_class(module, name)
 
 
 def _is_of_classes(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

@@ -1,5 +1,6 @@
 """Backbones of timm: their feature maps, weights from files, frozen parts, and clear refusals."""
 
+import os
 import shutil
 
 import huggingface_hub
@@ -83,7 +84,7 @@ def test_frozen_layers_keep_their_statistics():
         ({"model_name": "vit_tiny_patch16_224"}, "has no feature map of stride 4"),
         ({"model_name": "resnet34", "checkpoint_path": "FILE"}, "no weights of this model"),
         ({"model_name": "resnet18", "checkpoint_path": "gone.pth"}, "gone.pth: no such file"),
-        ({"model_name": "resnet18", "checkpoint_path": __file__}, "no weights of timm's resnet18"),
+        ({"model_name": "resnet18", "checkpoint_path": __file__}, "not a file of weights"),
         ({"model_name": "resnet18", "pretrained": False, "freeze_at": 1}, "there is no res1"),
     ],
 )
@@ -92,6 +93,22 @@ def test_what_cannot_be_is_one_line(settings, says, trained):
     with pytest.raises(UserError) as error:
         TimmBackbone(**settings)
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["code", "cut", "empty", "page"])
+def test_unusable_files_of_weights_are_one_line(content, trained, tmp_path):
+    path = tmp_path / "weights.pth"
+    state = trained[0].state_dict()
+    torch.save({**state, "loader": os.getcwd} if content == "code" else state, path)
+    if content == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif content != "code":
+        path.write_bytes({"empty": b"", "page": b"<html>log in"}[content])
+    with pytest.raises(UserError) as error:
+        TimmBackbone("resnet18", checkpoint_path=str(path))
+    message = str(error.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    assert "weights_only" not in message
 
 
 def test_offline_the_file_to_fetch_is_named(monkeypatch, tmp_path):

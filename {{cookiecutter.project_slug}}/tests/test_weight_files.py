@@ -3,7 +3,10 @@
 import functools
 import os
 import pickle
+import subprocess
+import sys
 import threading
+import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -17,6 +20,7 @@ from detection.checkpoints import WholeFileCheckpointer, load_weights
 from detection.classes import CLASSES
 from detection.config import load_config
 from detection.errors import UserError
+from detection.weight_reading import read_weights
 
 SMOKE = str(PROJECT_ROOT / "configs/debug/smoke.py")
 
@@ -132,10 +136,24 @@ def test_weights_of_another_model_are_refused(of_80_classes, tmp_path):
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"model": None}, {"model": [1]}, {"model": {"a": 1}}])
-def test_files_of_something_else_are_refused(content, tmp_path):
-    torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="no file of weights"):
-        load(smoke_model(), str(tmp_path / "other.pth"))
+@pytest.mark.parametrize("ending", ["pth", "pkl"])
+def test_files_of_something_else_are_refused(content, ending, tmp_path):
+    path = tmp_path / f"other.{ending}"
+    if ending == "pkl":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    refused(path)
+
+
+def refused(path) -> str:
+    """The one line that a file is refused with."""
+    with pytest.raises(UserError) as error:
+        load(smoke_model(), str(path))
+    message = str(error.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message and "; " in message
+    assert "weights_only" not in message and len(message) < len(str(path)) + 300
+    return message
 
 
 def test_weights_of_a_diverged_training_are_not_evaluated(tmp_path):
@@ -169,29 +187,153 @@ class Touch:
         return open, (str(self.path), "w")
 
 
-@pytest.mark.parametrize("name", ["bad.pkl", "bad.pth"])
-def test_no_code_in_weights_is_run(name, tmp_path):
-    trap = {"model": {"w": np.zeros(3)}, "__author__": Touch(tmp_path / "ran")}
-    if name.endswith(".pkl"):
-        (tmp_path / name).write_bytes(pickle.dumps(trap))
+@pytest.mark.parametrize("form", ["bad.pkl", "bad.pth", "old.pth", "bad.pyth"])
+def test_no_code_in_weights_is_run(form, tmp_path):
+    trap = {"model": {"w": torch.zeros(3)}, "__author__": Touch(tmp_path / "ran")}
+    path = tmp_path / form
+    if form.endswith(".pkl"):
+        trap["model"] = {"w": np.zeros(3)}
+        path.write_bytes(pickle.dumps(trap))
     else:
-        torch.save(trap, tmp_path / name)
-    with pytest.raises(UserError, match="no file of weights") as error:
-        load(smoke_model(), str(tmp_path / name))
-    assert "\n" not in str(error.value)
+        torch.save(trap, path, _use_new_zipfile_serialization=form != "old.pth")
+    message = refused(path)
+    assert "open" in message and ".safetensors" in message, "names the code, and a way without it"
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["cut.pkl", "cut.pth", "cut.safetensors", "page.pth", "none.pth"])
+@pytest.mark.parametrize(
+    "name", ["cut.pkl", "cut.pth", "cut.safetensors", "page.pth", "page.pkl", "none.pth", "no.pkl"]
+)
 def test_damaged_files_are_one_line(name, of_80_classes, tmp_path):
     path = tmp_path / name
     kind = path.suffix
     source = {".pkl": "zoo.pkl", ".pth": "state.pth"}.get(kind, "state.safetensors")
     content = open(of_80_classes[source], "rb").read()
     if name.startswith("cut"):
-        path.write_bytes(content[: len(content) // 2])
+        for part in (len(content) // 2, 100, 5):
+            path.write_bytes(content[:part])
+            refused(path)
     elif name.startswith("page"):
         path.write_bytes(b"<!DOCTYPE html><html>please log in</html>")
-    with pytest.raises(UserError) as error:
-        load(smoke_model(), str(path))
-    assert str(error.value).startswith(f"{path}: no ") and "\n" not in str(error.value)
+        assert "web page" in refused(path)
+    elif name.startswith("none"):
+        with pytest.raises(UserError, match="no such file"):
+            load(smoke_model(), str(path))
+    else:
+        path.write_bytes(b"")
+        assert "empty" in refused(path)
+
+
+def test_an_archive_of_other_files_is_named(tmp_path):
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes/readme.txt", "hello")
+    assert "notes/readme.txt" in refused(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    assert "git lfs pull" in refused(path)
+    torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    assert "TorchScript" in refused(path)
+
+
+TIB = 1 << 40
+HOSTILE = {
+    # bytes, text and frames of 16 TiB
+    "bytes.pkl": b"\x80\x04\x8e" + (16 * TIB).to_bytes(8, "little") + b"x.",
+    "bytearray.pkl": b"\x80\x05\x96" + (16 * TIB).to_bytes(8, "little") + b"x.",
+    "text.pkl": b"\x80\x04\x8d" + (16 * TIB).to_bytes(8, "little") + b"x.",
+    "frame.pkl": b"\x80\x04\x95" + (16 * TIB).to_bytes(8, "little") + b"}.",
+    # a place in the memo, for which all places before it would be made
+    "memo.pkl": b"\x80\x02}r" + (1 << 26).to_bytes(4, "little") + b".",
+    "memo_text.pkl": b"}p50000000\n.",
+    "array.pkl": b"cnumpy\nndarray\n(L17592186044416L\ntR.",
+    "scalar.pkl": b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'V900000000'\ntRtR.",
+    "objects.pkl": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    b"(I1\n(I100000000\ntcnumpy\ndtype\n(S'O'\ntRI00\n(ltb.",
+    "many.pkl": b"\x80\x02(" + b"]" * 6_000_000 + b"l.",
+    "nested.pkl": b"\x80\x02" + b"(" * 200_000 + b"l" * 200_000 + b".",
+    "nested.pth": b"\x80\x02" + b"(" * 200_000 + b"l" * 200_000 + b".",
+    "header.safetensors": (50_000_000_000).to_bytes(8, "little") + b"{}",
+    "nested.safetensors": (100_000).to_bytes(8, "little") + b"[" * 100_000,
+    "json.safetensors": (9).to_bytes(8, "little") + b'{"a": [1}',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_files_that_claim_too_much_are_one_line(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(HOSTILE[name])
+    refused(path)
+
+
+READ = """
+import resource, sys
+from detection.errors import UserError
+from detection.weight_reading import read_weights
+for path in sys.argv[1:]:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        read_weights(path)
+    except UserError:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_what_a_file_claims_takes_no_memory(tmp_path):
+    """In a process of its own, whose peak is known."""
+    for name, content in HOSTILE.items():
+        (tmp_path / name).write_bytes(content)
+    torch.save({"model": {"w": torch.zeros(3)}}, tmp_path / "small.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "small.pth") as small,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w") as bomb,
+    ):
+        for part in small.infolist():
+            is_array = part.filename.endswith("data/0")
+            content = bytes(400_000_000) if is_array else small.read(part)
+            bomb.writestr(part.filename, content, zipfile.ZIP_DEFLATED, 1)
+    paths = [str(tmp_path / name) for name in [*HOSTILE, "bomb.pth"]]
+    grown = subprocess.run(
+        [sys.executable, "-c", READ, *paths],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    ).stdout.split()
+    by_file = dict(zip(paths, map(int, grown), strict=True))  # in KiB
+    assert max(by_file.values()) < 150_000, by_file
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(3).to_sparse(), torch.zeros(3, device="meta"), torch.zeros(3) * 1j]
+)
+def test_tensors_without_plain_numbers_are_refused(tensor, tmp_path):
+    torch.save({"model": {"w": tensor}}, tmp_path / "other.pth")
+    refused(tmp_path / "other.pth")
+
+
+def test_any_damaged_byte_is_one_line_or_none(of_80_classes, tmp_path):
+    """Bytes of the structure, not of the numbers, where most damages would go unseen."""
+    small = {"backbone.fpn_lateral2.bias": torch.ones(64)}
+    arrays = {name: value.numpy() for name, value in small.items()}
+    contents = {
+        "a.pkl": pickle.dumps({"model": arrays, "__author__": "x"}, protocol=2),
+        "b.pkl": pickle.dumps({"model": arrays, "__author__": "x"}, protocol=5),
+    }
+    torch.save(small, tmp_path / "a.pth")
+    torch.save(small, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
+    save_file(small, tmp_path / "a.safetensors")
+    for path in (tmp_path / "a.pth", tmp_path / "b.pth", tmp_path / "a.safetensors"):
+        contents[path.name] = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for name, content in contents.items():
+        path = tmp_path / name
+        for _ in range(300):
+            damaged = np.frombuffer(content, np.uint8).copy()
+            for place in rng.integers(0, len(damaged), rng.integers(1, 4)):
+                damaged[place] = rng.integers(0, 256)
+            path.write_bytes(damaged.tobytes())
+            try:
+                read_weights(str(path))
+            except UserError as e:
+                assert str(e).startswith(f"{path}: ") and "\n" not in str(e)
