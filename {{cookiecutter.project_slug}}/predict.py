@@ -89,8 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     model = instantiate(without_pretrained(cfg.model)).eval()
     on_device(model, cfg.train.device, cfg.train.channels_last)
     weights = load_weights(model, cfg.train.output_dir, args.checkpoint)
-    set_thresholds(model, args.min_score, args.max_per_image)
-    cfg.tta.detector.max_per_image = args.max_per_image
+    set_thresholds(cfg, model, args.min_score, args.max_per_image)
 
     if not is_json:
         write_json(coco, str(output.with_suffix(".images.json")))

@@ -21,12 +21,18 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.engine import HookBase, hooks
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import (
+    DatasetEvaluator,
+    DatasetEvaluators,
+    inference_context,
+    inference_on_dataset,
+)
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 
 from detection import dev_run
 from detection.artifacts import ModelArtifacts
+from detection.batching import detect
 from detection.checkpoints import (
     WholeFileCheckpointer,
     last_iteration,
@@ -70,7 +76,12 @@ def build_test(cfg, model, *onlookers: DatasetEvaluator) -> Callable[[], dict]:
     """
     test_loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
     evaluators = DatasetEvaluators([evaluator, *onlookers])
-    return partial(inference_on_dataset, model, test_loader, evaluators)
+
+    def test() -> dict:
+        with inference_context(model):
+            return inference_on_dataset(partial(detect, model), test_loader, evaluators)
+
+    return test
 
 
 def do_test(cfg, model) -> dict:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from detection.annotations import category_id_map, check_images, read_coco
+from detection.batching import detect
 from detection.classes import CLASSES
 from detection.config import plain
 from detection.errors import UserError
@@ -89,17 +90,22 @@ def results_name(source: str) -> str:
     return path.stem or "images"
 
 
-def set_thresholds(model: torch.nn.Module, min_score: float, max_per_image: int) -> None:
-    """Set what the heads of any of detectron2's detectors keep of an image."""
-    values = {
-        "test_score_thresh": min_score,
-        "test_topk_per_image": max_per_image,  # of ROI heads
-        "max_detections_per_image": max_per_image,  # of dense detectors
-    }
+def set_thresholds(cfg: DictConfig, model: torch.nn.Module, min_score: float, limit: int) -> None:
+    """
+    Set which boxes of an image are kept: those of `min_score` and more, the `limit` best ones.
+
+    With test-time augmentation these are the fused boxes. Each view keeps what it keeps in an
+    evaluation, and `limit` boxes at least, since the fused scores depend on all of them.
+    """
+    cfg.tta.detector.min_score, cfg.tta.detector.max_per_image = min_score, limit
     for module in model.modules():
-        for name, value in values.items():
+        if hasattr(module, "test_score_thresh") and not cfg.tta.enabled:
+            module.test_score_thresh = min_score
+        # of ROI heads, of dense detectors
+        for name in ("test_topk_per_image", "max_detections_per_image"):
             if hasattr(module, name):
-                setattr(module, name, value)
+                least = getattr(module, name) if cfg.tta.enabled else 0
+                setattr(module, name, max(limit, least))
 
 
 class Predictor:
@@ -168,7 +174,6 @@ class Predictor:
         return [result for results in done for result in results]
 
     def _batches(self, start: int) -> Iterator[list[dict]]:
-        # batches are always the same images, since padding to a batch's size moves the last digits
         rest = self._dataset_dicts[start * self._batch_size :]
         loader = DataLoader(
             MapDataset(DatasetFromList(rest, copy=False), self._mapper),
@@ -181,7 +186,7 @@ class Predictor:
                 if isinstance(image, UserError):
                     raise image
             with torch.inference_mode():
-                outputs = self._model(batch)
+                outputs = detect(self._model, batch)
             results = []
             for image, output in zip(batch, outputs, strict=True):
                 instances = output["instances"].to("cpu")

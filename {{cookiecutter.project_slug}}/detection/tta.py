@@ -41,6 +41,7 @@ class DetectorWithTTA(torch.nn.Module):
         method: str = "wbf",
         iou_threshold: float = 0.55,
         max_per_image: int = 100,
+        min_score: float = 0.0,
     ):
         """
         Args:
@@ -50,6 +51,7 @@ class DetectorWithTTA(torch.nn.Module):
             image_format: of the model's input, e.g. "BGR".
             method, iou_threshold: how the boxes are fused, see detection/fusion.py.
             max_per_image: boxes kept, the best ones.
+            min_score: fused boxes below are dropped.
 
         Raises:
             UserError: no scale, one that is not positive, or an unknown method.
@@ -71,6 +73,7 @@ class DetectorWithTTA(torch.nn.Module):
         self._image_format = image_format
         self._fusion = {"method": method, "iou_threshold": iou_threshold}
         self._max_per_image = max_per_image
+        self._min_score = min_score
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """
@@ -105,6 +108,8 @@ class DetectorWithTTA(torch.nn.Module):
         boxes, scores, labels = fuse(
             boxes, scores, labels, (width, height), max_boxes=self._max_per_image, **self._fusion
         )
+        kept = scores >= self._min_score
+        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         return Instances(
             (height, width),
             pred_boxes=Boxes(torch.as_tensor(boxes, dtype=torch.float32)),

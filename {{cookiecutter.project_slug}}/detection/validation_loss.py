@@ -1,5 +1,6 @@
 """The training's losses on validation images: where they rise, the model learns by heart."""
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -42,8 +43,9 @@ def validation_losses(model: torch.nn.Module, loader: Iterable[list[dict]]) -> d
     """
     The mean losses over the images of `loader`, and their sum as `total_loss`.
 
-    Which proposals are drawn follows from a seed of its own: the same weights give the same
-    losses, and the training's random numbers and states stay as they were.
+    Each image goes through the model by itself, with a seed that draws its proposals: the same
+    weights give the same losses, whatever the batches and their order, and the training's random
+    numbers and states stay as they were.
 
     Args:
         model: in training or evaluation; it comes back as it was.
@@ -57,19 +59,22 @@ def validation_losses(model: torch.nn.Module, loader: Iterable[list[dict]]) -> d
     """
     logger.info("validation losses …")
     sums, images = Counter(), 0
+    devices = list(range(torch.cuda.device_count()))
     # what the model itself stores, such as its accuracy, is not the training's
-    with _as_in_training(model), torch.no_grad(), EventStorage():
-        for batch in loader:
+    with torch.random.fork_rng(devices), torch.no_grad(), EventStorage():
+        for image in itertools.chain.from_iterable(loader):
+            torch.manual_seed(0)
             try:
-                losses = model(batch)
+                with _as_in_training(model):
+                    losses = model([image])
             except FloatingPointError as e:
                 raise UserError(
                     f"validation losses: {str(e).splitlines()[0]} Try a lower optimizer.lr or "
                     "train.clip_grad.norm=1"
                 ) from e
             for name, loss in losses.items():
-                sums[name] += loss.item() * len(batch)
-            images += len(batch)
+                sums[name] += loss.item()
+            images += 1
     parts = comm.gather((dict(sums), images))
     if not comm.is_main_process():
         return {}
@@ -84,15 +89,12 @@ def _as_in_training(model: torch.nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     # the mode, and numbers such as the running normalizer of RetinaNet's losses
     before = [dict(vars(module)) for module in modules]
-    devices = list(range(torch.cuda.device_count()))
     try:
         for module in modules:
             # dropout is a leaf; what computes losses is none, nor is timm's BatchNorm
             computes = any(True for _ in module.children()) and not isinstance(module, _BatchNorm)
             module.training = module is model or computes
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(0)
-            yield
+        yield
     finally:
         for module, state in zip(modules, before, strict=True):
             vars(module).clear()

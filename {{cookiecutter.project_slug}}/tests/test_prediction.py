@@ -6,21 +6,33 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import PROJECT_ROOT
+from detectron2.config import instantiate
+from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data.build import trivial_batch_collator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
+from torch.utils.data import DataLoader
 
+from detection.checkpoints import load_weights
 from detection.classes import CLASSES
+from detection.config import load_config
 from detection.errors import UserError
 from detection.images import read_image
+from detection.matching import box_iou
 from detection.prediction import list_images, results_name
-from detection.tta import DetectorWithTTA
+from detection.tta import DetectorWithTTA, with_tta
+from detection.validation_loss import with_validation_losses
 from predict import main
+from train_net import do_test
+
+SMOKE = str(PROJECT_ROOT / "configs/debug/smoke.py")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +75,101 @@ def test_same_as_the_evaluation(predict, trained, toy):
     expected = read(trained / "inference" / "coco_instances_results.json")
     assert values(results) == pytest.approx(values(expected), rel=1e-5)
     assert not list((trained / "predictions").glob("*.batches"))
+
+
+SHAPES = [(96, 96), (96, 50), (52, 96), (96, 90), (64, 64), (40, 96), (96, 40)]
+
+
+@pytest.fixture(scope="module")
+def mixed(toy, tmp_path_factory) -> Path:
+    """A json of images of several shapes, some of which are padded to one size."""
+    folder = tmp_path_factory.mktemp("mixed")
+    coco = read(toy / "val.json")
+    images = []
+    for number, (width, height) in enumerate(SHAPES, start=1):
+        image = {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
+        source = coco["images"][number % len(coco["images"])]["file_name"]
+        with Image.open(toy / "images" / source) as picture:
+            picture.crop((0, 0, width, height)).save(folder / image["file_name"])
+        images.append(image)
+    coco |= {"images": images, "annotations": []}
+    for image in images:
+        box = {"id": image["id"], "image_id": image["id"], "bbox": [8, 8, 24, 24], "area": 576}
+        coco["annotations"].append(box | {"category_id": coco["categories"][0]["id"], "iscrowd": 0})
+    (folder / "mixed.json").write_text(json.dumps(coco))
+    coco["images"] = images[::2] + images[1::2]
+    (folder / "shuffled.json").write_text(json.dumps(coco))
+    return folder
+
+
+def on_mixed(on_toy: list[str], folder: Path, name: str = "mixed") -> list[str]:
+    return [
+        *on_toy,
+        f"dataset.val.json_file={folder}/{name}.json",
+        f"dataset.val.image_root={folder}",
+        f"dataset.val.name={folder.name}_{name}",
+    ]
+
+
+def assert_same_boxes(results: list[dict], expected: list[dict]) -> None:
+    """As many, of the same class at nearly the same place, the scores to 1e-3."""
+    assert len(results) == len(expected) > 0
+    for box in expected:
+        same = [r for r in results if abs(r["score"] - box["score"]) < 1e-3]
+        same = [r for r in same if all(r[k] == box[k] for k in ("image_id", "category_id"))]
+        boxes = np.array([r["bbox"] for r in same]).reshape(-1, 4)
+        iou = box_iou(np.array([box["bbox"]]), boxes, np.zeros(len(boxes), bool))
+        assert iou.max(initial=0) > 0.99, box
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tta", [[], ["tta.enabled=True"]], ids=["plain", "tta"])
+def test_boxes_do_not_depend_on_the_batch(predict, trained, mixed, on_toy, tmp_path, tta):
+    cfg = load_config(SMOKE, [*on_mixed(on_toy, mixed), f"train.output_dir={tmp_path}", *tta])
+    model = instantiate(cfg.model).eval()
+    load_weights(model, str(trained), "best")
+    do_test(cfg, with_tta(cfg, model))
+    expected = read(tmp_path / "inference" / "coco_instances_results.json")
+    for name, batch_size in (("mixed", 1), ("mixed", 2), ("mixed", 7), ("shuffled", 3)):
+        args = [f"{mixed}/{name}.json", "--image-root", str(mixed), "--min-score", "0.001"]
+        args += ["--batch-size", str(batch_size), "--output", str(tmp_path / "out.json"), *tta]
+        predict(*args)
+        assert_same_boxes(read(tmp_path / "out.json"), expected)
+
+    # the widest gap, which no rounding crosses
+    scores = np.sort([box["score"] for box in expected])[100:]
+    least = (scores[1:] + scores[:-1])[np.diff(scores).argmax()] / 2
+    predict(*args, "--min-score", str(least))
+    assert_same_boxes(read(tmp_path / "out.json"), [b for b in expected if b["score"] > least])
+
+
+@pytest.mark.slow
+def test_evaluation_in_batches_of_several_shapes(trained, mixed, on_toy, tmp_path):
+    """A loader of one's own may batch; what is evaluated and the losses stay the same."""
+    results, losses = [], []
+    for batch_size, name in ((1, "mixed"), (4, "mixed"), (4, "shuffled")):
+        overrides = [f"train.output_dir={tmp_path}", "train.val_loss.enabled=True"]
+        cfg = load_config(SMOKE, [*on_mixed(on_toy, mixed, name), *overrides])
+        cfg.dataloader.test._target_ = batched_loader
+        cfg.dataloader.test.batch_size = batch_size
+        model = instantiate(cfg.model).eval()
+        load_weights(model, str(trained), "best")
+        losses.append(
+            with_validation_losses(cfg, model, partial(do_test, cfg, model))()["val_loss"]
+        )
+        results.append(read(tmp_path / "inference" / "coco_instances_results.json"))
+    for number in (1, 2):
+        assert_same_boxes(results[number], results[0])
+        assert losses[number] == pytest.approx(losses[0], rel=1e-5)
+
+
+def batched_loader(dataset, mapper, num_workers, batch_size):
+    return DataLoader(
+        MapDataset(DatasetFromList(dataset), mapper),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
+    )
 
 
 @pytest.mark.parametrize(
