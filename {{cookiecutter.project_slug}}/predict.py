@@ -21,7 +21,7 @@ from detectron2.utils.logger import setup_logger
 from detection.annotations import write_json
 from detection.arguments import fraction, natural, positive
 from detection.checkpoints import load_weights, without_pretrained
-from detection.config import load_config, split_overrides
+from detection.config import find_config, load_config, split_overrides
 from detection.errors import UserError
 from detection.files import keep_inputs
 from detection.paths import in_project
@@ -47,7 +47,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default="best",
         help="best, last, a path, a URL or wandb-artifact://… (default: %(default)s)",
     )
-    parser.add_argument("images", help="COCO json, folder or quoted glob pattern")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="images or key=value",
+        help="a COCO json, a folder or a quoted glob pattern; and overrides of the config",
+    )
     parser.add_argument("--image-root", help="default: dataset.val.image_root for a json")
     parser.add_argument("--output", help="default: <output_dir>/predictions/<images>.json")
     parser.add_argument("--batch-size", type=positive, default=4, help="default: %(default)s")
@@ -64,9 +69,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=100,
         help="the best boxes kept (default: %(default)s)",
     )
-    parser.add_argument("opts", nargs="*", metavar="key=value", help="overrides of the config")
-    flags, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
-    return parser.parse_intermixed_args(flags + overrides)
+    args = parser.parse_intermixed_args(argv)
+    files, args.opts = split_overrides(args.images)
+    if len(files) != 1:
+        named = "; not " + ", ".join(files) if files else ""
+        parser.error(f"name the images by one json, folder or quoted pattern{named}")
+    (args.images,) = files
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -81,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     is_json = args.images.endswith(".json")
     name = results_name(args.images)
     output = Path(args.output or f"{cfg.train.output_dir}/predictions/{name}.json")
-    keep_inputs(output, args.images, args.config_file, args.checkpoint)
+    keep_inputs(output, args.images, find_config(args.config_file), args.checkpoint)
     root = args.image_root
     if root is None and is_json and "dataset" in cfg:
         root = in_project(cfg.dataset.val.image_root)

@@ -1,5 +1,7 @@
 """What the tools take on their command lines: numbers of a range, for `type=`; named files."""
 
+import os
+
 
 def fraction(text: str) -> float:
     """
@@ -41,9 +43,10 @@ def named_path(text: str) -> tuple[str, str]:
     """
     The name and the path of NAME=PATH; both are the path where no name stands before it.
 
-    An equals sign in a folder, as in output/lr=0.01/val.json, is part of the path.
+    An equals sign in a folder, as in output/lr=0.01/val.json, is part of the path, and so is that
+    of a file that is there.
     """
     name, equals, path = text.partition("=")
-    if not equals or "/" in name:
+    if not equals or "/" in name or os.path.exists(text):
         return text, text
     return name or path, path

@@ -2,14 +2,19 @@
 
 import argparse
 import difflib
+import glob
 import inspect
+import os
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser
 from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,29 +22,63 @@ from omegaconf.errors import OmegaConfBaseException
 from detection.errors import UserError
 from detection.paths import PROJECT_ROOT, in_project
 
+# names of a config have no slash, so what has one before its equals sign is a path
+OVERRIDE = re.compile(
+    r"(?=~|[^=]*=)(?P<mark>~|\+\+?)?(?P<key>[^\W\d][\w-]*(?:\.[\w-]+)*)(?:=(?P<value>.*))?",
+    re.DOTALL,
+)
+
 
 def parse_args(argv: list[str], epilog: str | None = None) -> argparse.Namespace:
     """detectron2's flags and `opts`, the overrides; unlike upstream's, in any order."""
-    # argparse.REMAINDER would take each flag behind the first override for another override
-    flags, overrides = split_overrides(argv)
     parser = default_argument_parser(epilog=epilog)
+    # upstream's REMAINDER takes each flag behind the first override for another override
+    next(action for action in parser._actions if action.dest == "opts").nargs = "*"
     parser.add_argument(
         "--fast-dev-run",
         action="store_true",
         help="train, evaluate, save and predict for a few iterations, to find what would fail",
     )
-    return parser.parse_args(flags + overrides)
+    return parser.parse_intermixed_args(argv)
 
 
-def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments of a command line without its overrides, `key=value` or `~key`, and these."""
-    overrides = [a for a in argv if not a.startswith("-") and ("=" in a or a.startswith("~"))]
-    return [a for a in argv if a not in overrides], overrides
+def split_overrides(positional: list[str]) -> tuple[list[str], list[str]]:
+    """
+    Files, and the overrides `key=value` or `~key` among them.
+
+    Args:
+        positional: arguments that are neither options nor values of options. One that names what
+            is there, such as the file "a=b.json" or the pattern "a=b/*.jpg", is no override.
+    """
+    overrides = [
+        text
+        for text in positional
+        if OVERRIDE.fullmatch(text) and next(glob.iglob(text), None) is None
+    ]
+    return [text for text in positional if text not in overrides], overrides
+
+
+def find_config(config_file: str) -> str:
+    """
+    The path of a config file that is relative to the current folder, or else to the project.
+
+    Raises:
+        UserError: there is none in either.
+    """
+    if not config_file:
+        names = sorted(p.name for p in (PROJECT_ROOT / "configs").glob("*.py"))
+        raise UserError(f"--config-file is missing; configs/ has {', '.join(names)}")
+    places = list(dict.fromkeys([os.path.abspath(config_file), in_project(config_file)]))
+    if "://" in config_file or os.path.isfile(config_file):
+        return config_file
+    if not os.path.isfile(places[-1]):
+        raise UserError(f"{config_file}: no such config file; neither {' nor '.join(places)} is")
+    return places[-1]
 
 
 def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
     """
-    Load a config and apply `key=value` overrides (Hydra's grammar).
+    Load a config and apply `key=value` overrides, as `apply_overrides` reads them.
 
     Configs get this project's `tta`, and those from elsewhere, such as upstream's model zoo, its
     `train` and `writers`, wherever they say nothing of their own. With `dataset.fold` set, the
@@ -49,45 +88,43 @@ def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
     Raises:
         UserError: no such file, a malformed override, a key that does not exist, or no such fold.
     """
-    if not config_file:
-        names = sorted(p.name for p in (PROJECT_ROOT / "configs").glob("*.py"))
-        raise UserError(f"--config-file is missing; configs/ has {', '.join(names)}")
-    if "://" not in config_file and not Path(config_file).is_file():
-        raise UserError(f"{config_file}: no such config file")
-    cfg = LazyConfig.load(config_file)
+    cfg = LazyConfig.load(find_config(config_file))
     _fill_in(cfg)
-    apply_overrides(cfg, list(overrides))
+    apply_overrides(cfg, overrides)
     if OmegaConf.select(cfg, "dataset.fold") is not None:
-        _choose_fold(cfg, {override.key_or_group for override in _parse(list(overrides))})
+        _choose_fold(cfg, {_split(override)[1] for override in overrides})
     lr = OmegaConf.select(cfg, "optimizer.lr")
     if OmegaConf.is_config(lr):  # the number itself, for all who show or compare it
         cfg.optimizer.lr = instantiate(lr)
     return cfg
 
 
-def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     Apply `key=value`, `+new_key=value` and `~key` overrides in place.
+
+    Values are of Hydra's grammar. For a key whose value is a string or None, any other value is
+    the string itself: it may hold blanks, brackets, commas and quotation marks.
 
     Raises:
         UserError: a malformed override, or a key that does not exist, with the nearest one.
     """
-    for override in _parse(overrides):
-        key = override.key_or_group
-        if not override.is_add() and not _exists(cfg, key):
+    for override in overrides:
+        mark, key, value = _split(override)
+        if "+" not in mark and not _exists(cfg, key):
             nearest = difflib.get_close_matches(key, all_keys(cfg), n=1, cutoff=0.0)
             hint = f"did you mean {nearest[0]}?" if nearest else "the config is empty"
             raise UserError(f"no such config key: {key}; {hint} (+{key}=… adds a new one)")
         try:
-            if override.is_delete():
+            if mark == "~":
                 parent, _, name = key.rpartition(".")
                 node = OmegaConf.select(cfg, parent) if parent else cfg
                 node.pop(int(name) if isinstance(node, ListConfig) else name)
             else:
-                OmegaConf.update(cfg, key, override.value(), force_add=True)
+                OmegaConf.update(cfg, key, _value(cfg, key, value), force_add=True)
         except (OmegaConfBaseException, TypeError, ValueError) as e:
             reason = str(e).splitlines()[0]
-            raise UserError(f"cannot apply {override.input_line}: {reason}") from e
+            raise UserError(f"cannot apply {override}: {reason}") from e
     return cfg
 
 
@@ -134,11 +171,40 @@ def plain(cfg) -> object:
     return str(cfg)
 
 
-def _parse(overrides: list[str]) -> list[Override]:
+def _split(override: str) -> tuple[str, str, str]:
+    """The mark (~, + or none), key and value of an override."""
+    parts = OVERRIDE.fullmatch(override)
+    if not parts:
+        raise UserError(f"cannot read the override {override!r}: it has to be key=value or ~key")
+    return parts["mark"] or "", parts["key"], parts["value"] or ""
+
+
+def _value(cfg: DictConfig, key: str, text: str) -> object:
+    """What the text of an override means for this key; see `apply_overrides`."""
     try:
-        return OverridesParser.create().parse_overrides(list(map(_quoted, overrides)))
+        takes_text = isinstance(OmegaConf.select(cfg, key), str | None)
+    except OmegaConfBaseException:  # an interpolation of what is not there
+        takes_text = True
+    try:
+        # as far as Hydra's grammar knows letters
+        parsed = OverridesParser.create().parse_override(f"key={text}")
+        value = parsed.value()
+        if parsed.is_sweep_override():
+            raise HydraException("several values; [a,b] is a list")
     except HydraException as e:
-        raise UserError(f"cannot read the overrides {overrides}: {str(e).splitlines()[0]}") from e
+        if takes_text:
+            return text
+        if not text.isascii() and text[0] not in "'\"[{":
+            return text
+        reason = str(e).splitlines()[0]
+        quoted = QuotedString(text, Quote.double).with_quotes()
+        hint = shlex.quote(f"{key}={quoted}")
+        raise UserError(
+            f"cannot read the override {key}={text}: {reason}; a string is written {hint}"
+        ) from e
+    # not shortened or unescaped, unless it is in quotation marks
+    is_bare = isinstance(value, str) and text.strip()[:1] not in ("'", '"') and "${" not in text
+    return text if takes_text and is_bare else value
 
 
 def _choose_fold(cfg: DictConfig, overridden: set[str]) -> None:
@@ -160,14 +226,6 @@ def _choose_fold(cfg: DictConfig, overridden: set[str]) -> None:
     if "train.output_dir" not in overridden:
         suffix = f"fold{fold}" if fold.isdigit() else fold
         cfg.train.output_dir = f"{cfg.train.output_dir.rstrip('/')}_{suffix}"
-
-
-def _quoted(override: str) -> str:
-    """The override, its value in quotes where Hydra's grammar wants them: in other scripts."""
-    key, equals, value = override.partition("=")
-    if value.isascii() or value[0] in "'\"[{":
-        return override
-    return f"{key}{equals}'{value}'" if "'" not in value else f'{key}{equals}"{value}"'
 
 
 def _exists(cfg: DictConfig, key: str) -> bool:

@@ -1,6 +1,7 @@
 """Every config builds and takes a step; overrides reach it, and mistyped ones do not pass."""
 
 import math
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,12 @@ import torch
 from conftest import PROJECT_ROOT
 from detectron2.config import LazyConfig, instantiate
 from detectron2.utils.events import EventStorage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+import predict
+from detection.arguments import named_path
 from detection.classes import CLASSES
 from detection.config import apply_overrides, load_config, parse_args
 from detection.errors import UserError
@@ -98,7 +104,8 @@ def test_milestones_follow_max_iter():
         ("writers.wanb.project=x", "did you mean writers.wandb.project?"),
         ("dataloader.train.mapper.augmentations.7.prob=1", "no such config key"),
         ("train.max_iter.x=3", "did you mean train.max_iter?"),
-        ("train.max_iter=[3", "cannot read the overrides"),
+        ("train.max_iter=[3", "train.max_iter=[3"),
+        ("train.max_iter", "key=value"),
     ],
 )
 def test_override_that_names_no_key_is_refused(override, said):
@@ -133,6 +140,95 @@ def test_overrides_in_any_script(folder):
     overrides = [f"dataset.train.json_file={folder}/train.json", "train.max_iter=7"]
     cfg = load_config(str(PROJECT_ROOT / "configs/debug/smoke.py"), overrides)
     assert cfg.dataset.train.json_file == f"{folder}/train.json" and cfg.train.max_iter == 7
+
+
+AWKWARD = "=,&#'\"()[]{} \\;~+*데é.$"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.sampled_from("ab/1" + AWKWARD), max_size=12))
+def test_any_path_is_a_value_of_a_key_that_takes_text(text):
+    path = f"/data/{text.replace('${', '')}/train.json"
+    cfg = OmegaConf.create({"set": "a", "none": None, "number": 1, "list": [1]})
+    apply_overrides(cfg, [f"set={path}", f"none={path}", f"+new={path}"])
+    assert cfg.set == cfg.none == cfg.new == path
+    for key in ("number", "list"):
+        try:
+            apply_overrides(cfg, [f"{key}={path}"])
+        except UserError as e:
+            # the line shows what to type in a shell
+            (quoted,) = shlex.split(str(e).rpartition(" is written ")[2])
+            apply_overrides(cfg, [quoted])
+            assert cfg[key] == path
+
+
+def test_values_keep_their_meaning_for_keys_that_take_text():
+    cfg = OmegaConf.create({"set": "a", "other": "b"})
+    for text, value in [
+        ("null", None),
+        ("7", 7),
+        ("true", True),
+        ("", ""),
+        ("''", ""),
+        ("'a, (b)'", "a, (b)"),
+        ('"7"', "7"),
+        ("[a,b]", ["a", "b"]),
+        ("${other}", "b"),
+        ("a,b", "a,b"),
+        (" a ", " a "),
+    ]:
+        apply_overrides(cfg, [f"set={text}"])
+        assert cfg.set == value, text
+        cfg.set = "a"
+
+
+PATHS = st.text(st.sampled_from("abc.=/ " + AWKWARD), min_size=1, max_size=10).map(
+    lambda text: f"weights/{text}"
+)
+KEYS = st.from_regex(r"[a-z]{1,3}(\.[a-z0-9]{1,3}){0,2}", fullmatch=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PATHS, PATHS, st.lists(st.tuples(KEYS, PATHS), max_size=3), st.randoms())
+def test_values_of_options_are_no_overrides(checkpoint, images, overrides, random):
+    overrides = [f"{key}={value}" for key, value in overrides]
+    parts = [["--checkpoint", checkpoint], ["--config-file", "a=b.py"], [images]]
+    parts += [[override] for override in overrides]
+    order = random.sample(parts, len(parts))
+    args = predict.parse_args([text for part in order for text in part])
+    given = [part[0] for part in order if part[0] in overrides]
+    assert (args.checkpoint, args.config_file, args.images) == (checkpoint, "a=b.py", images)
+    assert args.opts == given
+    args = parse_args([text for part in order if "--config" in part[0] for text in part] + given)
+    assert args.config_file == "a=b.py" and args.opts == given
+
+
+def test_what_is_there_is_no_override(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("a=b.json").touch()
+    Path("set=a").mkdir()
+    Path("set=a/1.jpg").touch()
+    for images in ("a=b.json", "set=a", "set=a/*.jpg"):
+        args = predict.parse_args(["a.b=1", images, "--config-file", "a.py", "c=2"])
+        assert args.images == images and args.opts == ["a.b=1", "c=2"]
+    assert named_path("a=b.json") == ("a=b.json", "a=b.json")
+    assert named_path("a=c.json") == ("a", "c.json")
+    for arguments in (["c=2"], ["a=b.json", "set=a"]):
+        with pytest.raises(SystemExit):
+            predict.parse_args(arguments)
+
+
+def test_config_file_of_the_current_folder_or_the_project(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/debug/smoke.py").train.output_dir == "output/smoke"
+    mine = tmp_path / "configs/debug/smoke.py"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("train = dict(output_dir='mine')\nmodel = None\n")
+    assert load_config("configs/debug/smoke.py").train.output_dir == "mine"
+    with pytest.raises(UserError) as error:
+        load_config("configs/none.py")
+    for folder in (tmp_path, PROJECT_ROOT):
+        assert f"{folder}/configs/none.py" in str(error.value)
 
 
 def test_flags_may_come_after_overrides():

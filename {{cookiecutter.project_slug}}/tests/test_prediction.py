@@ -267,6 +267,23 @@ def test_folder_takes_every_common_ending_and_names_the_rest(tmp_path, caplog):
 
 
 @pytest.mark.slow
+def test_equals_signs_in_files(predict, trained, toy, tmp_path):
+    checkpoint = tmp_path / "epoch=3.pth"
+    shutil.copy(trained / "model_best.pth", checkpoint)
+    root = tmp_path / "set=a"
+    shutil.copytree(toy / "images", root)
+    mine = tmp_path / "mine.json"
+    shutil.copy(toy / "val.json", mine)
+    before = mine.read_bytes()
+    options = ["--checkpoint", str(checkpoint), "--image-root", str(root)]
+    predict(*options, "--output", str(tmp_path / "out=1.json"), str(mine))
+    assert mine.read_bytes() == before
+    assert {r["image_id"] for r in read(tmp_path / "out=1.json")} == {
+        image["id"] for image in json.loads(before)["images"]
+    }
+
+
+@pytest.mark.slow
 def test_wrong_input_is_one_line(predict, toy, tmp_path):
     cases = [
         ([f"{tmp_path}/none"], f"{tmp_path}/none: no image there"),

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.anchors import find_anchors, resize_factors
-from detection.config import load_config
+from detection.config import load_config, split_overrides
 from detection.contact_sheet import sheet_section
 from detection.errors import UserError
 from detection.exploration import read_splits
@@ -71,9 +71,9 @@ def explore(args: argparse.Namespace) -> list[str]:
     Raises:
         UserError: the config or an annotation file cannot be used, or there is nothing to see.
     """
-    overrides = [i for i in args.inputs if "=" in i and not Path(i).exists()]
+    files, overrides = split_overrides(args.inputs)
     cfg = load_config(args.config_file, overrides)
-    sources = _sources(cfg, [i for i in args.inputs if i not in overrides], args.image_root)
+    sources = _sources(cfg, files, args.image_root)
     notes = [f"No {name} here: {path} is not there." for name, path in _absent(sources).items()]
     for name in _absent(sources):
         del sources[name]

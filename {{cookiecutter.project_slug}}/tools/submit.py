@@ -21,7 +21,7 @@ sys.path.insert(0, str(PROJECT_ROOT))
 
 import submitit  # noqa: E402
 
-from detection.config import load_config  # noqa: E402
+from detection.config import find_config, load_config  # noqa: E402
 from detection.config import parse_args as parse_training  # noqa: E402
 from detection.errors import UserError  # noqa: E402
 
@@ -127,6 +127,9 @@ def main(argv: list[str] | None = None) -> None:
     if not all("=" in option for option in args.slurm):
         raise UserError(f"--slurm {' '.join(args.slurm)}: each has to be KEY=VALUE")
     load_config(of_training.config_file, of_training.opts)
+    config_file = find_config(of_training.config_file)
+    if "://" not in config_file and Path.cwd() != PROJECT_ROOT:  # where the job runs
+        training = [*training, "--config-file", os.path.abspath(config_file)]
     args.name = args.name or Path(of_training.config_file).stem
     parameters = job_parameters(args)
     if args.dry_run:
