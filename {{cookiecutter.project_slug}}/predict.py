@@ -6,12 +6,13 @@ Predict on images with a trained model, for submissions, ensembles and reports:
     python predict.py --config-file … --checkpoint model.pth "photos/*.jpg" --output photos.json
     python predict.py --config-file … datasets/test.json tta.enabled=True
 
-Writes COCO results with the json's own image and category ids. For a folder or a pattern it also
-writes the list of images that these ids mean, as `….images.json`. Cut off, the same command goes
-on where it was.
+Writes COCO results with the json's own image and category ids; a folder's images are numbered. The
+list of images that these ids mean is beside them, as `….images.json`. Cut off, the same command
+goes on where it was.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from detection.prediction import (
     results_name,
     set_thresholds,
 )
+from detection.results import check_same_images, images_file, write_images
 from detection.trainers import on_device
 from detection.tta import with_tta
 
@@ -95,13 +97,12 @@ def main(argv: list[str] | None = None) -> None:
     if root is None and is_json and "dataset" in cfg:
         root = in_project(cfg.dataset.val.image_root)
     coco, image_root = list_images(args.images, root)
+    if args.output is None:
+        check_same_images(output, coco["images"], args.images)  # else they are overwritten
     model = instantiate(without_pretrained(cfg.model)).eval()
     on_device(model, cfg.train.device, cfg.train.channels_last)
     weights = load_weights(model, cfg.train.output_dir, args.checkpoint)
     set_thresholds(cfg, model, args.min_score, args.max_per_image)
-
-    if not is_json:
-        write_json(coco, str(output.with_suffix(".images.json")))
 
     predictor = Predictor(
         cfg, with_tta(cfg, model), coco, image_root, args.batch_size, args.num_workers
@@ -114,6 +115,8 @@ def main(argv: list[str] | None = None) -> None:
         max_per_image=args.max_per_image,
     )
     results = predictor.predict(output, settings)
+    if os.path.realpath(images_file(output)) != os.path.realpath(args.images):
+        write_images(coco, output)
     write_json(results, str(output))
     batches_file(output).unlink()
     print(f"{output}: {len(coco['images'])} images, {len(results)} boxes")

@@ -55,8 +55,8 @@ def load(results_file: str, json_file: str) -> tuple[dict, list[dict]]:
         UserError: either is malformed, they do not belong together, or there are none.
     """
     coco = read_coco(json_file)
-    image_ids, category_ids = check_truth(coco, json_file)
-    results = read_results(results_file, json_file, image_ids, category_ids)
+    _, category_ids = check_truth(coco, json_file)
+    results = read_results(results_file, json_file, coco, category_ids)
     if not results:
         raise UserError(f"{results_file}: has no detections; predict again, with --min-score 0")
     return coco, results

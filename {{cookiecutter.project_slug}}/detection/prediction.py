@@ -80,14 +80,22 @@ def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
 
 def results_name(source: str) -> str:
     """
-    What results are called, without a suffix: datasets/test.json is test, datasets/folds/0/val.json
-    is folds_0_val, since there are as many val.json as folds.
+    What results are called, without a suffix, as the Makefile calls them too.
+
+    datasets/test.json is test, and datasets/folds/0/val.json is folds_0_val, since there are as
+    many val.json as folds; the folder datasets/test is test.folder, and the pattern
+    datasets/test/*.jpg is test_any.jpg.
     """
-    path = Path(_fixed_part(source) if glob.has_magic(source) else source)
-    with suppress(ValueError):
-        path = path.absolute().relative_to(Path(in_project(DATASETS)).absolute())
-        return "_".join(path.with_suffix("").parts) or "images"
-    return path.stem or "images"
+    path = Path(os.path.abspath(source))
+    datasets = os.path.abspath(in_project(DATASETS))
+    name = path.name
+    if path.is_relative_to(datasets) and path != Path(datasets):
+        name = "_".join(path.relative_to(datasets).parts)
+    if source.endswith(".json"):
+        return name.removesuffix(".json")
+    plain = name.replace("**", "any").replace("*", "any").replace("?", "one")
+    plain = plain.replace("[", "").replace("]", "")
+    return plain if plain != name else f"{name}.folder"
 
 
 def set_thresholds(cfg: DictConfig, model: torch.nn.Module, min_score: float, limit: int) -> None:

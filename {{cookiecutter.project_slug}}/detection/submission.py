@@ -114,7 +114,7 @@ def write_submission(
     labels = labels_of(coco, json_file, form)
 
     boxes = defaultdict(list)
-    for result in read_results(results_file, json_file, names, labels):
+    for result in read_results(results_file, json_file, coco, labels):
         if result["score"] >= min_score:
             boxes[result["image_id"]].append(result)
     boxes = {

@@ -93,7 +93,7 @@ def read_submission(path: str, coco: dict, json_file: str, form: Format) -> Subm
     sizes = {i["id"]: _size(i) for i in coco["images"]}
     submission = Submission()
     if form.suffix == ".json":
-        for number, result in enumerate(read_results(path, json_file, names, labels)):
+        for number, result in enumerate(read_results(path, json_file, coco, labels)):
             _take(submission, result, sizes[result["image_id"]], f"results[{number}]")
         submission.images = len({r["image_id"] for r in submission.results})
         return submission

@@ -521,7 +521,7 @@ def test_run_lengths_that_do_not_fit_are_neither_trained_on_nor_scored(folder, r
     (folder / "results.json").write_text(json.dumps([{**results[0], "segmentation": runs}]))
     if runs["size"] != [60, 40]:  # which results alone do not show
         with pytest.raises(UserError, match=r"results\[0\]"):
-            read_results(str(folder / "results.json"), "data.json", {2}, {2})
+            read_results(str(folder / "results.json"), "data.json", {"images": [{"id": 2}]}, {2})
 
 
 def test_run_lengths_are_read_as_pycocotools_writes_them(folder):

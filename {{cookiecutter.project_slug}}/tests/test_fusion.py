@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -12,7 +13,9 @@ from conftest import PROJECT_ROOT
 
 from detection.annotations import read_coco
 from detection.average_precision import average_precision
+from detection.errors import UserError
 from detection.fusion import METHODS, fuse, fuse_results
+from detection.results import check_same_images, write_images
 
 sys.path.insert(0, str(PROJECT_ROOT / "tools"))
 import ensemble
@@ -171,6 +174,60 @@ def test_links_and_pipes_stay_what_they_are(run, toy, results, tmp_path):
     reader.join(timeout=10)
     assert link.is_symlink() and pipe.is_fifo()
     assert read == [file.read_bytes()] and json.loads(read[0])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make_submission.py {results} {json} --output {out}",
+        "check_submission.py {results} {json} --format coco",
+        "score_results.py {results} {json}",
+        "report.py {results} {json} --output {out}",
+        "ensemble.py {json} {results} --output {out}",
+        "pseudo_label.py {results} {json} --output {out}",
+        "pseudo_label.py {sound} {json} --validated {results} {json} --output {out}",
+        "draw_predictions.py {json} {root} {results} --output {out}",
+    ],
+)
+def test_results_of_other_images_are_refused(toy, results, tmp_path, command):
+    """The list beside the results tells: the ids are the json's, the images are not."""
+    coco = read_coco(f"{toy}/val.json")
+    found, sound = tmp_path / "found.json", tmp_path / "sound.json"
+    for path in (found, sound):
+        path.write_bytes(results["even"].read_bytes())
+        write_images(coco, path)
+    names = [image["file_name"] for image in coco["images"]]
+    for image, name in zip(coco["images"], names[1:] + names[:1], strict=True):
+        image["file_name"] = name
+    write_images(coco, found)
+    files = {"json": toy / "val.json", "root": toy / "images", "out": tmp_path / "out.png"}
+
+    def run(results: Path) -> subprocess.CompletedProcess:
+        tool = [*command.format(**files, results=results, sound=sound).split()]
+        return subprocess.run(
+            [sys.executable, f"tools/{tool[0]}", *tool[1:]],
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            encoding="utf-8",
+        )
+
+    refused = run(found)
+    assert refused.returncode in (1, 2) and not refused.stdout
+    assert refused.stderr.count("\n") == 1
+    assert f"{tmp_path}/found.images.json" in refused.stderr
+    assert not files["out"].exists()
+    assert run(sound).returncode == 0
+
+
+def test_folders_of_images_may_differ(toy, tmp_path):
+    coco = read_coco(f"{toy}/val.json")
+    write_images(coco, tmp_path / "found.json")
+    for image in coco["images"]:
+        image["file_name"] = f"data\\images/{image['file_name']}"
+    check_same_images(tmp_path / "found.json", coco["images"], "val.json")
+    coco["images"][0]["file_name"] = "x" + coco["images"][0]["file_name"][-4:]
+    with pytest.raises(UserError):
+        check_same_images(tmp_path / "found.json", coco["images"], "val.json")
 
 
 def test_out_of_fold_score(run, toy, results, tmp_path):

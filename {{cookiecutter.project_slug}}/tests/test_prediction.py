@@ -178,7 +178,11 @@ def batched_loader(dataset, mapper, num_workers, batch_size):
         ("datasets/test.json", "test"),
         ("datasets/folds/0/val.json", "folds_0_val"),
         ("elsewhere/val.json", "val"),
-        ("photos/", "photos"),
+        ("photos/", "photos.folder"),
+        ("datasets/test", "test.folder"),
+        ("datasets/test.v1/", "test.v1.folder"),
+        ("datasets/test/*.jpg", "test_any.jpg"),
+        ("photos/[ab]?.png", "abone.png"),
     ],
 )
 def test_results_of_each_json_have_a_file_of_their_own(monkeypatch, source, name):
@@ -187,7 +191,6 @@ def test_results_of_each_json_have_a_file_of_their_own(monkeypatch, source, name
     command = ["make", "-n", "predict", f"TEST={source}", "UV=uv"]
     planned = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True).stdout
     assert f"/predictions/{name}.json" in planned
-    assert results_name(f"{Path(source).parent}/*.jpg") != "*"
 
 
 @pytest.mark.slow
@@ -264,6 +267,36 @@ def test_folder_takes_every_common_ending_and_names_the_rest(tmp_path, caplog):
     assert ".heic 2, .dcm 1" in caplog.text and "txt" not in caplog.text
     for name in formats:
         assert read_image(f"{root}/{name}").shape == (20, 30, 3)
+
+
+@pytest.mark.slow
+def test_results_of_other_images_are_not_overwritten(predict, trained, toy, tmp_path):
+    """A json and a folder of the same name, as the whole road sees them."""
+    shutil.copytree(toy / "images", tmp_path / "test")
+    coco = read(toy / "val.json")
+    sources = [tmp_path / "test.json", tmp_path / "deep" / "test.json"]
+    sources[1].parent.mkdir()
+    for source, shift in zip(sources, (0, 1), strict=True):
+        names = [image["file_name"] for image in coco["images"]]
+        names = names[shift:] + names[:shift]
+        images = [i | {"file_name": n} for i, n in zip(coco["images"], names, strict=True)]
+        source.write_text(json.dumps({**coco, "images": images, "annotations": []}))
+    root = ["--image-root", str(toy / "images")]
+    predict(str(sources[0]), *root)
+    predict(str(tmp_path / "test"))
+    folder = trained / "predictions"
+    assert {r["image_id"] for r in read(folder / "test.json")} == {i["id"] for i in images}
+    listed = read(folder / "test.folder.images.json")["images"]
+    assert {r["image_id"] for r in read(folder / "test.folder.json")} == {i["id"] for i in listed}
+
+    before = (folder / "test.json").read_bytes()
+    with pytest.raises(UserError) as error:
+        predict(str(sources[1]), *root)
+    assert str(folder / "test.json") in str(error.value) and "--output" in str(error.value)
+    assert (folder / "test.json").read_bytes() == before
+    predict(str(sources[1]), *root, "--output", str(folder / "test.json"))
+    assert read(folder / "test.images.json")["images"] == images
+    predict(str(sources[1]), *root)
 
 
 @pytest.mark.slow

@@ -23,6 +23,8 @@ from matplotlib.patheffects import withStroke
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.drawing import class_colors, find_fonts
+from detection.errors import UserError
+from detection.results import check_same_images
 
 CELL = 5.0  # inches: the width of an image in the picture
 
@@ -124,6 +126,8 @@ def draw_boxes(ax, image, boxes, labels, colors):
 def draw_predictions(annotation_file, image_dir, results_file, output, count=6, min_score=0.3):
     """Write the picture of `count` images to the PNG file `output`."""
     images, names, truth = load_annotations(annotation_file)
+    listed = [{"id": id_, "file_name": file_name} for id_, file_name in images]
+    check_same_images(results_file, listed, annotation_file)
     predictions = load_results(results_file, images, names, min_score)
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
     images = [images[i] for i in chosen]
@@ -164,7 +168,7 @@ def main(argv=None):
             raise InputError(f"--count must be between 1 and 50, not {args.count}")
         files = args.annotations, args.image_dir, args.results, args.output
         draw_predictions(*files, args.count, args.score)
-    except (InputError, OSError) as error:
+    except (InputError, UserError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(args.output)
 

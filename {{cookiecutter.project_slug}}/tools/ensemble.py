@@ -27,7 +27,7 @@ from detection.errors import UserError
 from detection.files import keep_inputs
 from detection.fusion import METHODS, fuse_results
 from detection.matching import check_truth
-from detection.results import read_results
+from detection.results import read_results, write_images
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -70,7 +70,7 @@ def fuse_and_score(args: argparse.Namespace) -> None:
     """Do what the arguments say."""
     coco = read_coco(args.json_file)
     category_ids = category_id_map(coco, args.json_file)
-    image_ids = check_images(coco, args.json_file)
+    check_images(coco, args.json_file)
     is_scored = bool(coco.get("annotations"))
     if is_scored:
         check_truth(coco, args.json_file)
@@ -80,7 +80,7 @@ def fuse_and_score(args: argparse.Namespace) -> None:
         keep_inputs(args.output, path)
         if name in members:
             raise UserError(f"two members are called {name}; write NAME={path}")
-        members[name] = read_results(path, args.json_file, image_ids, category_ids)
+        members[name] = read_results(path, args.json_file, coco, category_ids)
         if not members[name]:
             raise UserError(f"{path}: has no detection; leave it out, or predict again")
 
@@ -98,6 +98,7 @@ def fuse_and_score(args: argparse.Namespace) -> None:
         weights=[weights[name] for name in members],
         max_boxes=args.max_per_image,
     )
+    write_images(coco, args.output)
     write_json(fused, args.output)
     print(f"{args.output}: {args.method} of {len(members)}, {len(fused)} boxes")
     if is_scored:

@@ -86,8 +86,8 @@ def label(args: argparse.Namespace) -> None:
     coco = read_coco(args.json_file)
     names = {c["id"]: c["name"] for c in coco["categories"]}
     category_ids = category_id_map(coco, args.json_file)
-    image_ids = check_images(coco, args.json_file)
-    results = read_results(args.results, args.json_file, image_ids, category_ids)
+    check_images(coco, args.json_file)
+    results = read_results(args.results, args.json_file, coco, category_ids)
     min_scores = choose_scores(args, names)
     labelled = pseudo_labels(coco, results, min_scores)
     annotations = labelled["annotations"]
