@@ -5,11 +5,20 @@ Pseudo-labels as in Lee (2013), with a score of its own for each class to be con
 """
 
 import math
+from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
 
 from detection.error_analysis import thresholds
-from detection.matching import CORRECT, IGNORED, match, to_boxes
+from detection.matching import CORRECT, IGNORED, IOU, box_iou, match, to_boxes
+
+
+class Quality(NamedTuple):
+    """How good pseudo-labels are, at IoU 0.5; nan where there is nothing to count."""
+
+    precision: float  # the part of the labels that is right
+    recall: float  # the part of the objects that is labelled
 
 
 def balanced_scores(coco: dict, results: list[dict]) -> dict[int, float]:
@@ -64,9 +73,67 @@ def precise_scores(coco: dict, results: list[dict], precision: float) -> dict[in
     return scores
 
 
+def confident(results: list[dict], min_scores: dict[int, float]) -> list[dict]:
+    """
+    The detections of these scores and more, the best one of each place.
+
+    Two boxes of an image that overlap by more than IoU 0.5 are of one object, whatever their
+    classes: the one of the higher score stays.
+
+    Args:
+        results: detections in COCO's results format.
+        min_scores: {category id: the lowest score to keep}.
+
+    Returns:
+        Those kept, in the order of `results`.
+    """
+    of_images = defaultdict(list)
+    for position, result in enumerate(results):
+        if result["score"] >= min_scores[result["category_id"]]:
+            of_images[result["image_id"]].append(position)
+    kept = []
+    for positions in of_images.values():
+        positions.sort(key=lambda position: -results[position]["score"])
+        boxes = np.array([results[position]["bbox"] for position in positions], float)
+        iou = box_iou(boxes, boxes, np.zeros(len(boxes), bool))
+        chosen = []
+        for k in range(len(boxes)):
+            if not (iou[k, chosen] > IOU).any():
+                chosen.append(k)
+        kept += [positions[k] for k in chosen]
+    return [results[position] for position in sorted(kept)]
+
+
+def quality(coco: dict, results: list[dict], min_scores: dict[int, float]) -> dict[int, Quality]:
+    """
+    How good the pseudo-labels of annotated images are.
+
+    Args:
+        coco: a COCO json with annotations, that the model was not trained on.
+        results: detections on it, in COCO's results format.
+        min_scores: {category id: the lowest score to keep}.
+
+    Returns:
+        {category id: Quality}, and that of all classes together as None's.
+    """
+    truth, detections = to_boxes(coco, confident(results, min_scores))
+    matches = match(truth, detections, len(coco["images"]))
+    is_correct, is_counted = matches.kinds == CORRECT, matches.kinds != IGNORED
+    is_real = truth.scores > 0
+
+    def of(detected: np.ndarray, wanted: np.ndarray) -> Quality:
+        correct = int((is_correct & detected).sum())
+        counts = int((is_counted & detected).sum()), int((is_real & wanted).sum())
+        return Quality(*(correct / count if count else math.nan for count in counts))
+
+    ids = sorted(c["id"] for c in coco["categories"])
+    of_ids = {id_: of(detections.labels == k, truth.labels == k) for k, id_ in enumerate(ids)}
+    return {**of_ids, None: of(is_counted, is_real)}
+
+
 def pseudo_labels(coco: dict, results: list[dict], min_scores: dict[int, float]) -> dict:
     """
-    A COCO json of the images with confident detections, which become their annotations.
+    A COCO json of the images with `confident` detections, which become their annotations.
 
     Images without any are left out: to train on them as empty would teach to miss what they show.
 
@@ -81,9 +148,7 @@ def pseudo_labels(coco: dict, results: list[dict], min_scores: dict[int, float])
     """
     images = {image["id"]: image for image in coco["images"]}
     annotations = []
-    for result in results:
-        if result["score"] < min_scores[result["category_id"]]:
-            continue
+    for result in confident(results, min_scores):
         image = images[result["image_id"]]
         x, y, w, h = result["bbox"]
         x1, y1 = max(x, 0), max(y, 0)

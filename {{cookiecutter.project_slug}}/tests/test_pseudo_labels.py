@@ -1,6 +1,7 @@
 """tools/pseudo_label.py and `dataset.pseudo`: confident predictions become training data."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from detectron2.config import instantiate
 
 from detection.classes import CLASSES
 from detection.config import load_config
-from detection.pseudo_labels import balanced_scores, precise_scores, pseudo_labels
+from detection.pseudo_labels import balanced_scores, precise_scores, pseudo_labels, quality
 
 
 @pytest.fixture
@@ -152,6 +153,79 @@ def test_scores_equal_a_count_by_hand():
     # F1 of 2/5, 2/6, 4/7 and 6/9
     assert balanced_scores(coco, results) == {1: float("inf"), 3: 0.6}
     assert balanced_scores(coco, results[:3]) == {1: float("inf"), 3: 0.7}
+
+
+def on(image: int, category: int, box: list[float], score: float) -> dict:
+    return {"image_id": image, "category_id": category, "bbox": box, "score": score}
+
+
+def test_one_class_per_place():
+    """The surest of those that overlap; what it replaced does not push out a third."""
+    coco = {
+        "images": [{"id": k, "width": 100, "height": 100} for k in (1, 2)],
+        "categories": [{"id": 5, "name": "a"}, {"id": 6, "name": "b"}],
+    }
+    results = [
+        on(1, 5, [0, 0, 40, 40], 0.6),
+        on(1, 6, [4, 0, 40, 40], 0.9),  # IoU 0.82 with the first
+        on(1, 5, [16, 0, 40, 40], 0.5),  # 0.43 with the first, 0.54 with the second
+        on(1, 5, [24, 0, 40, 40], 0.4),  # 0.33 with the second, 0.67 with the third
+        on(2, 5, [0, 0, 40, 40], 0.3),
+        on(2, 6, [0, 0, 40, 40], 0.95),  # not sure enough for its class
+    ]
+    scores = {5: 0.1, 6: 0.9}
+    written = pseudo_labels(coco, results[:5], scores)["annotations"]
+    assert [a["score"] for a in written] == [0.9, 0.4, 0.3]
+    written = pseudo_labels(coco, results, {5: 0.1, 6: 0.96})["annotations"]
+    assert [a["score"] for a in written] == [0.6, 0.5, 0.3]
+
+
+def test_quality_equals_a_count_by_hand():
+    boxes = [[0, 0, 10, 10], [20, 0, 10, 10], [40, 0, 10, 10], [60, 0, 10, 10]]
+    coco = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 5, "name": "a"}, {"id": 6, "name": "b"}, {"id": 7, "name": "c"}],
+        "annotations": [
+            {"id": k, "image_id": 1, "category_id": 5 if k < 3 else 6, "bbox": box, "iscrowd": 0}
+            for k, box in enumerate(boxes)
+        ],
+    }
+    results = [
+        on(1, 5, boxes[0], 0.9),
+        on(1, 6, boxes[0], 0.8),  # the same place
+        on(1, 6, boxes[1], 0.8),  # of another class
+        on(1, 6, boxes[3], 0.7),
+        on(1, 5, boxes[2], 0.2),  # not sure enough
+    ]
+    measured = quality(coco, results, dict.fromkeys((5, 6, 7), 0.5))
+    assert measured[5] == (1, 1 / 3) and measured[6] == (1 / 2, 1)
+    assert all(math.isnan(part) for part in measured[7])
+    assert measured[None] == (2 / 3, 2 / 4)
+
+
+def test_precision_is_told_where_it_is_low(unlabelled, toy):
+    """On validation data two of three boxes of a class are wrong."""
+    truth = json.loads((toy / "val.json").read_text())
+    names = {c["id"]: c["name"] for c in truth["categories"]}
+    perfect = json.loads((unlabelled / "results.json").read_text())
+    found = list(perfect)
+    chosen = found[0]["category_id"]
+    number = sum(r["category_id"] == chosen for r in perfect)
+    for k in range(2 * number):
+        box = [7.0 * (k % 12), 3.0 * (k // 12), 1, 1]
+        found.append(on(found[0]["image_id"], chosen, box, 0.8))
+    (unlabelled / "val_results.json").write_text(json.dumps(found))
+    validated = ["--validated", str(unlabelled / "val_results.json"), str(toy / "val.json")]
+    score = ["--class-score", f"{names[chosen]}=0.5"]
+    lines = run(unlabelled, *validated, *score, "--precision", "0.5").splitlines()
+    (row,) = [line for line in lines if line.startswith(f"{names[chosen]}  ")]
+    assert row.removeprefix(names[chosen]).split()[:5] == ["0.500", "33", "%", "100", "%"]
+    (warning,) = [line for line in lines if line.startswith("warning")]
+    assert f"{names[chosen]} 33 %" in warning and "--precision" in warning
+
+    lines = run(unlabelled, *validated, "--force").splitlines()
+    assert not [line for line in lines if line.startswith("warning")]
+    assert any("--validated" in line for line in run(unlabelled, "--force").splitlines())
 
 
 def test_boxes_are_cut_off_at_the_edges():

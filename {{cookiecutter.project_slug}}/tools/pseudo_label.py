@@ -8,8 +8,9 @@ Make confident predictions on images without annotations into annotations to tra
     python train_net.py --config-file configs/… dataset.pseudo.json_file=datasets/pseudo.json
 
 With --validated each class gets the score that is best on validation data: for F1, since what has
-no label is background to the training, or for a precision. Whether the competition's rules allow
-training on its test images is for you to read.
+no label is background to the training, or for a precision; and the precision and recall of such
+labels there are printed. Of boxes that overlap, whatever their classes, the one of the best score
+is kept. Whether the competition's rules allow training on its test images is for you to read.
 """
 
 import argparse
@@ -29,8 +30,16 @@ from detection.files import keep_inputs
 from detection.json_files import write_all
 from detection.matching import load
 from detection.paths import DATASETS
-from detection.pseudo_labels import balanced_scores, precise_scores, pseudo_labels
+from detection.pseudo_labels import (
+    Quality,
+    balanced_scores,
+    precise_scores,
+    pseudo_labels,
+    quality,
+)
 from detection.results import read_results
+
+LOW = 0.7  # precision
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -88,7 +97,9 @@ def label(args: argparse.Namespace) -> None:
     category_ids = category_id_map(coco, args.json_file)
     check_images(coco, args.json_file)
     results = read_results(args.results, args.json_file, coco, category_ids)
-    min_scores = choose_scores(args, names)
+    validation = load(*args.validated) if args.validated else None
+    min_scores = choose_scores(args, names, validation)
+    qualities = measure(names, min_scores, validation)
     labelled = pseudo_labels(coco, results, min_scores)
     annotations = labelled["annotations"]
     if not annotations:
@@ -101,32 +112,76 @@ def label(args: argparse.Namespace) -> None:
         [
             name,
             "none is enough" if math.isinf(min_scores[id_]) else f"{min_scores[id_]:.3f}",
+            *map(percent, qualities[id_]),
             detected[id_],
             kept[id_],
             len({a["image_id"] for a in annotations if a["category_id"] == id_}),
         ]
         for id_, name in sorted(names.items())
     ]
-    headers = ["class", "from score", "detections", "kept", "in images"]
-    print(tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *4 * ["right"])))
+    rows.append(["all", "", *map(percent, qualities[None]), len(results), len(annotations)])
+    rows[-1].append(len(labelled["images"]))
+    headers = ["class", "from score", "precision", "recall", "detections", "kept", "in images"]
+    print(tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *6 * ["right"])))
     images = f"{len(labelled['images'])} of {len(coco['images'])} images"
     state = "" if is_new else ", as it was"
     print(f"{args.output}: {len(annotations)} boxes on {images}{state}")
+    for line in doubts(names, kept, qualities, args):
+        print(line)
     print(f"train on them too with dataset.pseudo.json_file={args.output}")
 
 
-def choose_scores(args: argparse.Namespace, names: dict[int, str]) -> dict[int, float]:
+def measure(
+    names: dict[int, str], min_scores: dict[int, float], validation: tuple[dict, list[dict]] | None
+) -> dict[int | None, Quality]:
+    """{category id, None for all: quality on the validation data}; nan without any."""
+    if validation is None:
+        return dict.fromkeys([*names, None], Quality(math.nan, math.nan))
+    coco, results = validation
+    ids = {name: id_ for id_, name in names.items()}
+    own = {c["id"]: ids[c["name"]] for c in coco["categories"]}
+    measured = quality(coco, results, {id_: min_scores[own[id_]] for id_ in own})
+    return {own.get(id_): of_class for id_, of_class in measured.items()}
+
+
+def percent(part: float) -> str:
+    return "-" if math.isnan(part) else f"{100 * part:.0f} %"
+
+
+def doubts(
+    names: dict[int, str],
+    kept: dict[int, int],
+    qualities: dict[int | None, Quality],
+    args: argparse.Namespace,
+) -> list[str]:
+    """Lines on what may be wrong with the labels."""
+    if not args.validated:
+        return ["how many of them are right is unknown: --validated RESULTS JSON measures it"]
+    lines = [f"precision and recall are those on {args.validated[1]}"]
+    low = {id_: qualities[id_].precision for id_ in kept if qualities[id_].precision < LOW}
+    if low:
+        named = ", ".join(f"{names[id_]} {percent(low[id_])}" for id_ in sorted(low, key=low.get))
+        wrong = 1 - qualities[None].precision
+        lines.append(
+            f"warning: precision is low ({named}); {percent(wrong)} of all labels there are wrong, "
+            "and training learns them: --precision 0.9 or --class-score keeps the surer ones"
+        )
+    return lines
+
+
+def choose_scores(
+    args: argparse.Namespace, names: dict[int, str], validation: tuple[dict, list[dict]] | None
+) -> dict[int, float]:
     """
     {category id: the lowest score to keep}.
 
     Raises:
-        UserError: --class-score names no class or no number, or the validation cannot be used.
+        UserError: --class-score names no class or no number.
     """
     lowest = args.min_score
     by_name = dict.fromkeys(names.values(), 0.8 if lowest is None else lowest)
-    if args.validated:
-        results_file, json_file = args.validated
-        coco, results = load(results_file, json_file)
+    if validation:
+        coco, results = validation
         of_validation = {c["id"]: c["name"] for c in coco["categories"]}
         if args.precision is None:
             of_ids = balanced_scores(coco, results)
