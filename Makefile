@@ -42,5 +42,5 @@ lint: setup
 benchmarks: setup  ## the time that a generation takes; after `make demo`, what the project claims
 	$(UV) run --no-sync python benchmarks/generation_time.py
 	[ ! -d $(DEMO)/*/.venv ] || for name in evaluation_speed writer_cost loader_throughput \
-	    prediction_speed training_speed; do \
+	    prediction_speed training_speed wandb_ends; do \
 	    $(DEMO)/*/.venv/bin/python benchmarks/$$name.py $(DEMO)/*/ || exit 1; done

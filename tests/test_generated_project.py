@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import COMBINATIONS, TEMPLATE
 
-pytestmark = pytest.mark.slow
+# an installation downloads gigabytes, and the project's own tests take as long as they take
+LIMIT = 5400  # seconds
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT + 300)]
 
 # kept between runs, so that the environment is installed once
 WORKSHOP = TEMPLATE / "build" / "test"
@@ -24,9 +26,19 @@ def run(
 ) -> subprocess.CompletedProcess:
     """Run a command without the test's own environment; both outputs come as text."""
     environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"} | variables
-    result = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8"
-    )
+    try:
+        result = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=LIMIT,
+        )
+    except subprocess.TimeoutExpired as e:
+        said = b"".join(filter(None, (e.stdout, e.stderr))).decode(errors="replace")
+        pytest.fail(f"{command} took longer than {LIMIT} s\n{said[-20000:]}")
     if check:
         assert result.returncode == 0, result.stdout[-20000:] + result.stderr[-8000:]
     return result

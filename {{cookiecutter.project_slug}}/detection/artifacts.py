@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import wandb
@@ -13,9 +14,11 @@ from iopath.common.file_io import file_lock, get_cache_dir
 
 from detection.checkpoint_classes import KEY
 from detection.errors import UserError
-from detection.wandb_writer import default_mode
+from detection.wandb_runs import default_mode, start_service, time_limit
 
 logger = logging.getLogger("detectron2.detection")
+
+_QUERIES = 6  # to the server, at most, to know an artifact and its files
 
 
 class ModelArtifacts(HookBase):
@@ -109,8 +112,14 @@ class WandbArtifactHandler(PathHandler):
         entity, project, name, file = _parse(path)
         if default_mode() == "offline":  # Api would ask for a key on a terminal
             raise UserError(f"{path}: needs a W&B key; `wandb login` stores one")
-        artifact = wandb.Api(timeout=self._timeout).artifact(f"{entity}/{project}/{name}")
-        file = _choose(path, file, list(artifact.manifest.entries))
+        start_service()
+        with time_limit(_QUERIES * self._timeout):
+            artifact = wandb.Api(timeout=self._timeout).artifact(f"{entity}/{project}/{name}")
+            files = list(artifact.manifest.entries)
+        # W&B waits without a bound for the next bytes of a file
+        session = artifact.manifest.storage_policy._session
+        session.request = partial(session.request, timeout=self._timeout)
+        file = _choose(path, file, files)
         # an alias moves on, a version stays
         collection = name.split(":")[0]
         root = os.path.join(

@@ -10,7 +10,14 @@ import wandb
 
 from detection.errors import UserError
 from detection.run_history import read_config
-from detection.wandb_runs import default_mode, make_settings, open_run, sync_command
+from detection.wandb_runs import (
+    default_mode,
+    finish_run,
+    make_settings,
+    open_run,
+    sync_command,
+    time_limit,
+)
 
 # tables of the page, and their columns; all but the first of each are numbers
 TABLES = {
@@ -57,8 +64,6 @@ def send_report(run: str, writer: dict, page: dict, page_file: str) -> list[str]
         Lines to print, if not all could be sent.
     """
     unsent = []
-    # its reports on itself could hold up the end
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     timeouts = {name: writer[name] for name in ("init_timeout", "finish_timeout") if name in writer}
     name = writer.get("name") or Path(run).resolve().name
     wandb_run = open_run(
@@ -82,11 +87,13 @@ def send_report(run: str, writer: dict, page: dict, page_file: str) -> list[str]
         return []
     command = sync_command(wandb_run)
     try:
-        wandb_run.log({"report/page": wandb.Html(page_file, inject=False), **_scalars(page)})
-        # after that, since W&B makes artifacts of them, which more can prevent
-        wandb_run.log(_tables(page))
-        wandb_run.finish()
-    except Exception:  # TimeoutError, or W&B's own process is gone; the page is written
+        with time_limit(wandb_run.settings.finish_timeout):
+            wandb_run.log({"report/page": wandb.Html(page_file, inject=False), **_scalars(page)})
+            # after that, since W&B makes artifacts of them, which more can prevent
+            wandb_run.log(_tables(page))
+    except Exception:  # W&B's own process is gone; the page is written
+        unsent.append(True)
+    if not finish_run(wandb_run):
         unsent.append(True)
     return [f"W&B: not all could be sent; `{command}` sends the rest"] if unsent else []
 

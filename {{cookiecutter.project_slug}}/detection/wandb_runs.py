@@ -1,16 +1,19 @@
 """W&B runs on disk and on the server: what they record, where they go, how they are read back."""
 
+import atexit
 import json
 import logging
 import netrc
 import os
+import queue
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,6 +44,11 @@ _CAPTURE_NOTHING = {
     "x_save_requirements": False,
 }
 
+# seconds that `wandb.init` may take in addition to its time-out
+_INIT_GRACE = 60
+# seconds that W&B's own process gets to end; it has nothing left to do then
+_END_TIMEOUT = 10
+
 _SECRET_NAME = re.compile(r"(?i)(^|_)(api_?)?(key|token|secret|passw(or)?d|credential)s?($|_)")
 # keys of W&B, Hugging Face, GitHub, AWS and OpenAI, and URLs with a password
 _SECRET_VALUE = re.compile(
@@ -52,6 +60,7 @@ def make_settings(capture: list[str], **settings) -> wandb.Settings:
     """Settings that keep W&B quiet and let it record no more than `capture`, keys of CAPTURE."""
     settings = {
         "silent": True,
+        "finish_timeout_raises": True,
         "x_transaction_log_flush_interval": 1.0,  # what a kill may cost, in seconds
         **_CAPTURE_NOTHING,
         **settings,
@@ -66,7 +75,7 @@ def default_mode() -> str:
     """ "online" where an API key is configured (WANDB_API_KEY or `wandb login`), else "offline"."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return "online"
-    base_url = wandb.setup().settings.base_url
+    base_url = start_service().settings.base_url
     hosts = {urlsplit(base_url).netloc}
     if base_url == wandb.Settings().base_url:
         hosts.add("api.wandb.ai")  # the default server of other releases, whose keys still count
@@ -78,6 +87,70 @@ def default_mode() -> str:
         except (OSError, netrc.NetrcParseError):
             continue
     return "offline"
+
+
+def start_service(silent: bool = True) -> wandb.sdk.wandb_setup._WandbSetup:
+    """
+    Start W&B's own process, unless it runs; all that uses W&B comes through here first.
+
+    W&B waits for that process without a bound, at the end of Python too, and it does not always
+    end. It is killed then, and within `time_limit`; what it has written to the disk stays there.
+
+    Returns:
+        What `wandb.setup` does.
+    """
+    global _watch
+    # its reports on itself could hold up the end of the training
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # a parent process's W&B service may still hold the run that this one resumes
+    os.environ.pop("WANDB_SERVICE", None)
+    setup = wandb.setup(wandb.Settings(silent=silent))
+    try:
+        process = setup._connection._proc._process
+    except AttributeError:  # W&B is disabled
+        return setup
+    if _watch is None or _watch.process is not process:
+        _watch = _Watch(process)
+        _watch.start()
+        # comes before W&B's own hook, which was registered earlier
+        atexit.register(_watch.set, _END_TIMEOUT)
+    return setup
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Kill W&B's own process if what is within takes longer: its waits fail or end then."""
+    watch = _watch
+    if watch:
+        watch.set(seconds)
+    try:
+        yield
+    finally:
+        if watch:
+            watch.set(None)
+
+
+class _Watch(threading.Thread):
+    """Kills a process at its time limit; made ahead, for Python starts no threads when it ends."""
+
+    def __init__(self, process: subprocess.Popen):
+        super().__init__(daemon=True)
+        self.process = process
+        self._limits = queue.SimpleQueue()
+
+    def set(self, seconds: float | None) -> None:
+        """Kill the process in that many seconds unless another limit is set before."""
+        self._limits.put(seconds)
+
+    def run(self) -> None:
+        seconds = None
+        with suppress(queue.Empty):
+            while True:
+                seconds = self._limits.get(timeout=seconds)
+        self.process.kill()
+
+
+_watch: _Watch | None = None
 
 
 def open_run(
@@ -106,16 +179,17 @@ def open_run(
     for attempt in dict.fromkeys((mode, "offline")):
         parts = find_parts(output_dir, run_id)
         try:
-            wandb.setup(wandb.Settings(silent=True))
+            start_service()
             wandb.termsetup(wandb.Settings(silent=True), _Messages(tell_unsynced))
-            run = wandb.init(
-                dir=output_dir,
-                id=run_id,
-                mode=attempt,
-                reinit="finish_previous",
-                settings=settings,
-                **init,
-            )
+            with time_limit(settings.init_timeout + _INIT_GRACE):
+                run = wandb.init(
+                    dir=output_dir,
+                    id=run_id,
+                    mode=attempt,
+                    reinit="finish_previous",
+                    settings=settings,
+                    **init,
+                )
             break
         except Exception as e:  # whatever it is, the training needs no W&B
             reason = str(e).partition("\n")[0]
@@ -136,9 +210,25 @@ def open_run(
     return run
 
 
-def tear_down() -> None:
+def finish_run(run: wandb.Run, exit_code: int = 0) -> bool:
+    """
+    End a run within its `finish_timeout`; what could not be sent stays on the disk.
+
+    Returns:
+        Whether W&B has taken all of it.
+    """
+    try:
+        with time_limit(run.settings.finish_timeout + 1):  # W&B's own time-out comes first
+            run.finish(exit_code)
+        return True
+    except Exception:  # TimeoutError, or W&B's own process is gone
+        tear_down(timeout=1)  # else it tries on when Python ends
+        return False
+
+
+def tear_down(timeout: float = _END_TIMEOUT) -> None:
     """End W&B's own process, whatever state it is in."""
-    with suppress(Exception, SystemExit):
+    with suppress(Exception, SystemExit), time_limit(timeout):
         wandb.teardown(exit_code=1)
 
 
@@ -215,3 +305,10 @@ class _Messages:
             self._tell_unsynced()
 
     error = warning
+
+
+if __name__ == "__main__":  # W&B's own commands, which end as well
+    from wandb.cli.cli import cli
+
+    start_service(silent=False)
+    cli(prog_name="wandb")

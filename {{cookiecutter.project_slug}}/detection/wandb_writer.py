@@ -22,11 +22,13 @@ from detection.wandb_runs import (
     CAPTURE,
     default_mode,
     find_parts,
+    finish_run,
     make_settings,
     open_run,
     read_rows,
     sync_command,
     tear_down,
+    time_limit,
     without_secrets,
 )
 from detection.writers import NewScalars, read_metrics
@@ -69,7 +71,8 @@ class WandbWriter(EventWriter):
             mode: "online", "offline" or "disabled"; None obeys WANDB_MODE, else it is online
                 where a key is configured and offline elsewhere.
             init_timeout: seconds to wait for the server before going offline.
-            finish_timeout: seconds to wait at the end until all is sent.
+            finish_timeout: seconds to wait at the end until all is sent, and for W&B's own process
+                at any time; it is ended then.
             capture: what else W&B may record; any of "code", "console", "git", "machine",
                 "requirements" and "stats" (of the system).
 
@@ -78,10 +81,6 @@ class WandbWriter(EventWriter):
         """
         if unknown := set(capture) - CAPTURE.keys():
             raise UserError(f"W&B captures no {unknown.pop()!r}; there are {', '.join(CAPTURE)}")
-        # its reports on itself could hold up the end of the training
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        # a parent process's W&B service may still hold the run that this one resumes
-        os.environ.pop("WANDB_SERVICE", None)
         self.period = period
         self._output_dir = Path(output_dir)
         self._metric_names = metric_names
@@ -215,9 +214,7 @@ class WandbWriter(EventWriter):
     def _finish(self, exit_code: int) -> None:
         atexit.unregister(self._finish)
         if self._run is not None:
-            try:
-                self._run.finish(exit_code)
-            except Exception:  # TimeoutError, or W&B's own process is gone
+            if not finish_run(self._run, exit_code):
                 self._tell_unsynced()
             self._run = None
 
@@ -225,7 +222,8 @@ class WandbWriter(EventWriter):
     def _never_in_the_way(self) -> Iterator[None]:
         """An error of W&B's within ends the recording, not the training."""
         try:
-            yield
+            with time_limit(self._timeouts["finish_timeout"]):
+                yield
         except Exception as e:
             logger.warning(f"W&B: {type(e).__name__}: {e}; it records no more")
             self._run = None

@@ -1,3 +1,4 @@
+import faulthandler
 import io
 import json
 import logging
@@ -13,6 +14,18 @@ from wandb.proto.wandb_internal_pb2 import Record
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CPUs compute the same everywhere
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+SLOW = 900  # seconds that a slow test may take
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW))
+
+
+def pytest_unconfigure():
+    """What hangs when Python ends is shown, and ended."""
+    faulthandler.dump_traceback_later(120, exit=True)
 
 
 @pytest.fixture(scope="session")

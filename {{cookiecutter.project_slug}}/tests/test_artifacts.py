@@ -3,13 +3,16 @@
 import base64
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 import wandb
-from conftest import read_wandb_records
+from conftest import PROJECT_ROOT, read_wandb_records
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import hooks
 from detectron2.utils.file_io import PathManager
@@ -19,6 +22,7 @@ from detection.artifacts import ModelArtifacts, WandbArtifactHandler
 from detection.checkpoints import WholeFileCheckpointer
 from detection.errors import UserError
 from detection.hooks import BestCheckpointer, EvalHook
+from detection.wandb_runs import tear_down
 
 
 class WandbServer(ThreadingHTTPServer):
@@ -138,14 +142,14 @@ def serve(tmp_path, monkeypatch):
         monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb"))
         monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
         monkeypatch.delenv("WANDB_MODE", raising=False)
-        wandb.teardown()
+        tear_down()
         return server
 
     yield start
     for server in servers:
         server.shutdown()
         server.server_close()
-    wandb.teardown()
+    tear_down()
 
 
 def weights(tmp_path, value: float) -> bytes:
@@ -204,11 +208,64 @@ def test_without_a_key_or_a_server(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    wandb.teardown()
+    tear_down()
     with pytest.raises(UserError) as e:
         WandbArtifactHandler(timeout=2)._get_local_path(path)
     assert "\n" not in str(e.value) and str(e.value).startswith(path)
-    wandb.teardown()
+    tear_down()
+
+
+ENDINGS = {
+    "fetch": """
+from detection.artifacts import WandbArtifactHandler
+try:
+    WandbArtifactHandler(timeout=2)._get_local_path("wandb-artifact://e/p/model:best")
+except Exception as e:
+    print("error", e)
+""",
+    "run": """
+from pathlib import Path
+from detection.wandb_runs import make_settings, open_run
+settings = make_settings([], init_timeout=1, finish_timeout=2)
+run = open_run(Path("."), "abc", "online", settings, lambda: None)
+run.log({"x": 1})
+run.finish()
+""",
+}
+FREEZE = """
+import os, signal
+from pathlib import Path
+for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+    os.kill(int(child), signal.SIGSTOP)
+print("end", flush=True)
+"""
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_python_ends_though_wandb_does_not(tmp_path, ending):
+    """Frozen here, W&B's own process is now and then like that by itself, after a refusal."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("WANDB_")},
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(PROJECT_ROOT),
+        "WANDB_API_KEY": "k" * 40,
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDINGS[ending] + FREEZE],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, _ = process.communicate(timeout=60)
+    finally:
+        subprocess.run(["pkill", "-KILL", "-P", str(process.pid)])
+        process.kill()
+    assert process.returncode == 0
+    assert out.endswith("end\n") and out.count("\n") == {"fetch": 2, "run": 1}[ending]
 
 
 def train_and_log(folder, steps=6, max_iter=6):
@@ -233,17 +290,17 @@ def offline_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
-    wandb.teardown()
+    tear_down()
     config = {"optimizer": {"lr": 0.1}, "classes": ["종이"]}
     run = wandb.init(dir=tmp_path, project="p", id="abc", config=config)
     yield run
     run.finish()
-    wandb.teardown()
+    tear_down()
 
 
 def logged_artifacts(run) -> list:
     run.finish()
-    wandb.teardown()  # its process has written all
+    tear_down()  # its process has written all
     records = read_wandb_records(run.settings.sync_file)
     return [record.artifact for record in records if record.HasField("artifact")]
 

@@ -23,7 +23,7 @@ from wandb_server import WandbServer
 from detection.errors import UserError
 from detection.hooks import EvalHook, PeriodicWriter
 from detection.metric_names import MetricNames
-from detection.wandb_runs import CAPTURE, find_parts, without_secrets
+from detection.wandb_runs import CAPTURE, find_parts, tear_down, time_limit, without_secrets
 from detection.wandb_writer import WandbWriter
 from detection.writers import JSONWriter
 
@@ -44,9 +44,9 @@ def server(tmp_path, monkeypatch):
         monkeypatch.setenv("WANDB_API_KEY", API_KEY)
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-        wandb.teardown()  # it remembers the environment
+        tear_down()  # it remembers the environment
         yield server
-    wandb.teardown()
+    tear_down()
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_resumed_run_sends_what_the_server_lacks(server, train, output_dir, name
     train(max_iter=14, hooks=hooks, **IMPATIENT)
     assert not [row for run in server.runs.values() for row in run.rows]
     server.status = 200
-    wandb.teardown()
+    tear_down()
     train(start_iter=14)
     check_rows(only_run(server).rows, output_dir, names, but_times=True)
     assert json.loads(only_run(server).summary)["val/bbox_mAP"]["max"] == pytest.approx(0.3)
@@ -277,30 +277,64 @@ def test_server_fails_in_mid_run(server, train, output_dir, names, said, failure
 
 def test_no_key(server, train, output_dir, names, said, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY")
-    wandb.teardown()
+    tear_down()
     train(mode="online")
     assert "going offline" in said()[0] and len(said()) == 1
     check_rows(local_rows(output_dir), output_dir, names)
     assert not server.requests
 
 
-def test_death_of_wandb_itself(server, train, said):
-    def kill_core():
-        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-        for pid in map(int, children):
-            if b"wandb-core" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.5)
+def signal_core(number: int) -> None:
+    """Send a signal to W&B's own process."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    for pid in map(int, children):
+        if b"wandb-core" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, number)
+    time.sleep(0.5)
 
-    train(hooks=[At(9, kill_core)])
+
+def test_death_of_wandb_itself(server, train, said):
+    train(hooks=[At(9, lambda: signal_core(signal.SIGKILL))])
     _, message = said()
     assert message.endswith("it records no more")
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_frozen_wandb_holds_nothing_up(server, train, output_dir, said, mode):
+    frozen = []
+
+    def freeze():
+        time.sleep(2)  # W&B has written what it was given
+        signal_core(signal.SIGSTOP)
+        frozen.append(time.monotonic())
+
+    train(hooks=[At(9, freeze)], mode=mode, **IMPATIENT)
+    tear_down()
+    assert time.monotonic() - frozen[0] < BOUND
+    assert [row["_step"] for row in local_rows(output_dir)] == [3, 6, 7]
+    (part,) = find_parts(output_dir, "*")
+    assert f"{os.path.relpath(part)}`" in said()[1]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # W&B's own
+def test_time_limit(server, train, said):
+    """What W&B's own process does not take ends with that process, and the training goes on."""
+
+    def freeze():
+        signal_core(signal.SIGSTOP)
+        begin = time.monotonic()
+        with pytest.raises(ConnectionError), time_limit(2):
+            wandb.run.config["long"] = "x" * 4_000_000
+        assert time.monotonic() - begin < BOUND
+
+    train(hooks=[At(9, freeze)])
+    assert said()[1].endswith("it records no more")
 
 
 def test_sweep_chooses_the_run(server, train, monkeypatch):
     for name, value in {"SWEEP_ID": "sweep", "RUN_ID": "chosen", "PROJECT": "swept"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    wandb.teardown()
+    tear_down()
     train(max_iter=7)
     assert list(server.runs) == ["chosen"]
     upsert = only_run(server).upserts[0]
@@ -311,7 +345,7 @@ def test_sweep_chooses_the_run(server, train, monkeypatch):
 def test_capture(server, train, what, monkeypatch):
     # as if it were not pytest that trains, which may lie inside the project or outside
     monkeypatch.setenv("WANDB_PROGRAM", str(PROJECT_ROOT / "train_net.py"))
-    wandb.teardown()
+    tear_down()
 
     def say_something():
         print("something")

@@ -33,7 +33,8 @@ from tiny_training import tiny_trainer
 
 from detection.hooks import BestCheckpointer, EvalHook, PeriodicWriter
 from detection.metric_names import MetricNames
-from detection.wandb_writer import WandbWriter, default_mode
+from detection.wandb_runs import default_mode, tear_down
+from detection.wandb_writer import WandbWriter
 from detection.writers import JSONWriter, TensorboardWriter, TqdmMetricPrinter
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -495,13 +496,13 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     yield tmp_path
-    wandb.teardown()  # it remembers the environment
+    tear_down()  # it remembers the environment
 
 
 def set_environment(monkeypatch, **variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    wandb.teardown()
+    tear_down()
 
 
 def test_default_mode_without_a_key(home):
