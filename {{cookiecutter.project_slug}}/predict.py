@@ -24,7 +24,9 @@ from detection.arguments import fraction, natural, positive
 from detection.checkpoints import load_weights, without_pretrained
 from detection.config import find_config, load_config, split_overrides
 from detection.errors import UserError
+from detection.failures import explained
 from detection.files import keep_inputs
+from detection.output_lock import locked_file
 from detection.paths import in_project
 from detection.prediction import (
     Predictor,
@@ -114,11 +116,13 @@ def main(argv: list[str] | None = None) -> None:
         min_score=args.min_score,
         max_per_image=args.max_per_image,
     )
-    results = predictor.predict(output, settings)
-    if os.path.realpath(images_file(output)) != os.path.realpath(args.images):
-        write_images(coco, output)
-    write_json(results, str(output))
-    batches_file(output).unlink()
+    remedy, workers = "the same command goes on", "--num-workers or --batch-size"
+    with locked_file(output), explained(str(output), remedy, workers):
+        results = predictor.predict(output, settings)
+        if os.path.realpath(images_file(output)) != os.path.realpath(args.images):
+            write_images(coco, output)
+        write_json(results, str(output))
+        batches_file(output).unlink()
     print(f"{output}: {len(coco['images'])} images, {len(results)} boxes")
 
 

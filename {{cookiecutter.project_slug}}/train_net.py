@@ -44,6 +44,7 @@ from detection.console import quiet_console, quiet_setup
 from detection.datasets import class_names
 from detection.ema import EMAHook
 from detection.errors import UserError
+from detection.failures import explained
 from detection.freezing import freeze
 from detection.hooks import (
     BestCheckpointer,
@@ -58,8 +59,9 @@ from detection.hooks import (
 )
 from detection.launching import launch
 from detection.loaders import from_start
+from detection.output_lock import locked_output
 from detection.pictures import PictureHook
-from detection.preflight import check
+from detection.preflight import check, check_output
 from detection.schedules import set_max_iter
 from detection.trainers import Trainer, amp_dtype, on_device
 from detection.tta import with_tta
@@ -183,6 +185,7 @@ def do_train(args, cfg) -> None:
         optimizer,
         amp_dtype(**cfg.train.amp, device=cfg.train.device),
         **cfg.train.clip_grad,
+        output_dir=cfg.train.output_dir,
     )
     checkpointer.add_checkpointable("trainer", trainer)
     trainer.register_hooks(build_hooks(cfg, model, checkpointer))
@@ -194,16 +197,21 @@ def main(args) -> None:
     cfg = load_config(args.config_file, args.opts)
     if args.fast_dev_run:
         dev_run.shorten(cfg)
-        dev_run.clear(cfg.train.output_dir)
     check(args, cfg)
-    quiet_setup(cfg, args)
     if args.eval_only:
-        model = instantiate(without_pretrained(cfg.model))
-        on_device(model, cfg.train.device, cfg.train.channels_last)
-        weights = "last" if args.resume else cfg.train.init_checkpoint
-        load_weights(model, cfg.train.output_dir, weights, class_names(cfg))
-        do_test(cfg, with_tta(cfg, model.eval()))
-    else:
+        with explained(cfg.train.output_dir, remedy="the same command evaluates again"):
+            quiet_setup(cfg, args)
+            model = instantiate(without_pretrained(cfg.model))
+            on_device(model, cfg.train.device, cfg.train.channels_last)
+            weights = "last" if args.resume else cfg.train.init_checkpoint
+            load_weights(model, cfg.train.output_dir, weights, class_names(cfg))
+            do_test(cfg, with_tta(cfg, model.eval()))
+        return
+    with locked_output(cfg.train.output_dir), explained(cfg.train.output_dir):
+        if args.fast_dev_run:
+            dev_run.clear(cfg.train.output_dir)
+        check_output(args, cfg)
+        quiet_setup(cfg, args)
         do_train(args, cfg)
         if args.fast_dev_run:
             dev_run.finish(cfg)

@@ -2,13 +2,17 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
+from functools import partial
 
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+
+logger = logging.getLogger("detectron2.detection")
 
 
 def quiet_setup(cfg, args) -> None:
@@ -27,6 +31,21 @@ def quiet_setup(cfg, args) -> None:
     setup_logger(output_dir, distributed_rank=rank)
     with quiet_console():
         default_setup(cfg, args)
+    for name in ("detectron2", "fvcore"):
+        for handler in logging.getLogger(name).handlers:
+            if type(handler) is logging.StreamHandler and handler.stream is not sys.stdout:
+                handler.handleError = partial(_end_log, handler)
+
+
+def _end_log(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
+    """Say once that a log cannot be written, where `logging` prints a traceback for each line."""
+    reason = sys.exc_info()[1]
+    for loud in map(logging.getLogger, ("detectron2", "fvcore")):
+        # they share the file
+        loud.handlers = [h for h in loud.handlers if getattr(h, "stream", 0) is not handler.stream]
+    with suppress(OSError):
+        handler.stream.close()
+    logger.warning(f"the log ends here, it cannot be written ({reason})")
 
 
 @contextmanager

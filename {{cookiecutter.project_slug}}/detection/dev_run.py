@@ -9,6 +9,7 @@ from detectron2.utils import comm
 from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
+from detection import output_lock
 from detection.annotations import read_coco, write_json
 from detection.checkpoints import load_weights
 from detection.config import takes
@@ -75,9 +76,13 @@ def clear(output_dir: str) -> None:
     """
     if "://" in output_dir:
         raise UserError(f"{output_dir}: --fast-dev-run wants a folder for train.output_dir")
-    if comm.is_main_process() and Path(output_dir).exists():
+    if comm.is_main_process():
         try:
-            shutil.rmtree(output_dir)
+            for path in Path(output_dir).iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != output_lock.NAME:
+                    path.unlink()
         except OSError as e:
             raise UserError(f"{output_dir}: cannot be removed ({e}); remove it by hand") from e
     comm.synchronize()

@@ -31,7 +31,16 @@ def check(args: argparse.Namespace, cfg: DictConfig) -> None:
     if args.eval_only:
         if not cfg.train.init_checkpoint and not args.resume:
             raise UserError("--eval-only needs train.init_checkpoint=…, or --resume for the last")
-    elif not args.resume and DetectionCheckpointer(None, cfg.train.output_dir).has_checkpoint():
+
+
+def check_output(args: argparse.Namespace, cfg: DictConfig) -> None:
+    """
+    Check that a training does not write over another one.
+
+    Raises:
+        UserError: the output directory holds a trained run, and this is none that continues it.
+    """
+    if not args.resume and DetectionCheckpointer(None, cfg.train.output_dir).has_checkpoint():
         raise UserError(
             f"{cfg.train.output_dir} holds a trained run: --resume goes on with it, "
             "train.output_dir=… starts another one beside it"

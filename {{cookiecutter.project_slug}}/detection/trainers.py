@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from detection.errors import UserError
+from detection.failures import explained
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -33,6 +34,7 @@ class Trainer(SimpleTrainer):
         dtype: torch.dtype | None = None,
         norm: float | None = None,
         value: float | None = None,
+        output_dir: str = ".",
     ):
         """
         Args:
@@ -43,12 +45,14 @@ class Trainer(SimpleTrainer):
             norm: the largest norm of all gradients together; the norm before clipping is
                 stored as `grad_norm`. None: no limit.
             value: the largest absolute value of each gradient; None: no limit.
+            output_dir: what hooks write to.
         """
         super().__init__(model, data_loader, optimizer)
         self._device = next(model.parameters()).device.type
         self._dtype = dtype
         self._clip_norm = norm
         self._clip_value = value
+        self._output_dir = output_dir
         # now: detectron2's main makes it amid the first iteration, whose random numbers it shifts
         self._batches = self._data_loader_iter
         # bfloat16 has the exponents of float32: nothing underflows
@@ -59,19 +63,21 @@ class Trainer(SimpleTrainer):
         Run iterations `start_iter` to `max_iter` - 1.
 
         Raises:
-            UserError: the loss is not finite, or memory is short.
+            UserError: the loss is not finite, memory is short, the disk is full or out of reach,
+                or a loader's process was killed.
         """
         logger.info(f"training from iteration {start_iter}")
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
         with EventStorage(start_iter) as self.storage:
             try:
-                self.before_train()
-                while self.iter < self.max_iter:
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                    self.iter += 1
+                with explained(self._output_dir):
+                    self.before_train()
+                    while self.iter < self.max_iter:
+                        self.before_step()
+                        self.run_step()
+                        self.after_step()
+                        self.iter += 1
             except UserError:
                 raise
             except Exception:
