@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -31,10 +32,20 @@ def quiet_setup(cfg, args) -> None:
     setup_logger(output_dir, distributed_rank=rank)
     with quiet_console():
         default_setup(cfg, args)
+    threading.excepthook = _report_thread
     for name in ("detectron2", "fvcore"):
         for handler in logging.getLogger(name).handlers:
             if type(handler) is logging.StreamHandler and handler.stream is not sys.stdout:
                 handler.handleError = partial(_end_log, handler)
+
+
+def _report_thread(args: threading.ExceptHookArgs) -> None:
+    """One line; who waits for what the thread does gets the error, too."""
+    logger.warning(
+        f"{args.thread and args.thread.name}: {args.exc_type.__name__}: {args.exc_value}"
+    )
+    with quiet_console():
+        logger.info("its traceback:", exc_info=args[:3])
 
 
 def _end_log(handler: logging.StreamHandler, record: logging.LogRecord) -> None:

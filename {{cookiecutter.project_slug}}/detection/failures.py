@@ -3,10 +3,8 @@
 import errno
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from detection.errors import UserError
 
@@ -62,26 +60,24 @@ def explained(
 
 def _why_not_written(error: BaseException, output: str) -> str | None:
     name = str(getattr(error, "filename", None) or output)
-    if isinstance(error, OSError) and error.errno in _FULL:
+    is_torch = any(text in str(error) for text in _TORCH_WRITES)
+    is_full = isinstance(error, OSError) and error.errno in _FULL
+    is_ours = os.path.abspath(name).startswith(os.path.abspath(output))
+    is_lost = isinstance(error, OSError) and error.errno in _LOST and is_ours
+    if (is_torch or is_lost) and not os.path.exists(output):
+        return f"{output}: is gone; put it back"
+    if is_torch or is_full:
         return (
-            f"{name}: the disk is full ({error.strerror}); what was saved before is undamaged: "
+            f"{name}: the disk is full, or a quota used up; what was saved before is undamaged: "
             "free some space"
         )
-    is_ours = os.path.abspath(name).startswith(os.path.abspath(output))
-    is_torch = any(text in str(error) for text in _TORCH_WRITES)
-    if not is_torch and not (isinstance(error, OSError) and error.errno in _LOST and is_ours):
-        return None
-    folder = Path(output)
-    if not folder.exists():
-        return f"{output}: is gone; put it back"
-    if is_torch and shutil.disk_usage(folder).free < 1 << 30:
-        return f"{output}: the disk is full; what was saved before is undamaged: free some space"
-    reason = "a quota, or the disk itself" if is_torch else error.strerror
-    return f"{name}: cannot be written ({reason}); make it writable"
+    return f"{name}: cannot be written ({error.strerror}); make it writable" if is_lost else None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and what it was raised from or amid."""
-    while error is not None:
+    """An error, and what it was raised from or amid; once each, for they can form a ring."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__

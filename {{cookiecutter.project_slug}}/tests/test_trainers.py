@@ -1,17 +1,28 @@
 """detection/trainers.py and the hooks that need it, in real trainings of a few numbers."""
 
+import errno
 import math
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, hooks
+from omegaconf import OmegaConf
 
 from detection.ema import EMAHook
 from detection.errors import UserError
+from detection.failures import explained
 from detection.freezing import freeze
-from detection.hooks import BestCheckpointer, EarlyStopping, EvalHook
+from detection.hooks import BestCheckpointer, EarlyStopping, EvalHook, PeriodicWriter
+from detection.output_lock import locked_file, locked_output
 from detection.trainers import Trainer, amp_dtype, on_device
+from detection.writers import JSONWriter
 
 
 class Line(torch.nn.Module):
@@ -268,3 +279,151 @@ def test_freezing_what_is_not_there_or_all_is_refused(patterns, said):
     model.add_module("body", torch.nn.Linear(1, 1))
     with pytest.raises(UserError, match=said):
         freeze(model, patterns)
+
+
+class Killed(torch.utils.data.Dataset):
+    """Its process is killed when it loads the second image, as for want of memory."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return images(1.0)[0]
+
+
+def test_killed_worker(tmp_path, capfd):
+    loader = torch.utils.data.DataLoader(
+        Killed(), num_workers=1, batch_size=1, collate_fn=list, prefetch_factor=2
+    )
+    with pytest.raises(UserError, match=r"/dev/shm; lower dataloader\.train\.num_workers") as e:
+        make_trainer(loader, output_dir=str(tmp_path)).train(0, 4)
+    assert "\n" not in str(e.value) and "--resume" in str(e.value)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@contextmanager
+def largest_file(size: int):
+    """No file gets larger, as on a disk that is full at that point."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("saves", ["last", "best"])
+def test_disk_full_while_saving(tmp_path, capfd, saves):
+    trainer = make_trainer([images(1.0)] * 6, output_dir=str(tmp_path))
+    model = torch.nn.Linear(1000, 1000)
+    checkpointer = DetectionCheckpointer(model, str(tmp_path))
+    if saves == "last":
+        trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, 1)])
+    else:
+        evaluate = EvalHook(1, lambda: {"bbox": {"AP": float(trainer.iter)}})
+        trainer.register_hooks([evaluate, BestCheckpointer(checkpointer, "bbox/AP")])
+    trainer.train(0, 1)
+    name = "model_0000000.pth" if saves == "last" else "model_best.pth"
+    saved = (tmp_path / name).read_bytes()
+    with largest_file(1_000_000), pytest.raises(UserError) as e:
+        trainer.train(1, 6)
+    assert str(tmp_path) in str(e.value) and "undamaged" in str(e.value)
+    assert "\n" not in str(e.value) and "--resume" in str(e.value)
+    assert (tmp_path / name).read_bytes() == saved
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_disk_full_while_writing_metrics(tmp_path):
+    """`close` fails as well, with what is still to be written."""
+    trainer = make_trainer([images(1.0)] * 6, output_dir=str(tmp_path))
+    writer = JSONWriter(str(tmp_path / "metrics.json"), 1)
+    cfg = OmegaConf.create({"train": {"log_period": 1}})
+    trainer.register_hooks([PeriodicWriter(writer, cfg)])
+    with largest_file(150), pytest.raises(UserError, match="--resume"):
+        with explained(str(tmp_path)):
+            trainer.train(0, 6)
+
+
+def test_output_gone_in_mid_run(tmp_path):
+    output_dir = tmp_path / "output"
+    trainer = make_trainer([images(1.0)] * 6, output_dir=str(output_dir))
+    checkpointer = DetectionCheckpointer(trainer.model, str(output_dir))
+    trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, 1)])
+    output_dir.mkdir()
+    trainer.train(0, 1)
+    shutil.rmtree(output_dir)
+    with pytest.raises(UserError) as e:
+        trainer.train(1, 6)
+    assert str(output_dir) in str(e.value) and "--resume" in str(e.value)
+
+
+def test_errors_of_the_code_stay_what_they_are(tmp_path):
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__, second.__context__ = second, first
+    with pytest.raises(ValueError), explained(str(tmp_path)):
+        raise first
+    with pytest.raises(FileNotFoundError), explained(str(tmp_path)):
+        open("/nowhere/image.jpg")
+
+
+@pytest.mark.parametrize("kind", ["file", "read-only"])
+def test_output_that_cannot_be(tmp_path, kind):
+    (tmp_path / "file").write_text("mine")
+    output_dir = {"file": str(tmp_path / "file"), "read-only": "/proc/sys/output"}[kind]
+    with pytest.raises(UserError) as e, locked_output(output_dir):
+        pass
+    assert output_dir in str(e.value) and "train.output_dir=" in str(e.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def in_child(lock, path) -> str | None:
+    """How a forked process is refused a lock; None: it gets it."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def take():
+        try:
+            with lock(path):
+                sender.send(None)
+        except UserError as e:
+            sender.send(str(e))
+
+    child = context.Process(target=take)
+    child.start()
+    assert receiver.poll(60)
+    child.join(60)
+    return receiver.recv()
+
+
+@pytest.mark.parametrize("lock", [locked_output, locked_file])
+def test_lock(tmp_path, lock):
+    path = str(tmp_path / "output") if lock is locked_output else tmp_path / "results.json"
+    with lock(path):
+        refusal = in_child(lock, path)
+        assert str(path) in refusal and f"process {os.getpid()} on" in refusal
+        assert in_child(lock, type(path)(f"{path}2")) is None
+    assert in_child(lock, path) is None
+
+
+def test_forked_process_does_not_hold_the_lock(tmp_path):
+    """A loader's worker may outlive a training that was killed."""
+    context = multiprocessing.get_context("fork")
+    with locked_output(str(tmp_path)):
+        worker = context.Process(target=signal.pause, daemon=True)
+        worker.start()
+    try:
+        assert in_child(locked_output, str(tmp_path)) is None and worker.is_alive()
+    finally:
+        worker.kill()
+
+
+def test_disk_without_locks(tmp_path, monkeypatch, caplog):
+    def lockf(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with locked_output(str(tmp_path)):
+        pass
+    assert str(tmp_path) in caplog.text

@@ -203,3 +203,41 @@ def test_overfit_config_trains_and_evaluates(train_net, tmp_path):
         config="configs/debug/overfit.py",
     )
     assert "bbox/AP" in read_metrics(tmp_path)[-1]
+
+
+def test_one_training_in_a_folder(on_toy, train_net, tmp_path):
+    """Neither a fresh start nor a resume goes beside one that runs; after a kill one does."""
+    args = [f"train.output_dir={tmp_path}", "train.eval_period=0", "train.checkpointer.period=2"]
+    args += ["train.log_period=1", "dataloader.train.num_workers=1"]
+    process = subprocess.Popen(
+        train_command(on_toy, *args, "train.max_iter=10000"),
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "model_0000003.pth").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGSTOP)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        for resume in ([], ["--resume"]):
+            refused = train_net(*args, "train.max_iter=6", *resume, check=False)
+            assert refused.returncode == 1
+            assert refused.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path}: in use")
+            assert f"process {process.pid} on " in refused.stderr
+        files = [path for path in tmp_path.rglob("*") if path not in tmp_path.glob("wandb/**/*")]
+        assert all(before.get(path) == path.stat().st_mtime_ns for path in files)
+    finally:
+        process.kill()
+        process.wait()
+    resumed = train_net(*args, "train.max_iter=40", "--resume")
+    assert "from iteration" in resumed.stdout
+
+
+def test_log_that_cannot_be_written(train_net, tmp_path):
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    process = train_net("train.max_iter=1", "train.eval_period=0", f"train.output_dir={tmp_path}")
+    said = process.stdout + process.stderr
+    assert said.count("the log ends here") == 1 and "Traceback" not in said
+    assert (tmp_path / "model_final.pth").exists()
