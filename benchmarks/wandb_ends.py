@@ -142,7 +142,11 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))
     preload()
     ways = list(islice(cycle(WAYS), args.processes))
-    ends = [end(way, args.limit) for way in ways]
+    ends = []
+    for way in ways:
+        ends.append(end(way, args.limit))
+        print(f"\r{len(ends)}/{len(ways)}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
     for way in dict.fromkeys(ways):
         seconds = [s for name, s, _ in ends if name == way]
         hangs = sum(name == way and what == "hangs" for name, _, what in ends)
