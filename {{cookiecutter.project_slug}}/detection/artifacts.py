@@ -14,7 +14,7 @@ from iopath.common.file_io import file_lock, get_cache_dir
 
 from detection.checkpoint_classes import KEY
 from detection.errors import UserError
-from detection.wandb_runs import default_mode, start_service, time_limit
+from detection.wandb_runs import default_mode, start_service, tear_down, time_limit
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -102,6 +102,8 @@ class WandbArtifactHandler(PathHandler):
             try:
                 self._local_paths[path] = self._download(path, get_cache_dir(cache_dir))
             except (wandb.Error, OSError, ValueError) as e:
+                # after a refusal it may answer nobody, a run that begins later neither
+                tear_down(timeout=2)
                 raise UserError(f"{path}: {str(e).strip().splitlines()[0]}") from e
         return self._local_paths[path]
 

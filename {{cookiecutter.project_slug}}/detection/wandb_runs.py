@@ -45,7 +45,7 @@ _CAPTURE_NOTHING = {
 }
 
 # seconds that `wandb.init` may take in addition to its time-out
-_INIT_GRACE = 60
+_INIT_GRACE = 30
 # seconds that W&B's own process gets to end; it has nothing left to do then
 _END_TIMEOUT = 10
 
