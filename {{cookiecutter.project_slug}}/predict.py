@@ -26,8 +26,8 @@ from detection.config import find_config, load_config, split_overrides
 from detection.errors import UserError
 from detection.failures import explained
 from detection.files import keep_inputs
+from detection.image_roots import config_root
 from detection.output_lock import locked_file
-from detection.paths import in_project
 from detection.prediction import (
     Predictor,
     batches_file,
@@ -57,7 +57,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="images or key=value",
         help="a COCO json, a folder or a quoted glob pattern; and overrides of the config",
     )
-    parser.add_argument("--image-root", help="default: dataset.val.image_root for a json")
+    parser.add_argument(
+        "--image-root",
+        help="what the file_name of each image is relative to (default: image_root of the split "
+        "that a json is, else dataset.val.image_root)",
+    )
     parser.add_argument("--output", help="default: <output_dir>/predictions/<images>.json")
     parser.add_argument("--batch-size", type=positive, default=4, help="default: %(default)s")
     parser.add_argument("--num-workers", type=natural, default=2, help="default: %(default)s")
@@ -97,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     keep_inputs(output, args.images, find_config(args.config_file), args.checkpoint)
     root = args.image_root
     if root is None and is_json and "dataset" in cfg:
-        root = in_project(cfg.dataset.val.image_root)
+        root = config_root(cfg.dataset, args.images)
     coco, image_root = list_images(args.images, root)
     if args.output is None:
         check_same_images(output, coco["images"], args.images)  # else they are overwritten

@@ -10,7 +10,7 @@ from detection.annotations import LONGEST_NAME
 from detection.class_differences import alike_names, children_of, only_spelling
 from detection.classes import CLASSES
 from detection.findings import Finding, sort_findings
-from detection.image_files import find_moved, find_twins, is_file, likely_root
+from detection.image_files import find_moved, find_twins, is_file, likely_roots
 from detection.run_lengths import run_length_problem
 
 WANTED = {
@@ -266,12 +266,28 @@ def _parent_notes(names: list[str], categories: list[dict]) -> list[str]:
 
 def _missing_images(names: list[str], image_root: str) -> Finding:
     absent = [name for name in names if not is_file(image_root, name)]
-    if absent and len(absent) == len(names) and (root := likely_root(image_root, names[0])):
-        return Finding("missing_images", absent, [f"but {root} has it: is that image_root?"])
+    if absent and len(absent) == len(names):
+        roots = likely_roots(image_root, names)
+        if len(roots) > 1:
+            note = f"but {', '.join(roots)} have them: which of them is this file's image_root?"
+            return Finding("missing_images", absent, [note])
+        if roots:
+            return Finding(
+                "missing_images", absent, [f"but {roots[0]} has it: is that image_root?"]
+            )
     twins = find_twins(image_root, absent)
     moved = find_moved(image_root, [n for n in absent if n not in twins], names)
-    notes = [f"{moved[n]} is there" if n in moved else _twin_note(n, twins.get(n)) for n in absent]
+    notes = [
+        _twin_note(n, twins.get(n)) or _moved_note(n, moved.get(n), image_root) for n in absent
+    ]
     return Finding("missing_images", absent, notes)
+
+
+def _moved_note(name: str, moved: str | None, image_root: str) -> str:
+    base = name.replace("\\", "/").rpartition("/")[2]
+    if base not in ("", name) and moved in (None, base) and is_file(image_root, base):
+        return f"{base} is there: its folder is superfluous"
+    return f"{moved} is there" if moved else ""
 
 
 def _twin_note(name: str, twin: str | None) -> str:

@@ -19,7 +19,7 @@ from detection.annotation_checks import (
 from detection.class_differences import compare_names, only_spelling
 from detection.classes import CLASSES
 from detection.fix_changes import Changes, Removal
-from detection.image_checks import ImageFacts
+from detection.image_checks import SplitFacts
 from detection.image_fixes import find_names, fix_images
 from detection.record_repairs import (
     box_of_mask,
@@ -29,7 +29,7 @@ from detection.record_repairs import (
     read_polygons,
     whole_number,
 )
-from detection.split_checks import shared_images
+from detection.split_checks import doubtful_roots, shared_images
 
 SIZES = ("width", "height")
 REMOVED = ("unknown_image_ids", "unknown_category_ids", "not_four_numbers", "no_area", "outside")
@@ -52,8 +52,8 @@ class Fixed(NamedTuple):
 
 def fix_splits(
     splits: dict[str, dict],
-    facts: dict[str, ImageFacts],
-    image_root: str,
+    facts: SplitFacts,
+    roots: dict[str, str],
     drop: bool = False,
     shift: bool = False,
 ) -> Fixed:
@@ -67,13 +67,13 @@ def fix_splits(
     Args:
         splits: {name: parsed json}, in an order that has the training set first.
         facts: of the images that were read.
-        image_root: the folder of the images.
+        roots: {name: the folder of its images}.
         drop: take out what cannot be fixed, however much it is.
         shift: move category ids that are off by one.
     """
     refused = {}
     while True:
-        fixed, changes = _attempt(splits, facts, image_root, refused, shift)
+        fixed, changes = _attempt(splits, facts, roots, refused, shift)
         removals = {s: changes[s].removal(splits[s], fixed[s]) for s in splits}
         too_much = {s: r for s, r in removals.items() if r.is_all or not (drop or r.is_small)}
         if not too_much:
@@ -86,21 +86,24 @@ def fix_splits(
 
 def _attempt(
     splits: dict[str, dict],
-    facts: dict[str, ImageFacts],
-    image_root: str,
+    facts: SplitFacts,
+    roots: dict[str, str],
     refused: Mapping[str, Removal],
     shift: bool,
 ) -> tuple[dict[str, dict], dict[str, Changes]]:
     fixed = {split: _copied(coco) for split, coco in splits.items()}
     changes = {split: Changes(may_remove=split not in refused) for split in splits}
-    names = find_names(fixed, image_root)
+    names = find_names(fixed, roots)
     for split, coco in fixed.items():
         _write_whole_numbers(coco, changes[split])
         _fix_categories(coco, changes[split])
-        fix_images(coco, facts, image_root, names, changes[split])
+        fix_images(coco, facts.get(split, {}), roots[split], names[split], changes[split])
         if coco.get("annotations"):
             _fix_annotations(coco, changes[split], shift)
-    for places in shared_images(fixed, facts):
+    doubtful = doubtful_roots(fixed, roots)
+    for places in shared_images(fixed, facts, roots):
+        if doubtful & {split for split, _ in places}:
+            continue
         # one place stays: where predictions are due, else the last
         places.sort(key=lambda place: not fixed[place[0]].get("annotations"))
         for split, image in places[:-1]:

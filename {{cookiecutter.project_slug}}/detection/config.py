@@ -223,6 +223,8 @@ def _choose_fold(cfg: DictConfig, overridden: set[str]) -> None:
                     f"(those there: {', '.join(there) or 'none'})"
                 )
             cfg.dataset[split].json_file = json_file
+            if split == "val" and "dataset.val.image_root" not in overridden:
+                cfg.dataset.val.image_root = cfg.dataset.train.image_root  # it is part of train
     if "train.output_dir" not in overridden:
         suffix = f"fold{fold}" if fold.isdigit() else fold
         cfg.train.output_dir = f"{cfg.train.output_dir.rstrip('/')}_{suffix}"

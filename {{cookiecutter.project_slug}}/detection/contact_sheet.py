@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from detection import oddness
 from detection.exploration import Split, merge
+from detection.images import ImageError
 from detection.oddness import Oddity
 from detection.pages import PageBox, picture
 from detection.thumbnails import LOOK_SIZE, look_at, read_thumbnails
@@ -32,22 +33,16 @@ def sheet_section(
     """
     merged, which = merge(splits)
 
-    def files(images: list[int]) -> list[tuple[str, int, int]]:
-        return [
-            (
-                os.path.join(image_roots[which[image]], merged.file_names[image]),
-                *merged.sizes[image].astype(int).tolist(),
-            )
-            for image in images
-        ]
+    def paths(images: list[int]) -> list[str]:
+        return [os.path.join(image_roots[which[i]], merged.file_names[i]) for i in images]
 
     total = len(merged.file_names)
     seen = np.linspace(0, total - 1, min(sample, total)).round().astype(int).tolist()
     looks, unreadable = {}, {}
-    thumbnails = read_thumbnails(files(seen), LOOK_SIZE, "looking at images")
+    thumbnails = read_thumbnails(paths(seen), LOOK_SIZE, "looking at images")
     for image, thumbnail in zip(seen, thumbnails, strict=True):
-        if isinstance(thumbnail, OSError):
-            unreadable[image] = thumbnail.strerror
+        if isinstance(thumbnail, ImageError):
+            unreadable[image] = thumbnail.reason
         else:
             looks[image] = look_at(thumbnail)
     lines = [_how_judged(len(seen), total, looks)]
@@ -75,16 +70,16 @@ def sheet_section(
             + (f", {alike:,} of them like others here and not shown" if alike else "")
             + "; the other pictures are of usual ones, evenly spread."
         )
-    pictures = read_thumbnails(files(chosen), PICTURE, "drawing the oddest")
+    pictures = read_thumbnails(paths(chosen), PICTURE, "drawing the oddest")
     cards = []
     for image, pixels in zip(chosen, pictures, strict=True):
         members = np.flatnonzero(merged.owners == image)
         reasons = [oddity.text for oddity in oddities.get(image, [])]
         drawn = pixels
-        if isinstance(pixels, OSError):
+        if isinstance(pixels, ImageError):
             drawn = None
             if image not in unreadable:  # not among those looked at before
-                reasons.append(oddness.unreadable(pixels.strerror).text)
+                reasons.append(oddness.unreadable(pixels.reason).text)
         cards.append(
             {
                 "file_name": merged.file_names[image],

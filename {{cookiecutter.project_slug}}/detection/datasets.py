@@ -188,7 +188,7 @@ def _fix_helps(coco: dict, json_file: str, image_root: str) -> bool:
     """Whether `--fix` makes a copy without errors of it."""
     from detection.annotation_fixes import fix_splits  # needed for a faulty file only
 
-    fixed = fix_splits({json_file: coco}, {}, image_root)
+    fixed = fix_splits({json_file: coco}, {}, {json_file: image_root})
     found = check_annotations(fixed.splits[json_file], image_root)
     return not fixed.refused and not any(finding.is_error for finding in found)
 

@@ -294,6 +294,18 @@ KINDS = {
         "keep each in one split",
         "keeps them in the last of the files",
     ),
+    "torn_images": Kind(
+        ERROR,
+        "images of a fold's val.json whose content its train.json has too",
+        "what was trained on is also scored: the score is too high",
+        "split again, which keeps them together: `make split ARGS=--force`",
+    ),
+    "old_folds": Kind(
+        WARNING,
+        "images by which a fold differs from the file that was split",
+        "it trains and scores on other data than the file has now",
+        "split again: `make split ARGS=--force`",
+    ),
     # -- the images themselves -----------------------------------------------------------------
     "unreadable_images": Kind(
         ERROR,
@@ -316,6 +328,26 @@ KINDS = {
         "correct width and height, and the boxes if they were drawn at another size",
         "takes the image's where all boxes fit, and turns the boxes where EXIF explains it; "
         "others need you",
+    ),
+    "blank_images": Kind(
+        WARNING,
+        "images that show nothing, or nearly",
+        "nothing can be learnt from them, and boxes on them teach the wrong thing",
+        "look at them; set WHITE in detection/bit_depth.py if files of more than 8 bits turn out "
+        "too dark or too bright",
+    ),
+    "only_blank_images": Kind(
+        ERROR,
+        "images that show nothing, and no others",
+        "nothing can be learnt from them",
+        "look at them; set WHITE in detection/bit_depth.py if files of more than 8 bits turn out "
+        "too dark or too bright",
+    ),
+    "unused_bits": Kind(
+        WARNING,
+        "images of more than 8 bits, none of which uses the upper ones",
+        "they are darker than they need be",
+        "set WHITE in detection/bit_depth.py, e.g. to 4095 for 12 bits in files of 16",
     ),
     "turned_by_exif": Kind(
         WARNING,

@@ -1,25 +1,25 @@
 """Checks of the images themselves: each is read and decoded once, by several threads."""
 
-import hashlib
-import io
 import os
 import sys
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+import cv2
+import numpy as np
+from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from detection.annotation_checks import IMAGE, complaint
 from detection.findings import Finding, sort_findings
+from detection.image_contents import content_digest
 from detection.image_files import is_file
+from detection.images import decode, read_bytes
 
-ORIENTATION = 0x0112  # EXIF's tag
 TURNED = {  # its values
     2: "mirrored",
     3: "upside down",
@@ -29,6 +29,7 @@ TURNED = {  # its values
     7: "a quarter turned and mirrored",
     8: "a quarter turned",
 }
+FLAT = 16  # levels of 255: an image whose channels span fewer shows nothing
 LOG_PERIOD = 10  # seconds between two lines where there is no terminal
 
 
@@ -42,7 +43,11 @@ class ImageFacts:
         reason: for that, in the decoder's words.
         size: (width, height) as detectron2 sees it, turned as EXIF says; None if unknown.
         orientation: EXIF's, 1 is upright.
-        digest: of the file's bytes; None if they cannot be read.
+        digest: the same for files of equal pixels; None if they cannot be read.
+        blank: what there is instead of a picture, e.g. "nearly black"; empty if it is one.
+        is_flat: whether it is blank in that all pixels are nearly the same.
+        peak, white: of an image of more than 8 bits, its largest sample and the one that becomes
+            255; None of others.
     """
 
     problem: str = ""
@@ -50,24 +55,56 @@ class ImageFacts:
     size: tuple[int, int] | None = None
     orientation: int = 1
     digest: bytes | None = None
+    blank: str = ""
+    is_flat: bool = False
+    peak: float | None = None
+    white: float | None = None
 
 
-def read_images(image_root: str, file_names: Iterable[str]) -> dict[str, ImageFacts]:
+SplitFacts = dict[str, dict[str, ImageFacts]]  # {split: {file_name: of its image}}
+
+
+def read_images(
+    splits: dict[str, dict], roots: dict[str, str], known: SplitFacts | None = None
+) -> SplitFacts:
     """
     Read and decode all images that are there, in as many threads as there are processors.
 
-    stderr gets a progress bar on a terminal, a line every few seconds elsewhere.
+    stderr gets a progress bar on a terminal, a line every few seconds elsewhere. URLs are not
+    fetched.
+
+    Args:
+        splits: {name: parsed json}.
+        roots: {name: what its `file_name`s are relative to}.
+        known: what was read before, and is not read again.
     """
-    present = [name for name in dict.fromkeys(file_names) if is_file(image_root, name)]
-    paths = [os.path.join(image_root, name) for name in present]
+    facts = {split: dict((known or {}).get(split, {})) for split in splits}
+    wanted = defaultdict(list)  # for each path; splits may have images in common
+    for split, coco in splits.items():
+        if "://" not in roots[split]:
+            names = dict.fromkeys(n for i in coco["images"] if (n := file_name(i)) is not None)
+            for name in names.keys() - facts[split].keys():
+                if is_file(roots[split], name):
+                    wanted[os.path.join(roots[split], name)].append((split, name))
     # decoders let go of Python's lock, so that threads are as fast as processes and start at once
     with ThreadPoolExecutor(_processors()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about broken EXIF and the like
-        return dict(zip(present, _with_progress(pool.map(_read, paths), len(paths)), strict=True))
+        paths = sorted(wanted)
+        found = _with_progress(pool.map(_read, paths), len(paths))
+        for path, fact in zip(paths, found, strict=True):
+            for split, name in wanted[path]:
+                facts[split][name] = fact
+    return facts
 
 
 def check_images(coco: dict, facts: dict[str, ImageFacts]) -> list[Finding]:
-    """Compare a COCO json with its images, as far as they have been read."""
+    """
+    Compare a COCO json with its images, as far as they have been read.
+
+    Args:
+        coco: parsed.
+        facts: {file_name: of its image}.
+    """
     images = [i for i in coco["images"] if file_name(i) in facts]
     found = defaultdict(list)
     for image in images:
@@ -83,6 +120,7 @@ def check_images(coco: dict, facts: dict[str, ImageFacts]) -> list[Finding]:
             found["other_sizes"].append((name, note))
         if fact.orientation > 1:
             found["turned_by_exif"].append((name, TURNED[fact.orientation]))
+    _add_blank_images(found, {i["file_name"]: facts[i["file_name"]] for i in images})
     for _, *repeats in same_content(coco, facts):
         found["repeated_images"] += [(i["file_name"], "") for i in repeats]
     return sort_findings(
@@ -109,36 +147,53 @@ def file_name(image: object) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def _add_blank_images(found: dict[str, list], facts: dict[str, ImageFacts]) -> None:
+    """Add to `found`, {kind: [(name, note)]}, images that show nothing or use few of their bits."""
+    facts = {name: fact for name, fact in facts.items() if not fact.problem}
+    blank = [(name, fact.blank) for name, fact in facts.items() if fact.blank]
+    all_flat = len(facts) > 1 and all(fact.is_flat for fact in facts.values())
+    found["only_blank_images" if all_flat else "blank_images"] += blank
+    deep = {name: fact for name, fact in facts.items() if fact.peak is not None}
+    if deep and all(fact.peak < fact.white / 4 for fact in deep.values()):
+        found["unused_bits"] += [
+            (name, f"largest value {f.peak:g} of {f.white:g}") for name, f in deep.items()
+        ]
+
+
 def _read(path: str) -> ImageFacts:
     try:
-        content = Path(path).read_bytes()
+        content = read_bytes(path)
     except OSError as e:
         return ImageFacts("unreadable", e.strerror or str(e))
-    digest = hashlib.blake2b(content, digest_size=16).digest()
-    size, orientation = None, 1
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            size, orientation = image.size, _orientation(image)
-            if orientation > 4:
-                size = size[::-1]
-            # an eighth of each side, where JPEG allows it, reads all of the file at half the cost
-            image.draft("L", (image.width // 8, image.height // 8))
-            image.load()
+        # an eighth of each side, where JPEG allows it, reads all of the file at half the cost
+        image = decode(content, at_least=1)
+        if _blank(image.pixels)[0]:  # which may be due to that
+            image = decode(content)
+        digest = content_digest(content, image)
     except UnidentifiedImageError:
-        return ImageFacts("unreadable", "empty" if not content else "no image", digest=digest)
-    except Exception as e:  # decoders raise nearly anything, and to detectron2 they will too
-        reason = f"{e}"[:80] or type(e).__name__
-        is_cut = "trunca" in reason.lower()
-        return ImageFacts("truncated" if is_cut else "unreadable", reason, size, 1, digest)
-    return ImageFacts("", "", size, orientation, digest)
+        return ImageFacts("unreadable", "no image" if content else "empty")
+    except Exception as e:  # decoders raise nearly anything, and do so in training too
+        reason = f"{e}"[:100] or type(e).__name__
+        return ImageFacts("truncated" if "trunca" in reason.lower() else "unreadable", reason)
+    blank, is_flat = _blank(image.pixels)
+    return ImageFacts(
+        *("", "", image.size, image.orientation, digest, blank, is_flat),
+        *(image.peak, image.white),
+    )
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # broken EXIF, which detectron2 passes over too
-        return 1
-    return value if value in TURNED else 1
+def _blank(pixels: np.ndarray) -> tuple[str, bool]:
+    """What a uint8 image (H, W, 3) is in place of a picture, or ""; whether it has one level."""
+    mean, deviation = cv2.meanStdDev(pixels)
+    is_dark, is_bright = (mean + deviation).max() < FLAT, (mean - deviation).min() > 255 - FLAT
+    shade = "black" if is_dark else "white" if is_bright else "one colour"
+    if deviation.max() < FLAT:
+        if not (spread := np.ptp(pixels, axis=(0, 1)).max()):
+            return shade, True
+        if spread < FLAT:
+            return f"nearly {shade}", True
+    return (f"nearly {shade}" if is_dark or is_bright else ""), False
 
 
 def _processors() -> int:

@@ -91,15 +91,16 @@ def find_moved(folder: str, names: Iterable[str], listed: Iterable[str]) -> dict
     return {name: path for name, path in moved.items() if claims[path] == 1}
 
 
-def likely_root(folder: str, name: str) -> str | None:
-    """The folder under `folder`, one or two levels down, that has the file `name`."""
-    if "\0" in name or os.path.isabs(name):
-        return None
+def likely_roots(folder: str, names: list[str]) -> list[str]:
+    """The folders under `folder`, one or two levels down, that have all the files `names`."""
+    if any("\0" in name or os.path.isabs(name) for name in names):
+        return []
     for pattern in ("*", "*/*"):
-        for found in sorted(glob(os.path.join(escape(folder), pattern, escape(name)))):
-            return found.removesuffix(name).rstrip("/\\")
-    base = os.path.basename(name)
-    return folder if base and base != name and is_file(folder, base) else None
+        first = sorted(glob(os.path.join(escape(folder), pattern, escape(names[0]))))
+        roots = [found.removesuffix(names[0]).rstrip("/\\") for found in first]
+        if roots := [root for root in roots if all(is_file(root, name) for name in names)]:
+            return roots
+    return []
 
 
 def _folded(name: str) -> str:

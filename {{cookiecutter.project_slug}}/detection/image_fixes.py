@@ -8,15 +8,23 @@ from detection.image_checks import ImageFacts, file_name, same_content
 from detection.image_files import find_moved, find_twins, is_file
 
 
-def find_names(splits: dict[str, dict], image_root: str) -> dict[str, str]:
-    """{file_name that is not there: the one that it must mean} of all images of all splits."""
-    if "://" in image_root:
-        return {}
-    names = {n for coco in splits.values() for i in coco["images"] if (n := file_name(i))}
-    absent = sorted(name for name in names if not is_file(image_root, name))
-    twins = find_twins(image_root, absent)
-    listed = (names - twins.keys()) | set(twins.values())
-    return twins | find_moved(image_root, [n for n in absent if n not in twins], listed)
+def find_names(splits: dict[str, dict], roots: dict[str, str]) -> dict[str, dict[str, str]]:
+    """
+    {split: {file_name that is not there: the one that it must mean}}.
+
+    Args:
+        splits: {name: parsed json}.
+        roots: {name: the folder of its images}; a file is one image's only in all splits of it.
+    """
+    found = {}
+    for root in {roots[split] for split in splits}:
+        images = [i for s, coco in splits.items() if roots[s] == root for i in coco["images"]]
+        names = {n for i in images if (n := file_name(i))} if "://" not in root else set()
+        absent = sorted(name for name in names if not is_file(root, name))
+        twins = find_twins(root, absent)
+        listed = (names - twins.keys()) | set(twins.values())
+        found[root] = twins | find_moved(root, [n for n in absent if n not in twins], listed)
+    return {split: found[roots[split]] for split in splits}
 
 
 def fix_images(

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from detection.errors import UserError
+from detection.images import image_size
 
 # what OpenCV or Pillow reads; of a GIF, the first picture
 EXTENSIONS = set(
@@ -113,18 +113,3 @@ class ImageFolder:
 def _composed(name: str) -> str:
     """Letters such as 한 have two forms, and archives from a Mac hold the other one."""
     return unicodedata.normalize("NFC", name)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """
-    Width and height in pixels, turned as the EXIF data say, as detectron2 does.
-
-    Raises:
-        UserError: the image cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return image.size[::-1] if is_turned else image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise UserError(f"{path}: is no image that can be read; replace or remove it") from e

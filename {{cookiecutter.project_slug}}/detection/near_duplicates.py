@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from detection.errors import UserError
+from detection.images import read_image
 
 HASH_SIZE = 16  # 256 bits
 BLOCK = 1024  # images compared at once, with all that follow
@@ -66,10 +67,5 @@ def label_alike(hashes: np.ndarray, max_distance: int) -> np.ndarray:
 def _hash_image(path: str) -> np.ndarray:
     import imagehash  # takes a second to import
 
-    try:
-        with Image.open(path) as image:
-            image.draft("L", (8 * HASH_SIZE, 8 * HASH_SIZE))
-            return imagehash.phash(image, hash_size=HASH_SIZE).hash.reshape(-1)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        reason = "no such file" if isinstance(e, FileNotFoundError) else "it is no whole image"
-        raise UserError(f"{path}: cannot be read ({reason}); `make check` lists all such") from e
+    image = Image.fromarray(read_image(path, at_least=8 * HASH_SIZE))
+    return imagehash.phash(image, hash_size=HASH_SIZE).hash.reshape(-1)

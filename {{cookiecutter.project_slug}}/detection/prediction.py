@@ -26,6 +26,7 @@ from detection.classes import CLASSES
 from detection.config import plain
 from detection.errors import UserError
 from detection.files import write_whole
+from detection.image_files import is_file, likely_roots
 from detection.image_folder import ImageFolder, image_size
 from detection.paths import DATASETS, in_project
 
@@ -56,7 +57,9 @@ def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
         coco = read_coco(source)
         category_id_map(coco, source)  # refuses other classes than CLASSES
         check_images(coco, source)
-        return coco, os.path.abspath(image_root or os.path.dirname(source))
+        image_root = os.path.abspath(image_root or os.path.dirname(source))
+        _check_presence([image["file_name"] for image in coco["images"]], image_root, source)
+        return coco, image_root
     if os.path.isdir(source):
         root = image_root or source
         folder = ImageFolder(source, source)
@@ -76,6 +79,16 @@ def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
         images.append({"id": number, "file_name": name, "width": width, "height": height})
     categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES, start=1)]
     return {"images": images, "annotations": [], "categories": categories}, root
+
+
+def _check_presence(names: list[str], image_root: str, json_file: str) -> None:
+    if not any(is_file(image_root, name) for name in names):
+        roots = likely_roots(image_root, names)
+        where = f" (they are in {' and in '.join(roots)})" if roots else ""
+        raise UserError(
+            f"{json_file}: none of its images is in {image_root}, not {names[0]} either; give "
+            f"--image-root{where}"
+        )
 
 
 def results_name(source: str) -> str:
@@ -213,6 +226,8 @@ class _Read:
     def __call__(self, dataset_dict: dict) -> dict | UserError:
         try:
             return self._mapper(dataset_dict)
+        except UserError as e:  # of an image
+            return e
         except (OSError, SizeMismatchError) as e:
             file = dataset_dict["file_name"]
             reason = "there is no such file" if isinstance(e, FileNotFoundError) else e

@@ -12,6 +12,7 @@ import yaml
 from detection.charts import lines
 from detection.class_differences import describe_lists
 from detection.errors import UserError
+from detection.image_roots import config_root
 
 LARGEST_CONFIG = 100_000  # values
 
@@ -92,20 +93,23 @@ def read_config(run: str | Path) -> dict:
     return config if isinstance(config, dict) else {}
 
 
-def read_image_root(run: str) -> str | None:
+def read_image_root(run: str, json_file: str) -> str | None:
     """
-    Where the validation images of a run lie, as its config.yaml says; None if it does not.
+    The folder of an annotation file's images, as the config.yaml of a run says; None if it does
+    not.
 
     Raises:
         UserError: there is a config.yaml, and it is malformed.
     """
     try:
-        root = read_config(run)["dataset"]["val"]["image_root"]
-    except (KeyError, TypeError):
-        return None
+        dataset = read_config(run).get("dataset")
     except UserError as e:
         raise UserError(f"{Path(run) / 'config.yaml'}: cannot be read; say --image-root") from e
-    return root if isinstance(root, str) and "${" not in root else None
+    try:
+        plain = {k: v for k, v in dataset.items() if "${" not in str(v)}
+        return config_root(plain, json_file)
+    except (AttributeError, TypeError):
+        return None
 
 
 def _size(value: object, sizes: dict[int, float]) -> float:

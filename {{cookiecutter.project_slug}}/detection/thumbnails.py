@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from detection.images import ImageError, read_image
+
 LOOK_SIZE = 256  # pixels of the longer side: images of any size are compared at this one
 
 
@@ -22,33 +24,20 @@ class Look(NamedTuple):
     sharpness: float  # the variance of the Laplacian
 
 
-def read_thumbnail(path: str, width: int, height: int, max_size: int) -> np.ndarray:
+def read_thumbnail(path: str, max_size: int) -> np.ndarray:
     """
     An image, shrunk until its longer side is at most `max_size` pixels; never enlarged.
 
     Args:
-        path: JPEG, PNG or what else OpenCV reads; turned as its EXIF orientation says.
-        width, height: what the annotations say; a JPEG much larger is decoded at a fraction.
+        path: of the image; it is upright as its EXIF data say.
 
     Returns:
         uint8 (H, W, 3) BGR.
 
     Raises:
-        OSError: the file is not there, cannot be read, or is no image; its `strerror` says which.
+        ImageError: the file is not there, cannot be read, or is no image.
     """
-    try:
-        data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every file name on Windows
-    except ValueError as e:  # a null byte in its name
-        raise OSError(None, str(e), path) from e
-    factor = next((f for f in (8, 4, 2) if max(width, height) >= f * max_size), 1)
-    flag = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4}
-    flag |= {2: cv2.IMREAD_REDUCED_COLOR_2, 1: cv2.IMREAD_COLOR}
-    try:
-        image = cv2.imdecode(data, flag[factor]) if data.size else None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise OSError(None, "no image that can be read", path)
+    image = cv2.cvtColor(read_image(path, at_least=max_size), cv2.COLOR_RGB2BGR)
     scale = max_size / max(image.shape[:2])
     if scale >= 1:
         return image
@@ -63,28 +52,28 @@ def look_at(thumbnail: np.ndarray) -> Look:
 
 
 def read_thumbnails(
-    files: list[tuple[str, int, int]], max_size: int, title: str
-) -> Iterator[np.ndarray | OSError]:
+    paths: list[str], max_size: int, title: str
+) -> Iterator[np.ndarray | ImageError]:
     """
-    `read_thumbnail` of many (path, width, height), in order; what cannot be read is its error.
+    `read_thumbnail` of many, in order; what cannot be read is its error.
 
     Shows a progress bar on a terminal, and a line elsewhere.
     """
     is_terminal = sys.stderr.isatty()
     if not is_terminal:
-        print(f"{title}: {len(files):,}", file=sys.stderr)
+        print(f"{title}: {len(paths):,}", file=sys.stderr)
 
-    def read(file: tuple[str, int, int]) -> np.ndarray | OSError:
+    def read(path: str) -> np.ndarray | ImageError:
         try:
-            return read_thumbnail(*file, max_size)
-        except OSError as e:
+            return read_thumbnail(path, max_size)
+        except ImageError as e:
             return e
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV lets go of the interpreter
         yield from tqdm(
-            pool.map(read, files),
+            pool.map(read, paths),
             title,
-            total=len(files),
+            total=len(paths),
             disable=not is_terminal,
             unit=" images",
             leave=False,

@@ -6,6 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from detection.error_analysis import box_costs, image_costs
+from detection.images import ImageError
 from detection.matching import BACKGROUND, BOTH, CLASS, CORRECT, DUPLICATE, PLACE, Boxes, Matches
 from detection.pages import PageBox, picture
 from detection.thumbnails import read_thumbnails
@@ -41,19 +42,14 @@ def worst_section(
     chosen = [int(i) for i in np.argsort(-costs, kind="stable")[:count] if costs[i] > 0]
     of_truth, of_detections = (boxes.of_image(len(images)) for boxes in (truth, detections))
     missing, false = box_costs(truth, detections, matches)
-    files = [
-        (
-            os.path.join(image_root, str(images[i].get("file_name", ""))),
-            *(max(int(images[i].get(k) or 0), 1) for k in ("width", "height")),
-        )
-        for i in chosen
-    ]
+    paths = [os.path.join(image_root, str(images[i].get("file_name", ""))) for i in chosen]
     cards, unreadable = [], []
-    pictures = read_thumbnails(files, PICTURE, "drawing the worst images")
-    for i, (_, width, height), pixels in zip(chosen, files, pictures, strict=True):
+    pictures = read_thumbnails(paths, PICTURE, "drawing the worst images")
+    for i, pixels in zip(chosen, pictures, strict=True):
+        width, height = (max(int(images[i].get(k) or 0), 1) for k in ("width", "height"))
         file_name = str(images[i].get("file_name", images[i]["id"]))
-        if isinstance(pixels, OSError):
-            unreadable.append(f"{file_name} ({pixels.strerror})")
+        if isinstance(pixels, ImageError):
+            unreadable.append(f"{file_name} ({pixels.reason})")
             pixels = None
         annotated, detected = of_truth[i], of_detections[i]
         drawn = detected[detections.scores[detected] >= min_score][::-1]  # the best over others

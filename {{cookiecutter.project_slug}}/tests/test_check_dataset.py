@@ -255,6 +255,35 @@ def copy_image(data):
     return ["train/2 사진.jpg"]
 
 
+def blacken_image(data):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(data.images / "train/1 사진.jpg")
+    return ["train/1 사진.jpg"]
+
+
+def brighten_image(data):
+    """White with a few dark pixels."""
+    pixels = np.full((HEIGHT, WIDTH, 3), 250, np.uint8)
+    pixels[:2, :2] = 100
+    Image.fromarray(pixels).save(data.images / "train/1 사진.jpg")
+    return ["train/1 사진.jpg"]
+
+
+def blacken_all_images(data):
+    names = [image["file_name"] for image in data.splits["train"]["images"]]
+    for k, name in enumerate(names):
+        Image.new("RGB", (WIDTH, HEIGHT), (k, 0, 0)).save(data.images / name, quality=100)
+    return names
+
+
+def write_12_bits_in_16(data):
+    images = data.splits["train"]["images"]
+    for image in images:
+        pixels = np.asarray(Image.open(data.images / image["file_name"]).convert("L"))
+        image["file_name"] = f"train/{image['id']}.png"
+        Image.fromarray(pixels.astype(np.uint16) * 16).save(data.images / image["file_name"])
+    return [image["file_name"] for image in images]
+
+
 def copy_image_to_val(data):
     content = (data.images / "train/1 사진.jpg").read_bytes()
     (data.images / "val/2 사진.jpg").write_bytes(content)
@@ -360,6 +389,10 @@ DAMAGES = [
     (turn_image, "other_sizes", True),
     (turn_image, "turned_by_exif", False),
     (turn_image_upside_down, "turned_by_exif", False),
+    (blacken_image, "blank_images", False),
+    (brighten_image, "blank_images", False),
+    (blacken_all_images, "only_blank_images", False),
+    (write_12_bits_in_16, "unused_bits", False),
     (copy_image, "repeated_images", "drop"),
     (copy_image_to_val, "shared_images", "drop"),
     (list_image_in_test_too, "shared_images", "drop"),
@@ -415,6 +448,7 @@ def test_damage_is_found_and_mended(data, capsys, plant, kind, is_fixable):
 def test_every_kind_is_planted():
     elsewhere = {"no_annotations", "differing_categories", "category_order"}
     elsewhere |= {"alike_classes", "metric_collisions"}
+    elsewhere |= {"torn_images", "old_folds"}
     assert {kind for _, kind, _ in DAMAGES} == set(KINDS) - elsewhere
 
 
@@ -592,6 +626,172 @@ def test_no_image_to_predict_is_taken_out(data):
     assert fixed(data, "test")["images"] == data.splits["test"]["images"]
 
 
+def separate_folders(data) -> list[str]:
+    """Train and val of one class in folders of their own, in which the files have equal names."""
+    files = []
+    for split in ("train", "val"):
+        coco = data.splits[split]
+        for k, image in enumerate(coco["images"]):
+            image["file_name"] = f"frame_{k:06}.PNG"
+            data.draw(f"{split}/images/{image['file_name']}", seed=len(split) * 100 + k)
+        files.append(str(data.folder / f"{split}.json"))
+    data.write()
+    return files
+
+
+def test_equal_names_in_folders_of_their_own(data):
+    """A root for each file; images of equal names are not the same, those of equal content are."""
+    files = separate_folders(data)
+    report, fixed_folder = data.folder / "report.json", str(data.folder / "fixed")
+    more = ["--json", str(report), "--fix", "--output", fixed_folder]
+
+    def check(*options: str) -> tuple[int, dict]:
+        options = [part for option in options for part in ("--image-root", option)]
+        status = tool.main([*files, *options, *more])
+        return status, json.loads(report.read_text(encoding="utf-8"))
+
+    roots = [f"{data.images}/{split}/images" for split in ("train", "val")]
+    for options in (
+        [f"{files[0]}={roots[0]}", f"{files[1]}={roots[1]}"],
+        [f"train={roots[0]}", f"val={roots[1]}"],
+        [roots[0], f"{os.path.relpath(files[1])}={roots[1]}"],
+    ):
+        status, found = check(*options)
+        assert (status, found["findings"]) == (0, []), options
+        assert found["images_read"] == COUNTS["train"] + COUNTS["val"]
+        assert fixed(data) == {**data.splits["train"], "fixes": {}}
+
+    # no image is there: none is shared; both folders are named, as either has these names
+    status, found = check(str(data.images))
+    assert status == 1 and kinds(found["findings"]) == {"missing_images"}
+    notes = {f["split"]: f["notes"][0] for f in found["findings"]}
+    assert roots[0] in notes["train"] and roots[1] not in notes["train"]  # val has too few
+    assert all(root in notes["val"] for root in roots)
+
+    # with the root of train for both, each image of val is one of train, which is not mended
+    status, found = check(roots[0])
+    assert status == 1 and kinds(found["findings"]) == {"shared_images"}
+    assert fixed(data) == {**data.splits["train"], "fixes": {}}
+
+    # and another name with the same pixels is found
+    os.replace(f"{roots[0]}/frame_000003.PNG", f"{roots[1]}/frame_000000.PNG")
+    with Image.open(f"{roots[1]}/frame_000000.PNG") as image:
+        image.save(f"{roots[0]}/frame_000003.PNG", compress_level=1)
+    _, found = check(f"train={roots[0]}", f"val={roots[1]}")
+    (shared,) = (f for f in found["findings"] if f["kind"] == "shared_images")
+    assert (shared["split"], shared["items"]) == ("train", ["frame_000003.PNG"])
+
+
+def test_root_of_no_file_is_one_line(data, capsys):
+    files = data.write()
+    assert tool.main([*files, "--image-root", f"{data.folder}/tain.json={data.images}"]) == 2
+    error = capsys.readouterr().err
+    assert "tain.json is none of the files" in error and error.count("\n") == 1
+
+
+def test_root_with_an_equals_sign(data):
+    data.images = data.images.rename(data.folder / "size=64.json=1")
+    assert data.check()[0] == 0
+
+
+def test_roots_and_files_are_those_of_the_config(data):
+    separate_folders(data)
+    config = data.folder / "mine.py"
+    config.write_text(
+        "dataset = dict(\n"
+        + "".join(
+            f"    {split}=dict(json_file={str(data.folder / split)!r} + '.json',\n"
+            f"        image_root={f'{data.images}/{split}/images'!r}),\n"
+            for split in ("train", "val")
+        )
+        + ")\n",
+        encoding="utf-8",
+    )
+    report = data.folder / "report.json"
+    assert tool.main(["--config-file", str(config), "--json", str(report)]) == 0
+    found = json.loads(report.read_text(encoding="utf-8"))
+    assert (list(found["files"]), found["images_read"]) == (["train", "val"], 11)
+
+
+def test_folds(data, capsys):
+    """Of a random split, of one made by `make split`, and of an older json."""
+    import split_dataset
+
+    copy_image(data)  # image 2 is image 1 under another name
+    files = data.write()
+    folds = data.folder / "folds"
+    train = data.splits["train"]
+
+    def write_fold(name: str, val_ids: set, coco: dict) -> None:
+        (folds / name).mkdir(parents=True)
+        for part in ("train", "val"):
+            is_in = {i["id"]: (i["id"] in val_ids) == (part == "val") for i in coco["images"]}
+            images = [i for i in coco["images"] if is_in[i["id"]]]
+            boxes = [a for a in coco["annotations"] if is_in[a["image_id"]]]
+            (folds / name / f"{part}.json").write_text(
+                json.dumps({**coco, "images": images, "annotations": boxes}), encoding="utf-8"
+            )
+
+    def found() -> dict:
+        status, report = data.check()
+        of_folds = [f for f in report["findings"] if f["split"].startswith("folds/")]
+        return status, {(f["split"], f["kind"]): (f["items"], f["notes"]) for f in of_folds}
+
+    write_fold("0", {1, 3}, train)
+    name, copied = (train["images"][k]["file_name"] for k in (1, 2))
+    torn = {("folds/0", "torn_images"): ([name], [f"train: {copied}"])}
+    assert found() == (1, torn)
+    assert "make split" in capsys.readouterr().out
+    status, report = data.check("--fix")
+    assert status == 1 and "torn_images" in kinds(report["findings_left"])
+
+    arguments = [files[0], "--image-root", str(data.images), "--folds", "3", "--force"]
+    split_dataset.main(arguments)
+    assert found() == (0, {})
+
+    first, *others = train["images"]
+    train["images"] = [*others, {**first, "id": 99, "file_name": "train/new.jpg"}]
+    data.draw("train/new.jpg", seed=1234)
+    for annotation in train["annotations"]:
+        if annotation["image_id"] == first["id"]:
+            annotation["image_id"] = 99
+    notes = [first["file_name"], "train/new.jpg"], ["not in train.json", "in train.json alone"]
+    assert found() == (0, {(f"folds/{k}", "old_folds"): notes for k in range(3)})
+
+
+def test_superfluous_folder_is_named(data):
+    for image in data.splits["train"]["images"]:
+        (data.images / image["file_name"]).rename(data.images / Path(image["file_name"]).name)
+    _, report = data.check()
+    (finding,) = (f for f in report["findings"] if f["kind"] == "missing_images")
+    assert len(finding["notes"]) == COUNTS["train"]
+    assert all("folder is superfluous" in note for note in finding["notes"])
+    assert not any("is that image_root" in note for note in finding["notes"])
+
+
+def test_metadata_of_a_jpeg_do_not_make_another_image(data):
+    source = data.images / "train/1 사진.jpg"
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    content = source.read_bytes()
+    segment = b"Exif\0\0" + exif.tobytes()[6:]
+    segment = b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
+    (data.images / "val/2 사진.jpg").write_bytes(content[:2] + segment + content[2:])
+    _, report = data.check()
+    (shared,) = (f for f in report["findings"] if f["kind"] == "shared_images")
+    assert shared["items"] == ["train/1 사진.jpg"]
+
+
+def test_an_image_beyond_pillows_limit_is_sound(data):
+    """As it is to training; 196 million pixels."""
+    large = Image.linear_gradient("L").resize((14000, 14000))
+    large.save(data.images / "train/1 사진.jpg")
+    data.splits["train"]["images"][1].update(width=14000, height=14000)
+    status, report = data.check("--fix")
+    assert status == 0 and kinds(report["findings"]) == {"no_annotations"}
+    assert fixed(data)["images"] == data.splits["train"]["images"]
+
+
 def test_a_wrong_folder_takes_nothing_out_and_is_told(data, capsys):
     files = data.write()
     assert tool.main([*files, "--image-root", str(data.folder)]) == 1
@@ -697,7 +897,8 @@ class Export:
     def draw(self, name: str) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (64, 64), tuple(zlib.crc32(name.encode()).to_bytes(4)[:3])).save(path)
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
 
     def load(self, path: Path) -> list[tuple]:
         """(file below the root, [(class, box)]) of each image, from the project's own loader."""
@@ -1004,9 +1205,8 @@ def test_originals_are_never_overwritten(data, capsys):
 def test_the_report_overwrites_no_input(data, capsys):
     path = data.write()[0]
     before = Path(path).read_bytes()
-    with pytest.raises(SystemExit) as exit_info:
-        tool.main([path, "--image-root", str(data.images), "--json", path])
-    assert exit_info.value.code == 2 and Path(path).read_bytes() == before
+    assert tool.main([path, "--image-root", str(data.images), "--json", path]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and Path(path).read_bytes() == before
 
 
 @pytest.mark.parametrize("key", ["attributes", "id", "bbox", "segmentation"])
@@ -1043,8 +1243,8 @@ def test_as_a_command_from_elsewhere(data):
     done = subprocess.run(
         [*command, *arguments], cwd=data.folder, env=environment, capture_output=True, text=True
     )
+    assert done.returncode == 1, done.stderr  # the project's own classes are others
     report = json.loads(done.stdout)
-    assert done.returncode == 1  # the project's own classes are others
     assert list(report["files"]) == ["train", "val", "test"]
     assert report["images_read"] == 13
     assert "categories that are not the classes" in done.stderr

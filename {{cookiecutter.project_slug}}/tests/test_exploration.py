@@ -282,6 +282,13 @@ def test_the_config_says_where_the_data_lie(data, tmp_path):
     assert page.cards and " 2_" in page.cards[0]
 
 
+def test_a_root_for_each_file(data, tmp_path, capsys):
+    files = [data / "train.json", data / "val.json"]
+    roots = ["--image-root", f"train={tmp_path}", "--image-root", f"{files[1]}={data}"]
+    page = explore(tmp_path / "page.html", *files, *roots, *SMOKE)
+    assert "60 of 80 images are missing or broken" in page.text
+
+
 def test_a_model_without_anchors_has_none_to_judge(data, tmp_path):
     config = tmp_path / "fcos.py"
     config.write_text(

@@ -1,13 +1,19 @@
 """Every kind of image file is read as detectron2 reads it."""
 
+import pickle
+import struct
+
 import cv2
 import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
+from detection import bit_depth, images
 from detection.errors import UserError
-from detection.images import EXIF_ORIENTATION, read_image
+from detection.images import EXIF_ORIENTATION, image_size, read_image
+from detection.near_duplicates import hash_images
+from detection.thumbnails import read_thumbnail
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +76,100 @@ def test_files_that_cannot_be_read(photo, tmp_path):
         path = tmp_path / f"cut.{suffix}"
         Image.fromarray(photo).save(path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(UserError, match=f"cut.{suffix}: cannot be read as an image"):
+        with pytest.raises(UserError, match=f"cut.{suffix}: cannot be read as an image") as error:
             read_image(str(path))
+        handed_on = pickle.loads(pickle.dumps(error.value))  # as a loader's worker does
+        assert str(handed_on) == str(error.value) and handed_on.reason == error.value.reason
+        assert str(type(error.value)("in a worker")) == "in a worker"
     for content in (b"", b"\xff\xd8", b"<html>", b"\x89PNG\r\n\x1a\n"):
         path.write_bytes(content)
         with pytest.raises(UserError) as error:
             read_image(str(path))
         assert "\n" not in str(error.value) and "OpenCV" not in str(error.value)
+
+
+def tiff(values: np.ndarray, bits: int, **tags: int) -> bytes:
+    """An uncompressed gray TIFF with the integers packed in so many bits; `tags` by name."""
+    height, width = values.shape
+    text = "".join(f"{value:0{bits}b}" for value in values.reshape(-1))
+    strip = bytes(int(text[k : k + 8], 2) for k in range(0, len(text), 8))
+    if bits == 16:
+        strip = values.astype("<u2").tobytes()
+    numbers = {"width": 256, "height": 257, "bits": 258, "compression": 259, "photometric": 262}
+    numbers |= {"offset": 273, "rows": 278, "count": 279, "max": 281}
+    tags |= {"width": width, "height": height, "bits": bits, "compression": 1, "photometric": 1}
+    tags |= {"rows": height, "count": len(strip), "offset": 8 + 2 + 12 * (len(tags) + 3) + 4}
+    entries = b"".join(
+        struct.pack("<HHII", number, 4, 1, tags[name])
+        for name, number in numbers.items()
+        if name in tags
+    )
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + strip
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white"),
+    [(np.int32, 255), (np.int32, 65535)]
+    + [(dtype, white) for dtype in (np.float32, np.float64) for white in (1, 255, 65535)],
+)
+def test_floats_and_wide_integers_keep_their_brightness(photo, tmp_path, dtype, white):
+    path = str(tmp_path / "deep.tiff")
+    for pixels in (photo, photo[:, :, 0]):
+        if dtype is np.int32 and pixels.ndim > 2:
+            continue  # OpenCV writes none
+        values = (pixels / 255 * white).astype(dtype)
+        cv2.imwrite(path, values[:, :, ::-1] if values.ndim > 2 else values)
+        expected = pixels if pixels.ndim > 2 else pixels[:, :, None]
+        assert np.abs(read_image(path).astype(int) - expected).max() <= 1
+
+
+def test_bit_depth_that_the_file_says(photo, tmp_path):
+    path = tmp_path / "deep.tiff"
+    gray = photo[:, :, 0].astype(int)
+    for content in (tiff(gray * 16 + 5, 12), tiff(gray * 16 + 5, 16, max=3000)):
+        path.write_bytes(content)
+        assert np.array_equal(read_image(str(path)), np.dstack([gray] * 3))
+
+
+def test_bit_depth_that_the_file_does_not_say(photo, tmp_path, monkeypatch):
+    path = str(tmp_path / "deep.png")
+    cv2.imwrite(path, photo[:, :, 0].astype(np.uint16) * 16 + 5)
+    assert read_image(path).max() <= 15
+    monkeypatch.setattr(bit_depth, "WHITE", 4095)
+    assert np.array_equal(read_image(path), np.dstack([photo[:, :, 0]] * 3))
+
+
+def test_deep_images_are_turned_as_exif_says(photo, tmp_path):
+    path = tmp_path / "deep.tiff"
+    Image.fromarray(photo[:, :, 0].astype(np.float32)).save(path, tiffinfo={EXIF_ORIENTATION: 6})
+    turned = np.rot90(photo[:, :, 0], -1)
+    assert np.array_equal(read_image(str(path)), np.dstack([turned] * 3))
+    assert image_size(path) == (48, 80)
+
+
+def test_one_limit_on_size_for_all(tmp_path, monkeypatch):
+    """Pillow's own, of 179 million pixels, does not apply; the project's does in every reader."""
+    path = tmp_path / "large.jpg"
+    Image.linear_gradient("L").resize((14000, 14000)).save(path)
+    assert read_image(str(path)).shape == (14000, 14000, 3)
+    assert image_size(path) == (14000, 14000)
+    assert read_thumbnail(str(path), 64).shape == (64, 64, 3)
+    assert hash_images([str(path)]).shape == (1, 256)
+    monkeypatch.setattr(images, "MAX_PIXELS", 14000 * 14000 - 1)
+    for read in (
+        read_image,
+        image_size,
+        lambda p: read_thumbnail(p, 64),
+        lambda p: hash_images([p]),
+    ):
+        with pytest.raises(UserError, match=r"large\.jpg: .*14000 × 14000.*MAX_PIXELS"):
+            read(str(path))
+
+
+def test_shrunk_image_is_large_enough(photo, tmp_path):
+    path = str(tmp_path / "large.jpg")
+    Image.fromarray(cv2.resize(photo, (1600, 960))).save(path, quality=95)
+    image = read_image(path, at_least=150)
+    assert image.shape == (120, 200, 3)
+    whole = cv2.resize(read_image(path), (200, 120), interpolation=cv2.INTER_AREA)
+    assert np.abs(image.astype(int) - whole).mean() < 2

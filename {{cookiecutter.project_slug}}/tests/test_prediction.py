@@ -24,6 +24,7 @@ from detection.checkpoints import load_weights
 from detection.classes import CLASSES
 from detection.config import load_config
 from detection.errors import UserError
+from detection.image_roots import config_root
 from detection.images import read_image
 from detection.matching import box_iou
 from detection.prediction import list_images, results_name
@@ -232,6 +233,31 @@ def test_other_category_ids_start_anew(predict, toy, tmp_path):
     source.write_text(json.dumps({**coco, "annotations": []}))
     predict(*args, "--image-root", f"{tmp_path}/images")
     assert all(r["category_id"] > 1000 for r in read(output))
+
+
+def test_images_of_another_root_are_not_there(toy, tmp_path):
+    coco = read(toy / "val.json")
+    (tmp_path / "valid").mkdir()
+    for image in coco["images"]:
+        shutil.copy(toy / "images" / image["file_name"], tmp_path / "valid")
+    with pytest.raises(UserError, match=f"--image-root .*{re.escape(str(tmp_path / 'valid'))}"):
+        list_images(f"{toy}/val.json", str(tmp_path))
+    assert list_images(f"{toy}/val.json", f"{tmp_path}/valid") == (coco, f"{tmp_path}/valid")
+
+
+def test_root_is_that_of_the_split(tmp_path):
+    dataset = {
+        "folds": f"{tmp_path}/folds",
+        "train": {"json_file": f"{tmp_path}/a.json", "image_root": "/train"},
+        "val": {"json_file": f"{tmp_path}/train.json", "image_root": "/val"},
+        "pseudo": {"json_file": f"{tmp_path}/p.json", "image_root": "/pseudo"},
+    }
+    for name, root in [
+        *(("a.json", "/train"), ("train.json", "/val"), ("p.json", "/pseudo")),
+        *(("folds/3/val.json", "/train"), ("test.json", "/val"), ("fixed/train.json", "/train")),
+        *(("train/_annotations.coco.json", "/train"), ("valid/_annotations.coco.json", "/val")),
+    ]:
+        assert config_root(dataset, f"{tmp_path}/{name}") == root, name
 
 
 @pytest.mark.slow

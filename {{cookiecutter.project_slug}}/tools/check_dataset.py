@@ -6,6 +6,7 @@ Say what is wrong with a COCO data set, before training says it less clearly.
     python tools/check_dataset.py --fix                   # and write corrected copies
     python tools/check_dataset.py --fix=drop              # take out much that cannot be corrected
     python tools/check_dataset.py data/a.json data/b.json --image-root data/images
+    python tools/check_dataset.py a.json b.json --image-root a.json=a --image-root b.json=b
 
 Errors stop training or falsify scores, and make the exit status 1. Warnings and notes leave it at
 0; it is 2 if a file cannot be read or written at all. --fix keeps what can be kept; if more than a
@@ -17,7 +18,9 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
@@ -35,17 +38,20 @@ from detection.finding_report import (
     format_splits,
 )
 from detection.findings import Finding
-from detection.image_checks import ImageFacts, check_images, file_name, read_images
+from detection.fold_checks import check_folds
+from detection.image_checks import SplitFacts, check_images, read_images
+from detection.image_roots import HELP as ROOT_HELP
+from detection.image_roots import image_roots
 from detection.metric_names import find_collision, preset_in_use
-from detection.paths import DATASETS, IMAGE_ROOT, in_project
+from detection.paths import DATASETS, in_project
 from detection.split_checks import check_splits
 
 
-def check(splits: dict[str, dict], facts: dict[str, ImageFacts], image_root: str) -> list[Finding]:
+def check(splits: dict[str, dict], facts: SplitFacts, roots: dict[str, str]) -> list[Finding]:
     """All findings about the splits, {name: parsed json}, and the images that were read."""
     findings = []
     for split, coco in splits.items():
-        found = check_annotations(coco, image_root) + check_images(coco, facts)
+        found = check_annotations(coco, roots[split]) + check_images(coco, facts[split])
         try:
             category_id_map(coco, split)
         except UserError as e:
@@ -53,34 +59,48 @@ def check(splits: dict[str, dict], facts: dict[str, ImageFacts], image_root: str
         findings += [replace(finding, split=split) for finding in found]
     if (preset := preset_in_use()) and (collision := find_collision(preset, CLASSES)):
         findings.append(Finding("metric_collisions", [f"{collision} ({preset})"]))
-    return findings + check_splits(splits, facts)
+    return findings + check_splits(splits, facts, roots)
 
 
-def read_new_images(
-    splits: dict[str, dict], facts: dict[str, ImageFacts], image_root: str
-) -> dict[str, ImageFacts]:
-    """`facts` and those of images that it lacks; URLs are not fetched."""
-    if "://" in image_root:
-        return facts
-    names = {file_name(i) for coco in splits.values() for i in coco["images"]} - {None}
-    return facts | read_images(image_root, sorted(names - facts.keys()))
+def name_splits(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+    """
+    {short name: path} of the files and {short name: folder of its images}.
 
+    Without files on the command line they are the config's and the images to predict on. The name
+    is a file's stem, unless two files have the same.
 
-def name_splits(json_files: list[str]) -> dict[str, str]:
-    """{short name: path}; the stem, unless two files have the same."""
-    stems = [Path(f).stem for f in json_files]
-    is_unique = len(set(stems)) == len(stems)
-    return dict(zip(stems if is_unique else json_files, json_files, strict=True))
+    Raises:
+        UserError: the config cannot be used, or an --image-root is of none of the files.
+    """
+
+    @cache
+    def dataset() -> Mapping:
+        from detection.config import load_config  # slow to import
+
+        return load_config(args.config_file).get("dataset", {})
+
+    if args.json_files:
+        stems = [Path(f).stem for f in args.json_files]
+        is_unique = len(set(stems)) == len(stems)
+        files = dict(zip(stems if is_unique else args.json_files, args.json_files, strict=True))
+    else:
+        default = {split: f"{DATASETS}/{split}.json" for split in ("train", "val", "test")}
+        files = {
+            split: in_project((dataset().get(split) or {}).get("json_file") or json_file)
+            for split, json_file in default.items()
+        }
+        files = {s: f for s, f in files.items() if "://" in f or s != "test" or Path(f).exists()}
+    return files, image_roots(args.image_root, files, dataset)
 
 
 def fix(
-    splits: dict[str, dict], facts: dict[str, ImageFacts], args: argparse.Namespace
-) -> tuple[Fixed, dict[str, ImageFacts]]:
+    splits: dict[str, dict], facts: SplitFacts, roots: dict[str, str], args: argparse.Namespace
+) -> tuple[Fixed, SplitFacts]:
     """Fix the splits; those images are read too that turn out to have other names."""
     while True:
-        fixed = fix_splits(splits, facts, args.image_root, args.drop, args.shift)
-        known = facts if args.no_images else read_new_images(fixed.splits, facts, args.image_root)
-        if len(known) == len(facts):
+        fixed = fix_splits(splits, facts, roots, args.drop, args.shift)
+        known = facts if args.no_images else read_images(fixed.splits, roots, facts)
+        if all(len(known[split]) == len(facts[split]) for split in splits):
             return fixed, facts
         facts = known
 
@@ -116,12 +136,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "json_files",
         nargs="*",
         help="COCO annotations, those to train on first "
-        f"(default: {DATASETS}/train.json, val.json and test.json, those of them that exist)",
+        f"(default: the config's and {DATASETS}/test.json, those of them that exist)",
     )
     parser.add_argument(
-        "--image-root",
-        default=in_project(IMAGE_ROOT),
-        help="what the file_name of each image is relative to (default: %(default)s)",
+        "--image-root", action="append", default=[], metavar="[FILE=]ROOT", help=ROOT_HELP
+    )
+    parser.add_argument(
+        "--config-file",
+        default=in_project("configs/faster_rcnn_R_50_FPN.py"),
+        help="whose data to check (default: %(default)s)",
     )
     parser.add_argument(
         "--no-images", action="store_true", help="do not open the images: seconds, not minutes"
@@ -146,20 +169,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", metavar="FILE", help="write the findings as JSON; -: to stdout")
     args = parser.parse_args(argv)
-    if not args.json_files:
-        known = [in_project(f"{DATASETS}/{split}.json") for split in ("train", "val", "test")]
-        args.json_files = [f for f in known if Path(f).exists()] or known[:2]
     args.fix |= args.drop or args.shift
-    written_over = {Path(f).resolve() for f in args.json_files}
-    if args.json not in (None, "-") and Path(args.json).resolve() in written_over:
-        parser.error(f"--json {args.json}: is one of the files to check; name another")
     return args
 
 
 def run(args: argparse.Namespace) -> int:
     """Check, fix and report; returns the exit status."""
     out = sys.stderr if args.json == "-" else sys.stdout
-    files, splits, status = name_splits(args.json_files), {}, 0
+    (files, roots), splits, status = name_splits(args), {}, 0
+    if args.json not in (None, "-") and Path(args.json).resolve() in {
+        Path(f).resolve() for f in files.values()
+    }:
+        raise UserError(f"--json {args.json}: is one of the files to check; name another")
     for split, json_file in files.items():
         try:
             splits[split] = read_coco(json_file)
@@ -168,18 +189,20 @@ def run(args: argparse.Namespace) -> int:
             status = 2
     if not splits:
         return status
-    facts = {} if args.no_images else read_new_images(splits, {}, args.image_root)
-    findings = check(splits, facts, args.image_root)
-    report = {"files": files, "images_read": len(facts), "findings": findings_json(findings)}
-    print(format_splits(splits, files, len(facts)), end="\n\n", file=out)
+    facts = {split: {} for split in splits} if args.no_images else read_images(splits, roots)
+    num_read = sum(map(len, facts.values()))
+    of_folds = check_folds(files, splits, facts)
+    findings = check(splits, facts, roots) + of_folds
+    report = {"files": files, "images_read": num_read, "findings": findings_json(findings)}
+    print(format_splits(splits, files, num_read), end="\n\n", file=out)
     width = min(shutil.get_terminal_size().columns, 110)
     if findings:
         print(format_findings(findings, width), end="\n\n", file=out)
     print(count_findings(findings), file=out)
     if args.fix:
-        fixed, facts = fix(splits, facts, args)
+        fixed, facts = fix(splits, facts, roots, args)
         written = write_fixed(fixed, files, args.output)
-        findings = check(fixed.splits, facts, args.image_root)
+        findings = check(fixed.splits, facts, roots) + of_folds
         report |= {
             "fixed": written,
             "changes": fixed.changes,

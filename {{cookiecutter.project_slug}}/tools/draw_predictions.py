@@ -13,7 +13,6 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-import cv2
 import numpy as np
 from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.drawing import class_colors, find_fonts
 from detection.errors import UserError
+from detection.images import ImageError, read_image
 from detection.results import check_same_images
 
 CELL = 5.0  # inches: the width of an image in the picture
@@ -68,15 +68,6 @@ def load_results(path, images, names, min_score):
         wanted = "[{image_id, category_id, bbox: [x, y, w, h], score}]"
         raise InputError(f"{path} is not COCO results: {wanted}") from None
     return predictions
-
-
-def read_image(path):
-    """Returns uint8 (H, W, 3) RGB."""
-    data = np.fromfile(path, np.uint8)  # cv2.imread cannot open every file name on Windows
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise InputError(f"{path} is not an image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def choose_fonts(texts):
@@ -131,7 +122,7 @@ def draw_predictions(annotation_file, image_dir, results_file, output, count=6, 
     predictions = load_results(results_file, images, names, min_score)
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
     images = [images[i] for i in chosen]
-    pixels = [read_image(Path(image_dir) / file_name) for _, file_name in images]
+    pixels = [read_image(str(Path(image_dir, file_name))) for _, file_name in images]
 
     families, missing = choose_fonts([*names.values(), *(name for _, name in images)])
     labels, note = class_labels(names, missing)
@@ -168,7 +159,7 @@ def main(argv=None):
             raise InputError(f"--count must be between 1 and 50, not {args.count}")
         files = args.annotations, args.image_dir, args.results, args.output
         draw_predictions(*files, args.count, args.score)
-    except (InputError, UserError, OSError) as error:
+    except (InputError, UserError, ImageError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(args.output)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
+from detection import image_roots
 from detection.anchors import find_anchors, resize_factors
 from detection.config import load_config, split_overrides
 from detection.contact_sheet import sheet_section
@@ -24,7 +25,7 @@ from detection.errors import UserError
 from detection.exploration import read_splits
 from detection.exploration_page import anchor_section, overview
 from detection.pages import render_page, write_page
-from detection.paths import DATASETS, IMAGE_ROOT, PROJECT_ROOT, in_project
+from detection.paths import DATASETS, PROJECT_ROOT, in_project
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -44,7 +45,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--image-root",
-        help="what the file_name of each image is relative to (default: as the config has it)",
+        action="append",
+        default=[],
+        metavar="[FILE=]ROOT",
+        help=image_roots.HELP,
     )
     parser.add_argument(
         "--output",
@@ -95,25 +99,26 @@ def explore(args: argparse.Namespace) -> list[str]:
     page["sheet"] = sheet_section(class_names, splits, roots, args.count, args.sample)
     write_page(args.output, render_page("exploration.html.jinja", title=PROJECT_ROOT.name, **page))
     missing = page["sheet"]["missing"]
-    return page["notes"] + ([f"{missing} (--image-root: {roots[0]})"] if missing else [])
+    return page["notes"] + (
+        [f"{missing} (--image-root: {', '.join(dict.fromkeys(roots))})"] if missing else []
+    )
 
 
-def _sources(cfg, json_files: list[str], image_root: str | None) -> dict[str, tuple[str, str]]:
+def _sources(cfg, json_files: list[str], options: list[str]) -> dict[str, tuple[str, str]]:
     """{name of the split: (its json, the folder of its images)}."""
+    # a config from elsewhere does not say where the data are
+    dataset = cfg.get("dataset", {})
     if json_files:
         names = [Path(f).stem for f in json_files]
         names = names if len(set(names)) == len(names) else json_files
-        root = image_root or in_project(IMAGE_ROOT)
-        return {n: (f, root) for n, f in zip(names, json_files, strict=True)}
-    # a config from elsewhere does not say where the data lie
-    said = cfg.get("dataset", {})
-    sources = {}
-    for name in ("train", "val"):
-        split = said.get(name, {})
-        json_file = split.get("json_file", f"{DATASETS}/{name}.json")
-        root = image_root or in_project(split.get("image_root", IMAGE_ROOT))
-        sources[name] = in_project(json_file), root
-    return sources
+        files = dict(zip(names, json_files, strict=True))
+    else:
+        files = {
+            name: in_project(dataset.get(name, {}).get("json_file", f"{DATASETS}/{name}.json"))
+            for name in ("train", "val")
+        }
+    roots = image_roots.image_roots(options, files, lambda: dataset)
+    return {name: (path, roots[name]) for name, path in files.items()}
 
 
 def _absent(sources: dict[str, tuple[str, str]]) -> dict[str, str]:

@@ -132,8 +132,10 @@ def report(args: argparse.Namespace) -> list[str]:
 
 def _image_root(args: argparse.Namespace) -> str:
     """What --image-root says, or else the config of the training."""
-    of_run = read_image_root(args.run) if args.run and not args.image_root else None
-    return args.image_root or in_project(of_run or IMAGE_ROOT)
+    if args.image_root:
+        return args.image_root
+    of_run = read_image_root(args.run, args.json_file) if args.run else None
+    return of_run or in_project(IMAGE_ROOT)
 
 
 def main(argv: list[str] | None = None) -> int:
