@@ -236,7 +236,7 @@ def repeat_image(coco):
         (lambda c: c["annotations"][2].update(image_id=1), [], "annotations[2] has the image_id 1"),
         (lambda c: c["annotations"][2].update(category_id=1), [], "has the category_id 1, which"),
         (lambda c: c["annotations"].insert(0, None), [], "annotations[0] has no good"),
-        (None, ["--near-duplicates"], "종이/0.jpg: cannot be read (no such file)"),
+        (None, ["--near-duplicates"], "종이/0.jpg: cannot be read as an image (No such file"),
     ],
 )
 def test_what_cannot_be_split_is_one_line(tmp_path, capsys, change, args, says):
@@ -275,6 +275,49 @@ def test_near_duplicates_stay_together(tmp_path):
     assert_partition(coco, sorted((tmp_path / "folds").iterdir()), key="video_id")
     for folder in (tmp_path / "folds").iterdir():
         assert len(read(folder / "val.json")["images"]) == 20  # the scenes are not one group
+
+
+def test_images_of_equal_pixels_stay_together(tmp_path, capsys):
+    """Fifteen scenes: as PNG, packed otherwise, as BMP, and as a copy of the file."""
+    rng = np.random.default_rng(0)
+    coco = make_coco()
+    (tmp_path / "종이").mkdir()
+    for i in range(0, 60, 4):
+        scene = rng.integers(0, 256, (40, 40, 3), np.uint8)
+        level = cv2.IMWRITE_PNG_COMPRESSION
+        files = [(".png", level, 1), (".png", level, 9), (".bmp",), (".jpg",)]
+        for k, (suffix, *options) in enumerate(files):
+            cv2.imencode(suffix, scene, options)[1].tofile(tmp_path / f"종이/{i + k}.jpg")
+        if i % 8:  # a JPEG is another image; here are two of one
+            shutil.copy(tmp_path / f"종이/{i + 3}.jpg", tmp_path / f"종이/{i + 2}.jpg")
+    for image in coco["images"]:
+        number = image["id"] // 7
+        image["file_name"] = f"종이/{number}.jpg"
+        is_jpeg = number % 4 == 3 or (number % 4 == 2 and number // 4 % 2)
+        image["scene"] = number // 4 * 2 + bool(is_jpeg)
+    json_file = write(tmp_path / "train.json", coco)
+    tool.main([str(json_file), "--folds=3", f"--image-root={tmp_path}"])
+    assert_partition(coco, sorted((tmp_path / "folds").iterdir()), key="scene")
+    out = capsys.readouterr().out
+    assert "22 groups of 2 to 3 images, 8 images alone" in out and "warning" not in out
+
+
+def test_images_that_are_not_there_are_told(json_file, tmp_path, capsys):
+    for number in range(20):
+        path = tmp_path / f"종이/{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imencode(".jpg", np.full((8, 8, 3), number * 10, np.uint8))[1].tofile(path)
+    tool.main([str(json_file), f"--image-root={tmp_path}"])
+    assert f"40 of 60 cannot be read, such as {tmp_path}/종이/20.jpg" in capsys.readouterr().out
+    assert_partition(make_coco(), sorted((tmp_path / "folds").iterdir()))
+
+
+def test_images_are_where_the_config_has_those_of_train(json_file, tmp_path, capsys):
+    config = tmp_path / "mine.py"
+    text = f"dataset = dict(train=dict(image_root={str(tmp_path)!r}), val=dict(image_root='/val'))"
+    config.write_text(text, encoding="utf-8")
+    tool.main([str(json_file), "--config-file", str(config)])
+    assert f"comparing 60 images in {tmp_path}\n" in capsys.readouterr().out
 
 
 datasets = st.integers(2, 40).flatmap(
@@ -358,6 +401,10 @@ def test_a_fold_brings_its_files_and_output_directory(toy_folds, fold, ends):
     assert cfg.dataset.train.json_file == f"{toy_folds}/{fold}/train.json"
     assert cfg.dataset.val.json_file == f"{toy_folds}/{fold}/val.json"
     assert cfg.dataset.train.image_root == load_config(LEAF).dataset.train.image_root
+    overrides = ["dataset.train.image_root=/a", "dataset.val.image_root=/b"]
+    for own, root in (overrides[:1], "/a"), (overrides, "/b"):  # val is a part of train
+        cfg = load_config(LEAF, [f"dataset.folds={toy_folds}", f"dataset.fold={fold}", *own])
+        assert cfg.dataloader.test.dataset.names.image_root == root
     assert cfg.train.output_dir == f"output/faster_rcnn_R_50_FPN{ends}"
     assert cfg.dataloader.evaluator.output_dir == f"{cfg.train.output_dir}/inference"
     assert cfg.dataloader.test.dataset.names.json_file == cfg.dataset.val.json_file

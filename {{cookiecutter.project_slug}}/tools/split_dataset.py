@@ -2,6 +2,8 @@
 r"""
 Split annotations into folds that have the same mix of classes and share no image or group.
 
+Images of equal pixels stay together, under whatever names.
+
     python tools/split_dataset.py                          # 5 folds of datasets/train.json
     python tools/split_dataset.py --val-fraction 0.2       # or one part held out
     python tools/split_dataset.py --group-by video_id      # all images of a video in one fold
@@ -17,6 +19,7 @@ are, and so do the annotations that are split. The same seed gives the same file
 """
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -30,8 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.annotations import read_coco
 from detection.errors import UserError
+from detection.image_contents import label_equal
+from detection.image_roots import config_root
 from detection.json_files import write_all
-from detection.paths import DATASETS, IMAGE_ROOT, in_project
+from detection.paths import DATASETS, in_project
 from detection.splits import (
     check_records,
     count_boxes,
@@ -50,12 +55,20 @@ def group(coco: dict, args: argparse.Namespace) -> np.ndarray:
     labels = [label_by(images, "file_name", "", args.json_file)]
     for key in args.group_by:
         labels.append(label_by(images, *key.partition("=")[::2], args.json_file))
-    if args.near_duplicates is not None:
+    print(f"comparing {len(images)} images in {args.image_root}", flush=True)
+    paths = [os.path.join(args.image_root, image["file_name"]) for image in images]
+    if args.near_duplicates is None:
+        equal, unread = label_equal(paths)
+        labels.append(equal)
+        if unread:
+            print(
+                f"warning: {len(unread)} of {len(paths)} cannot be read, such as {unread[0]}: "
+                "identical ones among them may be torn; --image-root says where they are"
+            )
+    else:
         from detection.near_duplicates import hash_images, label_alike
 
-        print(f"comparing {len(images)} images in {args.image_root}", flush=True)
-        hashes = hash_images([str(Path(args.image_root, i["file_name"])) for i in images])
-        labels.append(label_alike(hashes, args.near_duplicates))
+        labels.append(label_alike(hash_images(paths), args.near_duplicates))
     groups = join_labels(*labels)
     sizes = np.bincount(groups)
     if len(sizes) < len(images):
@@ -67,7 +80,7 @@ def group(coco: dict, args: argparse.Namespace) -> np.ndarray:
         share = args.val_fraction or 1 / args.folds
         if sizes.max() > share * len(images):
             print(f"warning: it is larger than {share:.0%} of the images: parts cannot be even")
-    elif len(labels) > 1:
+    else:
         print("no image belongs with another")
     return groups
 
@@ -101,6 +114,11 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     coco = read_coco(args.json_file)
     check_records(coco, args.json_file)
+    if args.image_root is None:
+        from detection.config import load_config  # slow to import
+
+        dataset = load_config(args.config_file).get("dataset", {})
+        args.image_root = config_root(dataset, args.json_file, "train")
     groups, counts = group(coco, args), count_boxes(coco)
     output = Path(args.output or Path(args.json_file).parent / "folds")
     if args.val_fraction is None:
@@ -184,8 +202,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--image-root",
-        default=in_project(IMAGE_ROOT),
-        help="what the file_name of each image is relative to (default: %(default)s)",
+        help="what the file_name of each image is relative to (default: image_root of the split "
+        "that the json is in the config's dataset)",
+    )
+    parser.add_argument(
+        "--config-file",
+        default=in_project("configs/faster_rcnn_R_50_FPN.py"),
+        help="for --image-root (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=42, help="default: %(default)s")
     parser.add_argument("--output", help="folder to write to (default: folds, beside json_file)")
