@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.drawing import class_colors, find_fonts
 from detection.errors import UserError
-from detection.images import ImageError, read_image
+from detection.images import read_image
 from detection.results import check_same_images
 
 CELL = 5.0  # inches: the width of an image in the picture
@@ -159,7 +159,7 @@ def main(argv=None):
             raise InputError(f"--count must be between 1 and 50, not {args.count}")
         files = args.annotations, args.image_dir, args.results, args.output
         draw_predictions(*files, args.count, args.score)
-    except (InputError, UserError, ImageError, OSError) as error:
+    except (InputError, UserError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(args.output)
 
