@@ -222,6 +222,14 @@ def test_explores_a_competition(bake, python, data_dir, tmp_path):
     assert "images are missing or broken" in text
 
 
+def test_fuses_as_ensemble_boxes(project, python, tmp_path):
+    """The reference is installed for this test alone: it brings numba and pandas."""
+    uv = (os.environ["UV"], "pip", "install", "--quiet", "--python", python)
+    run(*uv, "--target", str(tmp_path), "ensemble-boxes==1.0.9", cwd=tmp_path)
+    paths = {"PYTHONPATH": os.pathsep.join([str(project), str(tmp_path)])}
+    assert run(python, str(TEMPLATE / "tests/compare_fusion.py"), cwd=project, **paths).stdout
+
+
 def read(file: Path) -> dict:
     """A parsed json."""
     return json.loads(file.read_text(encoding="utf-8"))

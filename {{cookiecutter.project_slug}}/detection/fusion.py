@@ -1,21 +1,123 @@
-"""Fuses the boxes that several models, or several views of an image, found; by ensemble-boxes."""
+"""Fuses the boxes that several models, or several views of an image, found."""
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import ensemble_boxes
 import numpy as np
 
-# wbf: Solovyev et al., arXiv:1910.13302; soft_nms: Bodla et al., arXiv:1704.04503;
-# nmw: Zhou et al., CAD, ICCVW 2017. A box of wbf and nmw is a mean of those it stands for.
+
+def weighted_boxes_fusion(
+    boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Weighted boxes fusion (Solovyev et al., 2021, arXiv:1910.13302): each box joins the cluster
+    whose mean, weighted by score, it overlaps most. A cluster's score is the mean of its scores,
+    lowered when fewer boxes than members are in it.
+
+    Args:
+        boxes: (N, 4) of one class, corners (x1, y1, x2, y2) in any unit.
+        scores: (N,) in descending order, each multiplied by its member's weight.
+        iou_threshold: a box joins a cluster that it overlaps more than this.
+        weights: (M,), one for each member.
+
+    Returns:
+        Boxes (K, 4) and scores (K,).
+    """
+    means, sums = np.zeros_like(boxes), np.zeros_like(boxes)
+    totals, counts = np.zeros(len(boxes)), np.zeros(len(boxes), dtype=int)
+    size = 0
+    for box, score in zip(boxes, scores, strict=True):
+        nearest = _nearest(box, means[:size], iou_threshold)
+        if nearest is None:
+            nearest, means[size] = size, box
+            size += 1
+        sums[nearest] += score * box
+        totals[nearest] += score
+        counts[nearest] += 1
+        if totals[nearest] > 0:
+            means[nearest] = sums[nearest] / totals[nearest]
+    agreement = np.minimum(counts[:size], len(weights)) / weights.sum()
+    return means[:size], totals[:size] / counts[:size] * agreement
+
+
+def non_maximum_weighted(
+    boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Non-maximum weighted (Zhou et al., CAD, ICCVW 2017): each box joins the best box that it
+    overlaps most; a cluster becomes its mean, weighted by score and by IoU with its best box.
+
+    Arguments and results as those of `weighted_boxes_fusion`; the score is that of the best box.
+    """
+    best: list[int] = []
+    joins = np.zeros(len(boxes), dtype=int)  # the position in `best`
+    for k, box in enumerate(boxes):
+        nearest = _nearest(box, boxes[best], iou_threshold)
+        if nearest is None:
+            nearest = len(best)
+            best.append(k)
+        joins[k] = nearest
+    fused = boxes[best]
+    for cluster, leader in enumerate(best):
+        own = boxes[joins == cluster]
+        shares = scores[joins == cluster] * iou(boxes[leader], own)
+        if shares.sum() > 0:
+            fused[cluster] = np.average(own, axis=0, weights=shares)
+    return fused, scores[best] / weights.max()
+
+
+def suppress(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    iou_threshold: float,
+    weights: np.ndarray,
+    sigma: float | None = None,
+    min_score: float = 1e-6,
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Non-maximum suppression; with `sigma` Gaussian soft-NMS (Bodla et al., 2017, arXiv:1704.04503).
+
+    Arguments and results as those of `weighted_boxes_fusion`, and:
+        sigma: a better box lowers the scores of the others by exp(-IoU² / sigma) instead of
+            removing those above `iou_threshold`.
+        min_score: boxes whose score soft-NMS lowers below it are removed.
+    """
+    scores = scores / weights.max()
+    left, kept = np.arange(len(boxes)), []
+    while len(left):
+        best = left[scores[left].argmax()]
+        kept.append(best)
+        left = left[left != best]
+        overlaps = iou(boxes[best], boxes[left])
+        if sigma is None:
+            left = left[overlaps <= iou_threshold]
+        else:
+            scores[left] *= np.exp(-(overlaps**2) / sigma)
+            left = left[scores[left] > min_score]
+    return boxes[kept], scores[kept]
+
+
 METHODS: dict[str, Callable] = {
-    "wbf": ensemble_boxes.weighted_boxes_fusion,
-    "nmw": ensemble_boxes.non_maximum_weighted,
-    "nms": ensemble_boxes.nms,
-    "soft_nms": partial(ensemble_boxes.soft_nms, method=2, sigma=0.5, thresh=1e-6),
+    "wbf": weighted_boxes_fusion,
+    "nmw": non_maximum_weighted,
+    "nms": suppress,
+    "soft_nms": partial(suppress, sigma=0.5),
 }
+
+
+def iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(N,) IoU of a box (4,) with boxes (N, 4), corners (x1, y1, x2, y2); none is empty."""
+    shared = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    intersection = shared.clip(min=0).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return intersection / ((box[2:] - box[:2]).prod() + areas - intersection)
+
+
+def _nearest(box: np.ndarray, boxes: np.ndarray, iou_threshold: float) -> int | None:
+    """The position of the box that overlaps most, and more than the threshold."""
+    overlaps = iou(box, boxes)
+    return int(overlaps.argmax()) if (overlaps > iou_threshold).any() else None
 
 
 def fuse(
@@ -29,7 +131,7 @@ def fuse(
     max_boxes: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Fuse what each of M members found in one image; boxes of different classes never meet.
+    Fuse what each of M members found in one image; boxes of different classes are never fused.
 
     Args:
         boxes: M arrays (N, 4) of corners (x1, y1, x2, y2) in pixels; N may differ and be 0.
@@ -38,32 +140,30 @@ def fuse(
         size: width and height of the image, to which the boxes are clipped.
         method: a key of METHODS.
         iou_threshold: boxes of one class that overlap more are one object.
-        weights: M factors of the members' scores; None weighs all alike.
+        weights: M factors of the members' scores; None weights all members equally.
         max_boxes: keep only so many, the best ones.
 
     Returns:
         Boxes (K, 4), scores (K,) and labels (K,), by descending score.
     """
-    scale = np.array([*size, *size], dtype=float)
-    members = []
-    for member in zip(boxes, scores, labels, strict=True):
-        corners, score, label = (np.asarray(part, dtype=float) for part in member)
-        corners = np.clip(corners.reshape(-1, 4) / scale, 0, 1)
-        is_box = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
-        members.append((corners[is_box], score[is_box], label[is_box]))
-    if not any(len(score) for _, score, _ in members):
-        return np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=int)
-    weights = None if weights is None else list(weights)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of boxes without area, of which none are left
-        corners, score, label = METHODS[method](
-            *(list(parts) for parts in zip(*members, strict=True)),
-            weights=weights,
-            iou_thr=iou_threshold,
-        )
-    corners, score, label = np.asarray(corners), np.asarray(score), np.asarray(label).astype(int)
+    members = list(zip(boxes, scores, labels, strict=True))
+    factors = np.ones(len(members)) if weights is None else np.array(weights, dtype=float)
+    corners = [np.asarray(member[0], dtype=float).reshape(-1, 4) for member in members]
+    corners = np.clip(np.concatenate(corners), 0, (*size, *size))
+    score = np.concatenate(
+        [np.asarray(m[1], dtype=float) * w for m, w in zip(members, factors, strict=True)]
+    )
+    label = np.concatenate([np.asarray(member[2]).astype(int) for member in members])
+    order = np.argsort(-score, kind="stable")
+    order = order[(corners[order, 2:] > corners[order, :2]).all(axis=1)]
+    fused = [(np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=int))]
+    for name in np.unique(label[order]):
+        own = order[label[order] == name]
+        kept, kept_scores = METHODS[method](corners[own], score[own], iou_threshold, factors)
+        fused.append((kept, kept_scores, np.full(len(kept), name)))
+    corners, score, label = map(np.concatenate, zip(*fused, strict=True))
     best = np.argsort(-score, kind="stable")[:max_boxes]
-    return corners[best] * scale, score[best], label[best]
+    return corners[best], score[best], label[best]
 
 
 def fuse_results(

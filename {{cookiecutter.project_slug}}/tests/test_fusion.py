@@ -50,6 +50,18 @@ def test_classes_never_meet(method):
     assert sorted(labels) == [1, 2] and boxes == pytest.approx(np.array([ONE, ONE]), abs=1e-4)
 
 
+def test_soft_nms_lowers_the_scores_of_what_overlaps():
+    _, scores, _ = fuse_two("soft_nms", [(ONE, 0.8, 1), (FAR, 0.5, 1)], [(NEAR, 0.6, 1)])
+    overlap = 36 * 40 / (44 * 40)  # of ONE and NEAR
+    assert scores == pytest.approx([0.8, 0.5, 0.6 * np.exp(-(overlap**2) / 0.5)])
+
+
+def test_boxes_of_no_score():
+    for method in METHODS:
+        boxes, scores, _ = fuse_two(method, [(ONE, 0.0, 1)], [(ONE, 0.0, 1), (FAR, 0.0, 1)])
+        assert np.isfinite(boxes).all() and not scores.any()
+
+
 def test_weights_and_limits():
     heavy, _, _ = fuse_two("wbf", [(ONE, 0.8, 1)], [(NEAR, 0.8, 1)], weights=[9, 1])
     assert heavy[0][0] == pytest.approx(10.4, abs=1e-3)
