@@ -35,10 +35,11 @@ from detection.artifacts import ModelArtifacts
 from detection.batching import detect
 from detection.checkpoints import (
     WholeFileCheckpointer,
-    last_iteration,
+    last_checkpoint,
     load_weights,
     without_pretrained,
 )
+from detection.completion import Completion
 from detection.config import load_config, parse_args
 from detection.console import quiet_console, quiet_setup
 from detection.datasets import class_names
@@ -91,8 +92,12 @@ def do_test(cfg, model) -> dict:
     return build_test(cfg, model)()
 
 
-def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
-    """What happens around each iteration, in this order; `model` is what is trained."""
+def build_hooks(cfg, model, checkpointer, is_cut_off=False) -> list[HookBase | None]:
+    """
+    What happens around each iteration, in this order; `model` is what is trained.
+
+    `is_cut_off`: the resumed run was killed between a checkpoint and the end of its iteration.
+    """
     is_main = comm.is_main_process()
     writers = [instantiate(w) for w in cfg.writers.values() if w is not None and is_main]
     test_set = instantiate(cfg.dataloader.evaluator.dataset_name)
@@ -103,7 +108,7 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
     evaluated = ema.model if ema else model
     test = build_test(cfg, evaluated, pictures)
     val_metric = cfg.train.best_checkpointer.val_metric
-    return [
+    train_hooks = [
         # first, so that it times the step and not the other hooks
         hooks.IterationTimer(),
         SeedIterations(cfg.train.seed),
@@ -125,6 +130,9 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
             [model, evaluated] if ema else [model],
             *(cfg.train.eval_period, cfg.train.checkpointer.period),
         ),
+    ]
+    # what a resumed run can make up for, from the checkpoint that it begins with
+    result_hooks = [
         # before the evaluation, so that a crash there loses no training
         PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer) if is_main else None,
         EvalHook(cfg.train.eval_period, with_validation_losses(cfg, evaluated, test)),
@@ -136,20 +144,28 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
             **cfg.train.best_checkpointer,
         ),
         # after that one, whose record it reads
-        EarlyStopping(checkpointer, val_metric, cfg.train.eval_period, **cfg.train.early_stopping),
+        EarlyStopping(
+            checkpointer,
+            val_metric,
+            cfg.train.eval_period,
+            **cfg.train.early_stopping,
+            is_cut_off=is_cut_off,
+        ),
         # after all that saves checkpoints
         ModelArtifacts(checkpointer, val_metric)
         if cfg.train.artifacts.enabled and is_main
         else None,
-        # last, so that they see all that the hooks before them stored
-        *(PeriodicWriter(writer, cfg) for writer in writers),
+        # after all hooks that store what they write
+        *(PeriodicWriter(writer, cfg, is_cut_off) for writer in writers),
     ]
+    # last, as it notes that all others have run
+    return [*train_hooks, *result_hooks, Completion(result_hooks, cfg.train.output_dir, is_cut_off)]
 
 
 def do_train(args, cfg) -> None:
     """Train from the start, or from the last checkpoint with `--resume`."""
-    resumes = args.resume and DetectionCheckpointer(None, cfg.train.output_dir).has_checkpoint()
-    model = instantiate(without_pretrained(cfg.model) if resumes else cfg.model)
+    saved = last_checkpoint(cfg.train.output_dir) if args.resume else None
+    model = instantiate(without_pretrained(cfg.model) if saved else cfg.model)
     with quiet_console():
         logger.info(f"Model:\n{model}")
     on_device(model, cfg.train.device, cfg.train.channels_last)
@@ -160,7 +176,8 @@ def do_train(args, cfg) -> None:
     cfg.optimizer.params.pop("model")
 
     checkpointer = WholeFileCheckpointer(model, cfg.train.output_dir, classes=class_names(cfg))
-    start_iter = last_iteration(checkpointer) + 1 if args.resume else 0
+    start_iter = saved.iteration + 1 if saved else 0
+    is_cut_off = comm.all_gather(saved is not None and saved.is_cut_off)[0]
     starts = comm.all_gather(start_iter)
     if len(set(starts)) > 1:
         raise UserError(
@@ -171,7 +188,7 @@ def do_train(args, cfg) -> None:
         cfg.dataloader.train.start_iter = start_iter
     train_loader = instantiate(cfg.dataloader.train)
     set_max_iter(cfg, train_loader)
-    if start_iter >= cfg.train.max_iter:
+    if start_iter >= cfg.train.max_iter + is_cut_off:
         longer = "train.max_iter" if cfg.train.epochs is None else "train.epochs"
         raise UserError(
             f"{cfg.train.output_dir}: already trained for {start_iter} iterations; "
@@ -188,8 +205,11 @@ def do_train(args, cfg) -> None:
         output_dir=cfg.train.output_dir,
     )
     checkpointer.add_checkpointable("trainer", trainer)
-    trainer.register_hooks(build_hooks(cfg, model, checkpointer))
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+    trainer.register_hooks(build_hooks(cfg, model, checkpointer, is_cut_off))
+    if saved:
+        checkpointer.resume(saved.path)
+    else:
+        checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
     trainer.train(start_iter, cfg.train.max_iter)
 
 

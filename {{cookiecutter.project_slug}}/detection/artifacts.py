@@ -1,6 +1,5 @@
 """Checkpoints as W&B artifacts: logged when training ends, loaded by `wandb-artifact://` paths."""
 
-import json
 import logging
 import os
 from functools import partial
@@ -13,6 +12,7 @@ from fvcore.common.checkpoint import Checkpointer
 from iopath.common.file_io import file_lock, get_cache_dir
 
 from detection.checkpoint_classes import KEY
+from detection.checkpoints import read_record
 from detection.errors import UserError
 from detection.wandb_runs import default_mode, start_service, tear_down, time_limit
 
@@ -53,8 +53,7 @@ class ModelArtifacts(HookBase):
         if self._val_metric in latest:
             last["value"] = latest[self._val_metric][0]
         try:
-            if (folder / "model_best.json").is_file():
-                best = json.loads((folder / "model_best.json").read_text())
+            if best := read_record(folder / "model_best.json"):
                 self._log(folder / "model_best.pth", best, "best")
             self._log(Path(self._checkpointer.get_checkpoint_file()), last, "last")
         except Exception as e:  # a training that is done must not end in an error

@@ -2,37 +2,50 @@
 
 import json
 import logging
+import math
+import os
+import re
 import signal
 import threading
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import NamedTuple
 
 import torch
-from fvcore.common.checkpoint import Checkpointer, _IncompatibleKeys
+from fvcore.common.checkpoint import _IncompatibleKeys
 from omegaconf import DictConfig, OmegaConf
 
 from detection import checkpoint_classes
 from detection.ema import averaged_weights
 from detection.errors import UserError
+from detection.files import write_whole
 from detection.weight_files import SafeCheckpointer
 
 logger = logging.getLogger("detectron2.detection")
 
+NUMBERED = re.compile(r"model_(\d{7,})\.pth")  # a checkpoint, by its iteration
+FINAL = "model_final"
+LAST_COMPLETE = "last_complete.json"
+
 
 class WholeFileCheckpointer(SafeCheckpointer):
-    """Lets Ctrl-C wait until a checkpoint is on the disk; resumes the same model and classes."""
+    """Saves whole files or none, also at a kill; resumes the same model and classes alone."""
 
     _is_resumed = False
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+    def resume(self, path: Path) -> None:
         """
+        Load all of a checkpoint in `save_dir`, which becomes the last one.
+
         Raises:
-            UserError: the weights cannot be loaded, or a resumed run's are of another model.
+            UserError: the weights cannot be loaded, or are of another model.
         """
-        self._is_resumed = resume and self.has_checkpoint()
-        return super().resume_or_load(path, resume=resume)
+        self._is_resumed = True
+        self.load(str(path))
+        if self.save_to_disk:
+            self.tag_last_checkpoint(path.name)
 
     def _with_own_classes(self, checkpoint):
         if not self._is_resumed:
@@ -47,8 +60,34 @@ class WholeFileCheckpointer(SafeCheckpointer):
         return incompatible
 
     def save(self, name: str, **kwargs) -> None:
+        if not self.save_dir or not self.save_to_disk:
+            return
         with interrupts_wait():
-            super().save(name, **{checkpoint_classes.KEY: self.classes}, **kwargs)
+            kwargs |= {checkpoint_classes.KEY: self.classes}
+            parts = {key: part.state_dict() for key, part in self.checkpointables.items()}
+            path = Path(self.save_dir) / f"{name}.pth"
+            logger.info(f"saving {path}")
+            save_whole({"model": self.model.state_dict(), **parts, **kwargs}, path)
+            self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        write_whole(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())
+
+
+def save_whole(data: dict, path: Path) -> None:
+    """
+    `torch.save` that leaves the file as it was until all is written.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        torch.save(data, partial)
+        partial.replace(path)
+    except OSError as e:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
 
 
 @contextmanager
@@ -67,34 +106,127 @@ def interrupts_wait() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)  # which a run in the background ignores
 
 
-def last_iteration(checkpointer: Checkpointer) -> int:
+class SavedCheckpoint(NamedTuple):
+    """A checkpoint of a training, looked at without loading its weights."""
+
+    path: Path
+    iteration: int  # after which it was saved
+    is_cut_off: bool  # a kill cut off the evaluation, or the log, of that iteration
+
+
+def has_checkpoints(folder: str | Path) -> bool:
+    """Whether a training has saved any checkpoint in a folder."""
+    return (Path(folder) / "last_checkpoint").exists() or bool(_find_checkpoints(Path(folder)))
+
+
+def last_checkpoint(folder: str | Path) -> SavedCheckpoint | None:
     """
-    The iteration after which the last checkpoint was saved; -1 where there is none.
+    The checkpoint to resume from; None where there is none.
+
+    It is the one that the file `last_checkpoint` names. Where that one cannot be loaded it is the
+    latest that can, and a warning says so.
 
     Raises:
-        UserError: the checkpoint is gone or damaged.
+        UserError: there are checkpoints, but none can be loaded.
     """
-    if not checkpointer.has_checkpoint():
-        return -1
-    path = checkpointer.path_manager.get_local_path(checkpointer.get_checkpoint_file())
+    folder = Path(folder)
+    if not has_checkpoints(folder):
+        return None
+    tag = folder / "last_checkpoint"
+    problem = _problem(tag)
+    if not problem:
+        name = tag.read_bytes().decode("utf-8", "replace").strip()
+        if not re.fullmatch(r"[^\0\n]{1,200}", name):
+            problem = "names no file"
+        elif checkpoint := _look_at(folder / name):
+            return checkpoint
+        else:
+            problem = f"names {name}, which {_problem(folder / name)}"
+    others = list(filter(None, map(_look_at, _find_checkpoints(folder))))
+    if not others:
+        raise UserError(
+            f"{tag} {problem}, and no other checkpoint there can be loaded; "
+            "train.output_dir=… starts another run"
+        )
+    latest = max(others, key=lambda checkpoint: checkpoint.iteration)
+    logger.warning(f"{tag} {problem}: using {latest.path.name}, the latest that can be loaded")
+    return latest
+
+
+def _find_checkpoints(folder: Path) -> list[Path]:
+    names = [path.name for path in folder.glob("model_*.pth")]
+    return [folder / n for n in names if NUMBERED.fullmatch(n) or n == f"{FINAL}.pth"]
+
+
+def _look_at(path: Path) -> SavedCheckpoint | None:
     try:
         # memory-mapped: the weights stay on the disk
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)["iteration"]
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as e:
-        reason = (str(e).splitlines() or ["cut off"])[0]
-        raise UserError(
-            f"{path}: cannot be resumed from ({reason}); write the name of an older model_*.pth of "
-            "that folder into last_checkpoint"
-        ) from e
+        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        iteration, hooks = saved["iteration"], saved.get("trainer", {}).get("hooks", {})
+    except Exception:  # there is no saying what torch makes of a damaged file
+        return None
+    complete = read_record(path.parent / LAST_COMPLETE).get("iteration", -1)
+    return SavedCheckpoint(path, iteration, "Completion" in hooks and complete < iteration)
+
+
+def _problem(path: Path) -> str:
+    """Why a checkpoint, or last_checkpoint, cannot be used; "" for the latter where it can."""
+    if not path.exists():
+        return "is missing"
+    if path.is_dir():
+        return "is a folder"
+    if not os.access(path, os.R_OK):
+        return "cannot be read"
+    if not path.stat().st_size:
+        return "is empty"
+    if path.name == "last_checkpoint":
+        return ""
+    return "is no checkpoint of a training" if zipfile.is_zipfile(path) else "is truncated"
+
+
+def read_record(path: Path) -> dict:
+    """A small json file that a training keeps; {} where there is none, or something else."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def read_best(output_dir: str | Path, metric: str) -> dict | None:
     """`value` and `iteration` for which BestCheckpointer kept `model_best.pth`; None without it."""
-    record = Path(output_dir) / "model_best.json"
-    if not record.is_file():
-        return None
-    best = json.loads(record.read_text())
-    return best if best["metric"] == metric else None
+    best = read_record(Path(output_dir) / "model_best.json")
+    return best if best.get("metric") == metric and is_best(best) else None
+
+
+def is_best(record: dict) -> bool:
+    """Whether it is what BestCheckpointer writes."""
+    value, iteration = record.get("value"), record.get("iteration")
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(record.get("metric"), str) and is_number and isinstance(iteration, int)
+
+
+def repair_best(folder: Path) -> None:
+    """Write a damaged `model_best.json` again as `model_best.pth` has it, or remove it."""
+    path = folder / "model_best.json"
+    if not path.exists() or is_best(read_record(path)):
+        return
+    try:
+        best = torch.load(folder / "model_best.pth", "cpu", mmap=True, weights_only=True)
+        record = {key: value for key, value in best.items() if key != "model"}
+    except Exception:  # there is no saying what torch makes of a damaged file
+        record = {}
+    if is_best(record):
+        logger.warning(f"{path} is damaged: written again from model_best.pth")
+        write_record(path, record)
+    else:
+        logger.warning(f"{path} is damaged: the best model so far is not known")
+        path.unlink()
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Write what `read_record` reads."""
+    write_whole(path, json.dumps(record).encode() + b"\n")
 
 
 def load_weights(
@@ -121,9 +253,10 @@ def load_weights(
     if checkpoint == "best":
         checkpoint = str(Path(output_dir) / "model_best.pth")
     elif checkpoint == "last":
-        checkpoint = checkpointer.get_checkpoint_file()
-        if not checkpoint:
+        saved = last_checkpoint(output_dir)
+        if saved is None:
             raise UserError(f"{output_dir}: no checkpoint there; train first, or name another")
+        checkpoint = str(saved.path)
     if "://" not in checkpoint and not Path(checkpoint).is_file():
         raise UserError(f"{checkpoint}: no such checkpoint; train first, or name another")
     checkpointer.load(checkpoint, checkpointables=[])

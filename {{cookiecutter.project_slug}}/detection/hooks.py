@@ -1,10 +1,8 @@
 """Hooks that upstream lacks, or whose state does not survive a resume there."""
 
-import json
 import logging
 import math
 import operator
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +16,15 @@ from torch import distributed
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detection.checkpoint_classes import KEY
-from detection.checkpoints import interrupts_wait, read_best
+from detection.checkpoints import (
+    FINAL,
+    NUMBERED,
+    interrupts_wait,
+    read_best,
+    repair_best,
+    save_whole,
+    write_record,
+)
 from detection.errors import UserError
 from detection.metric_names import MetricNames
 
@@ -86,17 +92,40 @@ class SharedStatistics(HookBase):
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """Upstream's, but the checkpoints from before a resume count to those that are kept."""
+    """
+    Upstream's, but the checkpoints from before a resume count to those that are kept.
+
+    What kills have left goes when training starts: half files, and checkpoints beyond
+    `max_to_keep`.
+    """
 
     def before_train(self):
         super().before_train()
         folder = Path(self.checkpointer.save_dir)
-        names = [path.name for path in folder.glob("model_*.pth")]
+        for pattern in ("model_*.partial", "last_*.partial"):
+            for partial in folder.glob(pattern):
+                partial.unlink()
+        numbers = {p: NUMBERED.fullmatch(p.name) for p in sorted(folder.glob("model_*.pth"))}
         self.recent_checkpoints = [
-            str(folder / name)
-            for name in sorted(filter(re.compile(r"model_\d{7,}\.pth").fullmatch, names))
-            if int(name[6:-4]) < self.trainer.start_iter  # of the run that goes on
+            str(path)
+            for path, number in numbers.items()
+            if number and int(number[1]) < self.trainer.start_iter  # of the run that goes on
         ]
+        if self.max_to_keep is not None:
+            for path in self.recent_checkpoints[: -self.max_to_keep]:
+                Path(path).unlink()
+            self.recent_checkpoints = self.recent_checkpoints[-self.max_to_keep :]
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done > self.trainer.start_iter:
+            super().after_step()
+        # Completion's call: it was resumed from this iteration's checkpoint
+        elif done == self.trainer.max_iter and not self._is_final():
+            self.checkpointer.save(FINAL, iteration=self.trainer.iter)
+
+    def _is_final(self) -> bool:
+        return Path(self.checkpointer.get_checkpoint_file()).name == f"{FINAL}.pth"
 
 
 class EvalHook(hooks.EvalHook):
@@ -144,6 +173,8 @@ class BestCheckpointer(HookBase):
 
     def before_train(self):
         if self.trainer.start_iter > 0:
+            if comm.is_main_process():
+                repair_best(self._folder)
             record = read_best(self._folder, self._val_metric)
             self._best = record and record["value"]
         else:
@@ -157,20 +188,18 @@ class BestCheckpointer(HookBase):
                 logger.warning(f"the evaluation has no {self._val_metric}: no model_best.pth")
             return
         value, iteration = latest[self._val_metric]
-        if not math.isfinite(value) or not (
-            self._best is None or self._is_better(value, self._best)
-        ):
+        is_finite = iteration == self.trainer.iter and math.isfinite(value)
+        if not is_finite or not (self._best is None or self._is_better(value, self._best)):
             return
         self._best = value
         record = {"metric": self._val_metric, "value": value, "iteration": iteration}
         record |= self._classes
         # a kill while saving must not cost the best model so far
-        partial = self._folder / "model_best.partial"
         with interrupts_wait():
-            torch.save({"model": self._model.state_dict(), **record}, partial)
-            partial.replace(self._folder / "model_best.pth")
-            partial.write_text(json.dumps(record) + "\n")
-            partial.replace(self._record)
+            save_whole(
+                {"model": self._model.state_dict(), **record}, self._folder / "model_best.pth"
+            )
+            write_record(self._record, record)
         logger.info(f"best {self._val_metric} so far: {value:.2f}, kept as model_best.pth")
 
 
@@ -183,7 +212,12 @@ class EarlyStopping(HookBase):
     """
 
     def __init__(
-        self, checkpointer: Checkpointer, val_metric: str, eval_period: int, patience: int | None
+        self,
+        checkpointer: Checkpointer,
+        val_metric: str,
+        eval_period: int,
+        patience: int | None,
+        is_cut_off: bool = False,
     ):
         """
         Args:
@@ -192,6 +226,7 @@ class EarlyStopping(HookBase):
             eval_period: iterations between two evaluations.
             patience: that many evaluations in a row without a better value are the last; None:
                 it never ends early.
+            is_cut_off: as of `Completion`.
 
         Raises:
             UserError: there are no evaluations before the end, or no patience at all.
@@ -202,6 +237,7 @@ class EarlyStopping(HookBase):
         self._val_metric = val_metric
         self._eval_period = eval_period
         self._patience = patience
+        self._is_cut_off = is_cut_off
 
     def before_train(self):
         """
@@ -209,7 +245,7 @@ class EarlyStopping(HookBase):
             UserError: the resumed run has been stopped before.
         """
         done = self.trainer.start_iter
-        if done > 0 and self._is_over(done):
+        if done > 0 and not self._is_cut_off and self._is_over(done):
             raise UserError(
                 f"{self._checkpointer.save_dir}: stopped early after {done} iterations; a higher "
                 "train.early_stopping.patience goes on"
@@ -219,14 +255,14 @@ class EarlyStopping(HookBase):
         done = self.trainer.iter + 1
         if done >= self.trainer.max_iter or not self._is_over(done):
             return
-        self.trainer.max_iter = done
         logger.info(
             f"stops early after {done} iterations: {self._val_metric} was not better in the last "
             f"{self._patience} evaluations"
         )
         if comm.is_main_process():
             # PeriodicCheckpointer came before the evaluation, and could not know
-            self._checkpointer.save("model_final", iteration=self.trainer.iter)
+            self._checkpointer.save(FINAL, iteration=self.trainer.iter)
+        self.trainer.max_iter = done  # not before: the checkpoint holds it
 
     def _is_over(self, done: int) -> bool:
         """The same on all processes, of which the main one alone has the results."""
@@ -258,24 +294,39 @@ class LossNormalizer(HookBase):
 
 
 class PeriodicWriter(hooks.PeriodicWriter):
-    """Upstream's, for one writer at its own `period`, told beforehand where training starts."""
+    """
+    Upstream's, for one writer at its own `period`, told beforehand where training starts.
 
-    def __init__(self, writer: EventWriter, cfg):
+    It writes after each evaluation too, whose results a kill could else take away.
+    """
+
+    def __init__(self, writer: EventWriter, cfg, is_cut_off: bool = False):
         """
         Args:
             writer: written every `writer.period` iterations, or every `cfg.train.log_period` if
                 it has no such attribute; its `start(start_iter, cfg)` is called before training.
             cfg: the whole config.
+            is_cut_off: as of `Completion`; the writer then starts with the iteration before.
         """
         super().__init__([writer], period=getattr(writer, "period", cfg.train.log_period))
         self._cfg = cfg
+        self._eval_period = cfg.train.get("eval_period", 0)
+        self._is_cut_off = is_cut_off
         self._started = False
 
     def before_train(self):
+        first = self.trainer.start_iter - (1 if self._is_cut_off else 0)
         for writer in self._writers:
             if hasattr(writer, "start"):
-                writer.start(self.trainer.start_iter, self._cfg)
+                writer.start(first, self._cfg)
         self._started = True
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        periods = (self._period, self._eval_period)
+        if done == self.trainer.max_iter or any(p > 0 and done % p == 0 for p in periods):
+            for writer in self._writers:
+                writer.write()
 
     def after_train(self):
         if self._started:  # not when another hook failed before training began

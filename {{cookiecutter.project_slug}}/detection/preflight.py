@@ -3,10 +3,10 @@
 import argparse
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from omegaconf import DictConfig
 
+from detection.checkpoints import has_checkpoints
 from detection.errors import UserError
 from detection.trainers import amp_dtype
 
@@ -40,7 +40,7 @@ def check_output(args: argparse.Namespace, cfg: DictConfig) -> None:
     Raises:
         UserError: the output directory holds a trained run, and this is none that continues it.
     """
-    if not args.resume and DetectionCheckpointer(None, cfg.train.output_dir).has_checkpoint():
+    if not args.resume and has_checkpoints(cfg.train.output_dir):
         raise UserError(
             f"{cfg.train.output_dir} holds a trained run: --resume goes on with it, "
             "train.output_dir=… starts another one beside it"

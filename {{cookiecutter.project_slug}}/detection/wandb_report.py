@@ -1,6 +1,5 @@
 """Sends the figures of `make report` to W&B."""
 
-import json
 import os
 import uuid
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import wandb
 
+from detection.checkpoints import read_record
 from detection.errors import UserError
 from detection.run_history import read_config
 from detection.wandb_runs import (
@@ -149,7 +149,5 @@ def _number(text: str) -> float | None:
 
 
 def _training_id(run: str) -> str | None:
-    try:
-        return json.loads((Path(run) / "wandb_run.json").read_text())["id"]
-    except (OSError, ValueError, KeyError):
-        return None
+    run_id = read_record(Path(run) / "wandb_run.json").get("id")
+    return run_id if isinstance(run_id, str) else None

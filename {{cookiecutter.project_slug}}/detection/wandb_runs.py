@@ -239,6 +239,12 @@ def find_parts(output_dir: Path, run_id: str) -> list[Path]:
     return sorted(parts, key=lambda part: part.name.removeprefix("offline-"))
 
 
+def newest_id(output_dir: Path) -> str | None:
+    """The id of the run that was last started or resumed, by its folder; None without one."""
+    parts = find_parts(output_dir, "*")
+    return parts[-1].name.removeprefix("offline-").split("-", 2)[2] if parts else None
+
+
 def read_rows(parts: list[Path], timeout: float = 60) -> dict[int, dict]:
     """{step: row} of what was logged; a part that W&B cannot read in time is left out."""
     rows = {}

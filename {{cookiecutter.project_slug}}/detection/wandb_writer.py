@@ -1,7 +1,6 @@
 """Weights & Biases writer; https://docs.wandb.ai for the terms project, entity, run and offline."""
 
 import atexit
-import json
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import OmegaConf
 
+from detection.checkpoints import read_record, write_record
 from detection.config import plain
 from detection.errors import UserError
 from detection.metric_names import MetricNames
@@ -24,6 +24,7 @@ from detection.wandb_runs import (
     find_parts,
     finish_run,
     make_settings,
+    newest_id,
     open_run,
     read_rows,
     sync_command,
@@ -34,6 +35,8 @@ from detection.wandb_runs import (
 from detection.writers import NewScalars, read_metrics
 
 logger = logging.getLogger("detectron2.detection")
+
+RECORD = "wandb_run.json"
 
 
 class WandbWriter(EventWriter):
@@ -105,14 +108,17 @@ class WandbWriter(EventWriter):
         return self._run
 
     def start(self, start_iter: int, cfg) -> None:
-        """Open the run: the one of the output directory if `start_iter` > 0, else a new one."""
+        """Open the run: a resumed training's is that of the output directory, else a new one."""
         if self._mode == "disabled" or not comm.is_main_process():
             return
-        record = self._read_record() if start_iter > 0 else {}
+        self._scalars.start(start_iter)
+        # the first iteration may be all that was, and be made up for
+        is_resumed = start_iter > 0 or (self._output_dir / "last_checkpoint").exists()
+        record = self._read_record() if is_resumed else {}
         # a sweep's agent chooses the id
         run_id = os.environ.get("WANDB_RUN_ID") or record.get("id") or uuid.uuid4().hex[:8]
-        rows = read_rows(find_parts(self._output_dir, run_id)) if start_iter > 0 else {}
-        json_file = OmegaConf.select(cfg, "writers.json.json_file") if start_iter > 0 else None
+        rows = read_rows(find_parts(self._output_dir, run_id)) if is_resumed else {}
+        json_file = OmegaConf.select(cfg, "writers.json.json_file") if is_resumed else None
         metrics = read_metrics(json_file) if json_file else {}
         self._open(run_id, without_secrets(plain(cfg)))
         if self._run is None:
@@ -235,10 +241,16 @@ class WandbWriter(EventWriter):
             logger.warning(f"W&B: not all could be sent; `{self._sync_command}` sends the rest")
 
     def _read_record(self) -> dict:
-        try:
-            return json.loads((self._output_dir / "wandb_run.json").read_text())
-        except (OSError, ValueError):
-            return {}
+        """The run's `id`, or None; `unfinished`, a row that a crash left, or None."""
+        record = read_record(self._output_dir / RECORD)
+        if not isinstance(record.get("id"), str):
+            record = {"id": newest_id(self._output_dir)}
+            if record["id"]:
+                logger.warning(f"W&B: {RECORD} names no run; continuing the newest, {record['id']}")
+        unfinished = record.get("unfinished")
+        if not isinstance(unfinished, dict) or not isinstance(unfinished.get("iter"), int):
+            record["unfinished"] = None
+        return record
 
     def _write_record(self, record: dict) -> None:
-        (self._output_dir / "wandb_run.json").write_text(json.dumps(record) + "\n")
+        write_record(self._output_dir / RECORD, record)

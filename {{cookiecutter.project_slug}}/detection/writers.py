@@ -9,16 +9,17 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from detectron2.utils.events import EventStorage, EventWriter, TensorboardXWriter, get_event_storage
-from detectron2.utils.file_io import PathManager
 from fvcore.common.history_buffer import HistoryBuffer
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from detection.checkpoints import read_best
+from detection.files import write_whole
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -36,7 +37,11 @@ class NewScalars:
 
     def __init__(self, window_size: int = 20):
         self._window_size = window_size
-        self._last = defaultdict(lambda: -1)
+        self.start(0)
+
+    def start(self, first: int) -> None:
+        """Leave out what was before iteration `first`, which a resumed storage may hold."""
+        self._last = defaultdict(lambda: first - 1)
 
     def rows(self) -> list[tuple[int, dict[str, float]]]:
         """(iteration, {name: value}) in ascending order; what is not finite is left out."""
@@ -89,13 +94,10 @@ class JSONWriter(EventWriter):
         self._file = None
 
     def start(self, start_iter: int, cfg) -> None:
-        lines = []
-        if start_iter > 0 and PathManager.isfile(self._json_file):
-            with PathManager.open(self._json_file, encoding="utf-8") as f:
-                lines = [line for line in f if _iteration(line) < start_iter]
-        self._file = PathManager.open(self._json_file, "w", encoding="utf-8")
-        self._file.writelines(lines)
-        self._file.flush()
+        self._scalars.start(start_iter)
+        kept = [line for line in _read_lines(self._json_file) if _iteration(line) < start_iter]
+        write_whole(self._json_file, b"".join(kept))
+        self._file = open(self._json_file, "a", encoding="utf-8")
 
     def write(self) -> None:
         for iteration, scalars in self._scalars.rows():
@@ -128,6 +130,7 @@ class TensorboardWriter(TensorboardXWriter):
         self._last_write = math.inf  # the base class is left images and histograms only
 
     def start(self, start_iter: int, cfg) -> None:
+        self._scalars.start(start_iter)
         # as SummaryWriter does for its `purge_step`
         session = SessionLog(status=SessionLog.START)
         self._writer.file_writer.add_event(Event(step=start_iter, session_log=session))
@@ -251,15 +254,20 @@ def _median(history: HistoryBuffer, window_size: int) -> float:
 
 def read_metrics(json_file: str) -> dict[int, dict[str, float]]:
     """{iteration: {name: value}} of a JSONWriter's file; {} where there is none."""
-    if not PathManager.isfile(json_file):
-        return {}
-    with PathManager.open(json_file, encoding="utf-8") as f:
-        rows = [json.loads(line) for line in f if _iteration(line) < math.inf]
+    rows = [json.loads(line) for line in _read_lines(json_file) if _iteration(line) < math.inf]
     return {row.pop("iteration"): row for row in rows}
 
 
-def _iteration(line: str) -> float:
+def _read_lines(json_file: str) -> list[bytes]:
     try:
-        return json.loads(line)["iteration"] if line.endswith("\n") else math.inf
+        return Path(json_file).read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+
+
+def _iteration(line: bytes) -> float:
+    try:
+        iteration = json.loads(line)["iteration"] if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf  # a line cut off by a kill
+    return iteration if isinstance(iteration, int) else math.inf

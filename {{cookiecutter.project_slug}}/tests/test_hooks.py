@@ -4,17 +4,29 @@ import json
 import logging
 import math
 import signal
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import read_metrics
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, hooks
 from detectron2.utils.events import EventWriter
 from omegaconf import OmegaConf
-from tiny_training import tiny_trainer
+from tiny_training import TinyModel, tiny_trainer
 
-from detection.checkpoints import WholeFileCheckpointer
-from detection.hooks import BestCheckpointer, EvalHook, PeriodicCheckpointer, PeriodicWriter
+from detection.checkpoints import WholeFileCheckpointer, last_checkpoint
+from detection.completion import Completion
+from detection.errors import UserError
+from detection.hooks import (
+    BestCheckpointer,
+    EarlyStopping,
+    EvalHook,
+    PeriodicCheckpointer,
+    PeriodicWriter,
+)
+from detection.trainers import Trainer
+from detection.writers import JSONWriter
 
 CFG = OmegaConf.create({"train": {"log_period": 5}})
 
@@ -150,6 +162,176 @@ def test_checkpoints_from_before_a_resume_make_way_for_new_ones(tmp_path):
         seen += note.seen
     assert seen == [[0], [0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]
     assert all((tmp_path / name).exists() for name in others)
+
+
+def checkpoint(folder, iteration: int, name="") -> None:
+    torch.save(
+        {"iteration": iteration, "model": {}}, folder / (name or f"model_{iteration:07}.pth")
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(None, b"", b"\0\xff\xfe", b"x" * 3000, b"a\nb", b"."),
+        *(b"model_0000099.pth", b"model_0000029.pth", b"half", b"dir.pth", b"empty.pth"),
+        *(b"other.pth", b"model_best.pth"),
+    ],
+)
+def test_resumes_from_the_latest_checkpoint_that_loads(tmp_path, caplog, content):
+    for iteration in (9, 19):
+        checkpoint(tmp_path, iteration)
+    checkpoint(tmp_path, 14, "model_final.pth")
+    (tmp_path / "model_0000029.pth").write_bytes((tmp_path / "model_0000019.pth").read_bytes()[:99])
+    (tmp_path / "half").write_bytes((tmp_path / "model_0000019.pth").read_bytes()[:-30])
+    (tmp_path / "dir.pth").mkdir()
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "other.pth").write_text("not of torch")
+    torch.save({"model": {}, "metric": "bbox/AP"}, tmp_path / "model_best.pth")
+    if content is not None:
+        (tmp_path / "last_checkpoint").write_bytes(content)
+    found = last_checkpoint(tmp_path)
+    assert (found.path.name, found.iteration) == ("model_0000019.pth", 19)
+    (said,) = caplog.messages
+    assert "last_checkpoint" in said and "model_0000019.pth" in said and "\n" not in said
+
+
+def test_resumes_from_the_checkpoint_that_is_named(tmp_path, caplog):
+    for iteration in (9, 19):
+        checkpoint(tmp_path, iteration)
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth\n")
+    assert last_checkpoint(tmp_path).iteration == 9
+    assert not caplog.messages
+
+
+def test_no_checkpoint_that_loads_is_an_error_of_one_line(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    (tmp_path / "model_0000009.pth").touch()
+    with pytest.raises(UserError) as error:
+        last_checkpoint(tmp_path)
+    assert "last_checkpoint" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["model_0000000.pth", "last_checkpoint"])
+def test_kill_amid_saving_leaves_the_files_as_they_were(tmp_path, monkeypatch, name):
+    """A file is emptied when it is opened, or written in part, and then comes the kill."""
+    checkpointer = WholeFileCheckpointer(TinyModel(), str(tmp_path))
+    checkpointer.save("model_0000000", iteration=0)
+    before = (tmp_path / name).read_bytes()
+    replace = Path.replace
+
+    def killed(self, target):
+        if Path(target).name == name:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save("model_0000000", iteration=1)
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_what_kills_have_left_goes(tmp_path):
+    for iteration in (1, 3, 5, 7):
+        checkpoint(tmp_path, iteration)
+    for name in ("model_0000009.pth.partial", "model_best.pth.partial", "last_checkpoint.partial"):
+        (tmp_path / name).touch()
+    (tmp_path / "mine.partial").touch()
+    trainer = tiny_trainer([1.0])
+    checkpointer = WholeFileCheckpointer(trainer.model, str(tmp_path))
+    trainer.register_hooks([PeriodicCheckpointer(checkpointer, 100, max_to_keep=2)])
+    trainer.train(8, 9)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("model_0000005.pth", "model_0000007.pth", "model_final.pth", "last_checkpoint"),
+        "mine.partial",
+    }
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"metric": 5}', b"\xed\x95", b'"text"', b"{"])
+def test_damaged_record_of_the_best_model_is_repaired(tmp_path, content):
+    train(tmp_path, [1, 5])
+    (tmp_path / "model_best.json").write_bytes(content)
+    train(tmp_path, [4], start_iter=2)
+    assert best(tmp_path) == (5, 1, 2)
+    (tmp_path / "model_best.json").write_bytes(content)
+    (tmp_path / "model_best.pth").write_bytes(content)
+    train(tmp_path, [4], start_iter=3)
+    assert best(tmp_path) == (4, 3, 4)
+
+
+class Crash(HookBase):
+    """Stands for a kill at an iteration."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def after_step(self):
+        if self.trainer.iter == self.at:
+            raise RuntimeError("killed")
+
+
+def run_until(folder, values, behind=None, at=None, max_iter=6, patience=None) -> list[int]:
+    """
+    Trains, or resumes, with a checkpoint and an evaluation every second iteration.
+
+    `values` are by iteration; it crashes at iteration `at`, behind the hook `behind`. Returns the
+    iterations at which it evaluated.
+    """
+    saved = last_checkpoint(folder)
+    start, is_cut_off = (saved.iteration + 1, saved.is_cut_off) if saved else (0, False)
+    tiny = tiny_trainer([float(k * k % 7) for k in range(start, max_iter)])
+    trainer = Trainer(tiny.model, tiny.data_loader, tiny.optimizer)  # which may end early
+    checkpointer = WholeFileCheckpointer(trainer.model, str(folder), trainer=trainer)
+    evaluated = []
+
+    def evaluate() -> dict:
+        evaluated.append(trainer.iter)
+        return {"bbox": {"AP": values[trainer.iter]}}
+
+    cfg = OmegaConf.create({"train": {"log_period": 4, "eval_period": 2}})
+    results = [
+        PeriodicCheckpointer(checkpointer, 2, max_to_keep=2),
+        EvalHook(2, evaluate),
+        BestCheckpointer(checkpointer, "bbox/AP"),
+        EarlyStopping(checkpointer, "bbox/AP", 2, patience, is_cut_off),
+        PeriodicWriter(JSONWriter(str(folder / "metrics.json"), 4, 3), cfg, is_cut_off),
+    ]
+    results = [h for hook in results for h in (hook, Crash(at) if type(hook) is behind else None)]
+    completion = Completion(results, str(folder), is_cut_off)
+    trainer.register_hooks([CountSteps(), *results, completion])
+    if saved:
+        checkpointer.resume(saved.path)
+    try:
+        trainer.train(start, max_iter)
+    except RuntimeError as e:
+        assert str(e) == "killed"
+    return evaluated
+
+
+def state(folder) -> tuple:
+    """All that a training leaves, less times."""
+    weights = {p.name: int(torch.load(p)["model"]["weight"]) for p in folder.glob("*.pth")}
+    rows = [{k: v for k, v in row.items() if "time" not in k} for row in read_metrics(folder)]
+    texts = {p.name: p.read_text() for p in folder.iterdir() if p.suffix not in (".pth", ".json")}
+    return weights, rows, texts, best(folder), (folder / "last_complete.json").read_text()
+
+
+@pytest.mark.parametrize(("at", "patience"), [(1, None), (3, None), (5, None), (1, 1), (3, 1)])
+@pytest.mark.parametrize(
+    "behind", [PeriodicCheckpointer, EvalHook, BestCheckpointer, EarlyStopping, PeriodicWriter]
+)
+def test_what_was_cut_off_behind_a_checkpoint_is_made_up_for(tmp_path, behind, at, patience):
+    values, whole, killed = {1: 5, 3: 4, 5: 6}, tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    run_until(whole, values, patience=patience)
+    for _ in range(2):  # once more while it is made up for
+        run_until(killed, values, behind, at, patience=patience)
+    run_until(killed, values, patience=patience)
+    assert state(killed) == state(whole)
+    end = 4 if patience else 6
+    saved = last_checkpoint(killed)
+    assert (saved.iteration, saved.is_cut_off) == (end - 1, False), "all of it is done"
 
 
 class Record(HookBase):

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_every_iteration_is_written_once(output_dir):
     assert iterations == sorted(set(iterations))
     assert [r["iteration"] for r in rows if "bbox/AP" in r] == [9, 19, 29]
     losses = [r["iteration"] for r in rows if "total_loss" in r]
-    assert losses == [3, 7, 11, 15, 19, 23, 27, 29]
+    assert losses == [3, 7, 9, 11, 15, 19, 23, 27, 29], "each period's and each evaluation's"
 
 
 def test_resumed_run_is_as_if_never_killed(output_dir, train_net, tmp_path):
@@ -147,8 +148,8 @@ def cut_off(checkpoint) -> None:
 @pytest.mark.parametrize(
     ("damage", "override", "said"),
     [
-        (Path.unlink, "train.max_iter=40", "write the name of an older model_*.pth of that folder"),
-        (cut_off, "train.max_iter=40", "write the name of an older model_*.pth of that folder"),
+        (Path.unlink, "train.max_iter=40", "model_final.pth, which is missing"),
+        (cut_off, "train.max_iter=40", "model_final.pth, which is truncated"),
         (None, "train.freeze=[backbone]", "is of another optimizer or train.freeze"),
         (
             None,
@@ -159,7 +160,7 @@ def cut_off(checkpoint) -> None:
     ],
 )
 def test_what_cannot_be_resumed_is_one_line(damage, override, said, output_dir, on_toy, tmp_path):
-    for name in ("model_final.pth", "last_checkpoint"):
+    for name in ("model_final.pth", "last_checkpoint", "last_complete.json"):
         shutil.copy(output_dir / name, tmp_path)
     if damage:
         damage(tmp_path / "model_final.pth")
@@ -167,6 +168,63 @@ def test_what_cannot_be_resumed_is_one_line(damage, override, said, output_dir, 
     with pytest.raises(UserError) as error:
         do_train(parse_args(["--resume"]), load_config(SMOKE, overrides))
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+KILL_IN_EVALUATION = """
+import os, signal, sys
+import train_net
+from detection import config, hooks
+
+def evaluate(self, rest=[int(sys.argv[1])]):
+    rest[0] -= 1
+    if rest[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(self)
+
+original, hooks.EvalHook._do_eval = hooks.EvalHook._do_eval, evaluate
+train_net.main(config.parse_args(sys.argv[2:]))
+"""
+EQUAL_PERIODS = (
+    *("train.max_iter=20", "train.eval_period=10", "train.checkpointer.period=10"),
+    *("train.log_period=4", "train.pictures.count=1", "train.val_loss.enabled=True"),
+)
+
+
+def test_evaluations_that_kills_cut_off_are_made_up_for(on_toy, train_net, tmp_path):
+    """Each comes right after a checkpoint; the second is the last."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train_net(*EQUAL_PERIODS, f"train.output_dir={whole}")
+    arguments = train_command(on_toy, *EQUAL_PERIODS, f"train.output_dir={killed}")[2:]
+    for evaluation, flags in (("1", []), ("1", ["--resume"]), ("2", ["--resume"])):
+        command = [sys.executable, "-c", KILL_IN_EVALUATION, evaluation, *flags, *arguments]
+        process = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True)
+        assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    train_net("--resume", *EQUAL_PERIODS, f"train.output_dir={killed}")
+
+    for name in ("model_final.pth", "model_best.pth"):
+        one, other = (torch.load(folder / name)["model"] for folder in (whole, killed))
+        assert all(torch.equal(one[k], other[k]) for k in one), name
+    for name in ("model_best.json", "last_checkpoint"):
+        assert (killed / name).read_text() == (whole / name).read_text()
+    one, other = (list(map(_numbers, read_metrics(folder))) for folder in (whole, killed))
+    assert one == other and [9, 19] == [r["iteration"] for r in one if "val_loss/loss_cls" in r]
+    one, other = map(_wandb_history, (whole, killed))
+    assert one == other and [9, 19] == [r["_step"] for r in one if "pictures/1._type" in r]
+    again = train_net("--resume", *EQUAL_PERIODS, f"train.output_dir={killed}", check=False)
+    assert again.returncode == 1 and "already trained for 20 iterations" in again.stderr
+
+
+def _numbers(row: dict) -> dict:
+    """A row less times, and what names files."""
+    return {k: v for k, v in row.items() if "time" not in k and "eta" not in k and "." not in k} | {
+        k: v for k, v in row.items() if k.endswith("_type")
+    }
+
+
+def _wandb_history(folder: Path) -> list[dict]:
+    parts = sorted((folder / "wandb").glob("offline-run-*"))
+    assert len({part.name.split("-")[-1] for part in parts}) == 1, "one run, one id"
+    return [_numbers(row) for part in parts for row in read_wandb_rows(part)]
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,30 @@ def test_json_line_without_its_end_is_cut_off_too(tmp_path):
     assert [row["iteration"] for row in read_metrics(tmp_path)][:2] == [3, 11]
 
 
+def test_json_cut_off_within_a_letter_goes_on(tmp_path):
+    path = tmp_path / "metrics.json"
+    whole = '{"iteration": 3, "AP-종이": 1}\n'.encode()
+    path.write_bytes(whole + '{"iteration": 6, "AP-한'.encode()[:-1])
+    assert path.read_bytes().endswith(b"\xed\x95")
+    train([JSONWriter(str(path), 4, WINDOW)], LOSSES[8:12], start_iter=8, max_iter=12)
+    assert path.read_bytes().startswith(whole)
+    assert [row["iteration"] for row in read_metrics(tmp_path)] == [3, 11]
+
+
+def test_kill_while_the_json_is_cut_back_loses_no_row(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    train([JSONWriter(str(path), 4, WINDOW)], LOSSES[:30], max_iter=30)
+    before = path.read_bytes()
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        JSONWriter(str(path), 4, WINDOW).start(14, CFG)
+    assert path.read_bytes() == before
+
+
 def test_tensorboard_is_cut_back_on_resume(tmp_path):
     train([TensorboardWriter(str(tmp_path), 4, WINDOW)], LOSSES[:30], max_iter=30)
     time.sleep(1)  # the files are read in the order of the seconds in their names
@@ -482,6 +506,33 @@ def test_wandb_crash_resume_and_a_fresh_start(tmp_path, names):
         for run_dir in (crashed, resumed, fresh)
     ]
     assert steps == [[3, 6, 7, 9], [11, 13, 15, 19], [2]]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xed\x95", b"[]", b'{"id": 5}', b"{}", None])
+def test_damaged_record_starts_no_second_wandb_run(tmp_path, names, caplog, content):
+    def writer():
+        return WandbWriter(str(tmp_path), names, period=4)
+
+    train([writer()], LOSSES[:8], max_iter=8)
+    first_id = json.loads((tmp_path / "wandb_run.json").read_text())["id"]
+    if content is None:
+        (tmp_path / "wandb_run.json").unlink()
+    else:
+        (tmp_path / "wandb_run.json").write_bytes(content)
+    train([writer()], LOSSES[8:12], start_iter=8, max_iter=12)
+    assert json.loads((tmp_path / "wandb_run.json").read_text()) == {"id": first_id}
+    rows = [row["_step"] for part in wandb_runs(tmp_path) for row in read_wandb_rows(part)]
+    assert rows == [3, 6, 7, 11]
+    assert len([m for m in caplog.messages if "wandb_run.json" in m]) == 1
+
+
+def test_row_that_crashed_of_wrong_content_is_left_out(tmp_path, names):
+    record = tmp_path / "wandb_run.json"
+    record.write_text('{"id": "abcd1234", "unfinished": [{"iter": "x"}]}')
+    train([WandbWriter(str(tmp_path), names, period=4)], LOSSES[8:12], start_iter=8, max_iter=12)
+    assert json.loads(record.read_text()) == {"id": "abcd1234"}
+    (part,) = wandb_runs(tmp_path)
+    assert [row["_step"] for row in read_wandb_rows(part)] == [11]
 
 
 def test_wandb_disabled(tmp_path, names):
