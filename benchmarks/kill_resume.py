@@ -41,7 +41,7 @@ VARIANTS = {
         *("train.precise_bn.enabled=True", "train.precise_bn.num_iter=2"),
         "train.val_loss.enabled=True",
     ],
-    "two": [*EQUAL, "--num-gpus", "2"],  # processes, over Gloo
+    "two": [*EQUAL, "--num-gpus", "2", "--dist-url", "auto"],  # processes, over Gloo
 }
 TIMES = re.compile(r"time|eta_seconds|^_")
 TIMEOUT = 300  # seconds for one training
@@ -161,7 +161,7 @@ def watch(out: Path, point: int | None, trace: Path) -> None:
         if not isinstance(args[0], str | bytes | os.PathLike):
             return
         path = Path.cwd() / os.fsdecode(args[0])
-        if out not in path.parents:
+        if out not in path.parents or out / "wandb" in path.parents:  # which is not ours
             return
         busy = True
         print(number, event, path.relative_to(out), sep="\t", file=file, flush=True)

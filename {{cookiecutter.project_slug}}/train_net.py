@@ -39,7 +39,7 @@ from detection.checkpoints import (
     load_weights,
     without_pretrained,
 )
-from detection.completion import Completion
+from detection.completion import Completion, PeriodicCheckpointer
 from detection.config import load_config, parse_args
 from detection.console import quiet_console, quiet_setup
 from detection.datasets import class_names
@@ -52,7 +52,6 @@ from detection.hooks import (
     EarlyStopping,
     EvalHook,
     LossNormalizer,
-    PeriodicCheckpointer,
     PeriodicWriter,
     PreciseBN,
     SeedIterations,

@@ -44,7 +44,7 @@ class WholeFileCheckpointer(SafeCheckpointer):
         """
         self._is_resumed = True
         self.load(str(path))
-        if self.save_to_disk:
+        if self.save_to_disk and path.parent == Path(self.save_dir):
             self.tag_last_checkpoint(path.name)
 
     def _with_own_classes(self, checkpoint):
@@ -165,8 +165,9 @@ def _look_at(path: Path) -> SavedCheckpoint | None:
         iteration, hooks = saved["iteration"], saved.get("trainer", {}).get("hooks", {})
     except Exception:  # there is no saying what torch makes of a damaged file
         return None
-    complete = read_record(path.parent / LAST_COMPLETE).get("iteration", -1)
-    return SavedCheckpoint(path, iteration, "Completion" in hooks and complete < iteration)
+    complete = read_record(path.parent / LAST_COMPLETE).get("iteration")
+    is_complete = isinstance(complete, int) and complete >= iteration
+    return SavedCheckpoint(path, iteration, "Completion" in hooks and not is_complete)
 
 
 def _problem(path: Path) -> str:

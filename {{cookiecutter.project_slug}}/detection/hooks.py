@@ -18,7 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detection.checkpoint_classes import KEY
 from detection.checkpoints import (
     FINAL,
-    NUMBERED,
     interrupts_wait,
     read_best,
     repair_best,
@@ -89,43 +88,6 @@ class SharedStatistics(HookBase):
                     statistic /= comm.get_world_size()
             if hasattr(module, "loss_normalizer"):
                 module.loss_normalizer = np.mean(comm.all_gather(module.loss_normalizer)).item()
-
-
-class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """
-    Upstream's, but the checkpoints from before a resume count to those that are kept.
-
-    What kills have left goes when training starts: half files, and checkpoints beyond
-    `max_to_keep`.
-    """
-
-    def before_train(self):
-        super().before_train()
-        folder = Path(self.checkpointer.save_dir)
-        for pattern in ("model_*.partial", "last_*.partial"):
-            for partial in folder.glob(pattern):
-                partial.unlink()
-        numbers = {p: NUMBERED.fullmatch(p.name) for p in sorted(folder.glob("model_*.pth"))}
-        self.recent_checkpoints = [
-            str(path)
-            for path, number in numbers.items()
-            if number and int(number[1]) < self.trainer.start_iter  # of the run that goes on
-        ]
-        if self.max_to_keep is not None:
-            for path in self.recent_checkpoints[: -self.max_to_keep]:
-                Path(path).unlink()
-            self.recent_checkpoints = self.recent_checkpoints[-self.max_to_keep :]
-
-    def after_step(self):
-        done = self.trainer.iter + 1
-        if done > self.trainer.start_iter:
-            super().after_step()
-        # Completion's call: it was resumed from this iteration's checkpoint
-        elif done == self.trainer.max_iter and not self._is_final():
-            self.checkpointer.save(FINAL, iteration=self.trainer.iter)
-
-    def _is_final(self) -> bool:
-        return Path(self.checkpointer.get_checkpoint_file()).name == f"{FINAL}.pth"
 
 
 class EvalHook(hooks.EvalHook):
