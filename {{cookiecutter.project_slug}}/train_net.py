@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.engine import HookBase, hooks
 from detectron2.engine.defaults import create_ddp_model

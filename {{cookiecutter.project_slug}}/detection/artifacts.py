@@ -12,8 +12,8 @@ from fvcore.common.checkpoint import Checkpointer
 from iopath.common.file_io import file_lock, get_cache_dir
 
 from detection.checkpoint_classes import KEY
-from detection.checkpoints import read_record
 from detection.errors import UserError
+from detection.files import read_record
 from detection.wandb_runs import default_mode, start_service, tear_down, time_limit
 
 logger = logging.getLogger("detectron2.detection")

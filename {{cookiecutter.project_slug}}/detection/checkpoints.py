@@ -1,6 +1,5 @@
 """What a training has saved: looked at without loading it, or loaded whole."""
 
-import json
 import logging
 import math
 import os
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from detection import checkpoint_classes
 from detection.ema import averaged_weights
 from detection.errors import UserError
-from detection.files import write_whole
+from detection.files import read_record, write_record, write_whole
 from detection.weight_files import SafeCheckpointer
 
 logger = logging.getLogger("detectron2.detection")
@@ -185,15 +184,6 @@ def _problem(path: Path) -> str:
     return "is no checkpoint of a training" if zipfile.is_zipfile(path) else "is truncated"
 
 
-def read_record(path: Path) -> dict:
-    """A small json file that a training keeps; {} where there is none, or something else."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def read_best(output_dir: str | Path, metric: str) -> dict | None:
     """`value` and `iteration` for which BestCheckpointer kept `model_best.pth`; None without it."""
     best = read_record(Path(output_dir) / "model_best.json")
@@ -223,11 +213,6 @@ def repair_best(folder: Path) -> None:
     else:
         logger.warning(f"{path} is damaged: the best model so far is not known")
         path.unlink()
-
-
-def write_record(path: Path, record: dict) -> None:
-    """Write what `read_record` reads."""
-    write_whole(path, json.dumps(record).encode() + b"\n")
 
 
 def load_weights(

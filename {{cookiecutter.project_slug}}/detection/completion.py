@@ -8,7 +8,8 @@ from pathlib import Path
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 
-from detection.checkpoints import FINAL, LAST_COMPLETE, NUMBERED, write_record
+from detection.checkpoints import FINAL, LAST_COMPLETE, NUMBERED
+from detection.files import write_record
 
 logger = logging.getLogger("detectron2.detection")
 

@@ -1,5 +1,6 @@
 """Writes files whole or not at all, and never over what is read."""
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -53,3 +54,17 @@ def write_whole(
         with suppress(OSError):
             partial.unlink()
         raise UserError(f"{name or path}: cannot be written ({e.strerror or e}){remedy}") from e
+
+
+def read_record(path: Path) -> dict:
+    """A small json file that a training keeps; {} where there is none, or something else."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Write what `read_record` reads."""
+    write_whole(path, json.dumps(record).encode() + b"\n")

@@ -22,9 +22,9 @@ from detection.checkpoints import (
     read_best,
     repair_best,
     save_whole,
-    write_record,
 )
 from detection.errors import UserError
+from detection.files import write_record
 from detection.metric_names import MetricNames
 
 logger = logging.getLogger("detectron2.detection")

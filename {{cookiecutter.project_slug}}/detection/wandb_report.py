@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import wandb
 
-from detection.checkpoints import read_record
 from detection.errors import UserError
+from detection.files import read_record
 from detection.run_history import read_config
 from detection.wandb_runs import (
     default_mode,

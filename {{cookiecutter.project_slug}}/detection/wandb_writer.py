@@ -14,9 +14,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import OmegaConf
 
-from detection.checkpoints import read_record, write_record
 from detection.config import plain
 from detection.errors import UserError
+from detection.files import read_record, write_record
 from detection.metric_names import MetricNames
 from detection.wandb_runs import (
     CAPTURE,
