@@ -107,8 +107,9 @@ def build_hooks(cfg, model, checkpointer, is_cut_off=False) -> list[HookBase | N
     test = build_test(cfg, evaluated, pictures)
     val_metric = cfg.train.best_checkpointer.val_metric
     train_hooks = [
-        # first, so that it times the step and not the other hooks
-        hooks.IterationTimer(),
+        # first, so that it times the step and not the other hooks; every step, so that a resumed
+        # run has a time for each row, as one that was never interrupted
+        hooks.IterationTimer(warmup_iter=1),
         SeedIterations(cfg.train.seed),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
         LossNormalizer(model),

@@ -70,13 +70,8 @@ def test_resumed_run_is_as_if_never_killed(output_dir, train_net, tmp_path):
     )
     assert killed.keys() == whole.keys()
     assert all(torch.equal(killed[k], whole[k]) for k in whole)
-    assert [_evaluations(r) for r in read_metrics(output_dir)] == [
-        _evaluations(r) for r in read_metrics(tmp_path)
-    ]
-
-
-def _evaluations(row: dict) -> dict:
-    return {k: v for k, v in row.items() if k.startswith("bbox/")}
+    one, other = (list(map(_numbers, read_metrics(f))) for f in (output_dir, tmp_path))
+    assert one == other
 
 
 def test_evaluations_name_every_class(output_dir):
