@@ -49,7 +49,7 @@ def build(architecture: str) -> torch.nn.Module:
         for name, parameter in model.named_parameters():
             if any(head in name for head in NAMES_OF_HEADS):
                 parameter += (0.1 if parameter.ndim == 1 else 0.005) * torch.randn_like(parameter)
-    set_thresholds(model, 0.0, 100)
+    set_thresholds(cfg, model, 0.0, 100)
     return model
 
 
