@@ -118,7 +118,7 @@ class WatchedEvaluation:
 
 def project_scores(truth: dict, results: list[dict]) -> tuple[dict, float, float]:
     """Return the project's scores, and seconds as `pycocotools_scores` does."""
-    from detection import average_precision as module
+    from detection.evaluation import average_precision as module
 
     module.COCOeval = WatchedEvaluation
     start = time.perf_counter()

@@ -121,7 +121,9 @@ class Trainings:
         import atexit
 
         import train_net
-        from detection import config, errors, launching
+        from detection import config
+        from detection.engine import launch as launching
+        from detection.utils import errors
         from wandb.sdk.data_types._private import MEDIA_TMP
 
         # made when it was imported, it goes with the first process to end

@@ -92,7 +92,7 @@ def make_mappers(records: list[dict]) -> dict:
     import simplejpeg
     from configs.common import augmentations
     from detection.config import load_config
-    from detection.mappers import BoxMapper
+    from detection.data.mapper import BoxMapper
     from detectron2.config import instantiate
     from detectron2.data import DatasetMapper
 

@@ -5,7 +5,7 @@
 PROJECT is a generated project; run it with that project's Python. Both take the same JPEG files
 through the same model with random weights, on the same threads, and turn its boxes into COCO
 results: detectron2 through its own test loader and DatasetMapper, one image after another; the
-project through `detection.prediction.Predictor`, which also keeps finished batches on the disk,
+project through `detection.inference.predictor.Predictor`, which also keeps finished batches on the disk,
 with batches of 1 and of 4. They take turns; ratios are those of medians. Times hold the start of
 the loader's processes on both sides.
 """
@@ -84,7 +84,7 @@ def make_theirs(cfg, model, coco: dict, folder: Path, workers: int):
 
 def make_ours(cfg, model, coco: dict, folder: Path, workers: int, batch_size: int):
     """Return a function that predicts on all images as predict.py does."""
-    from detection.prediction import Predictor, batches_file
+    from detection.inference.predictor import Predictor, batches_file
 
     def predict() -> int:
         predictor = Predictor(cfg, model, coco, str(folder), batch_size, workers)
@@ -113,7 +113,7 @@ def main() -> None:
 
     import torch
     from detection.config import load_config
-    from detection.prediction import set_thresholds
+    from detection.inference.predictor import set_thresholds
     from detectron2.config import instantiate
 
     overrides = [f"dataloader.test.mapper.augmentations.0.short_edge_length={args.short_edge}"]

@@ -88,7 +88,7 @@ def train(variant: str, argv: list[str], output_dir: Path) -> dict:
     """Train in this process; return the times, in seconds, and the loss of each iteration."""
     import train_net
     from detection.config import parse_args
-    from detection.trainers import Trainer
+    from detection.engine.trainer import Trainer
     from detectron2.engine import SimpleTrainer
 
     is_ours = variant in (ALIKE, OURS)
@@ -121,7 +121,7 @@ def upstream_loop(args: argparse.Namespace, with_their_loader: bool) -> None:
     """What detectron2's tool does with a config: its trainer, hooks and writers."""
     import detectron2.data.transforms as T
     from detection.config import load_config
-    from detection.hooks import SeedIterations
+    from detection.engine.hooks import SeedIterations
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import LazyCall, instantiate
     from detectron2.data import DatasetMapper, build_detection_train_loader

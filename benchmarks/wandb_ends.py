@@ -22,8 +22,8 @@ from itertools import cycle, islice
 from pathlib import Path
 
 FETCH = """
-from detection.artifacts import WandbArtifactHandler
-from detection.errors import UserError
+from detection.checkpoint.artifacts import WandbArtifactHandler
+from detection.utils.errors import UserError
 try:
     WandbArtifactHandler(timeout=2)._get_local_path("wandb-artifact://e/p/model:best")
 except UserError:
@@ -33,8 +33,8 @@ WRITE = """
 from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
-from detection.metric_names import MetricNames
-from detection.wandb_writer import WandbWriter
+from detection.writers.metric_names import MetricNames
+from detection.writers.wandb_writer import WandbWriter
 MetadataCatalog.get("ends").thing_classes = ["can"]
 names = MetricNames("mmdet2", "ends")
 writer = WandbWriter(folder, names, init_timeout=2, finish_timeout=5)
@@ -47,7 +47,7 @@ rows = sum(path.stat().st_size for path in Path(folder).glob("wandb/offline-run-
 assert rows, "the run is not on the disk"
 """
 REPORT = """
-from detection.wandb_runs import finish_run, make_settings, open_run
+from detection.utils.wandb_runs import finish_run, make_settings, open_run
 settings = make_settings([], init_timeout=2, finish_timeout=5)
 run = open_run(Path(folder), "abc", "online", settings, lambda: None, job_type="report")
 run.log({"report/page": wandb.Html("<p>page</p>", inject=False)})
@@ -60,7 +60,7 @@ import sys
 Path("sweep.yaml").write_text("{program: a.py, method: random, parameters: {a: {value: 1}}}")
 sys.argv = ["wandb", "sweep", "sweep.yaml"]
 try:
-    runpy.run_module("detection.wandb_runs", run_name="__main__")
+    runpy.run_module("detection.utils.wandb_runs", run_name="__main__")
 except SystemExit as e:
     assert e.code, "there is no server"
 """
@@ -75,9 +75,9 @@ WAYS = {
 
 def preload() -> None:
     """Import what the ways need, once for all processes: they are forked off this one."""
-    import detection.artifacts
-    import detection.wandb_runs
-    import detection.wandb_writer  # noqa: F401
+    import detection.checkpoint.artifacts
+    import detection.utils.wandb_runs
+    import detection.writers.wandb_writer  # noqa: F401
     import wandb.cli.cli  # noqa: F401
 
 

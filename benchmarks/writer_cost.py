@@ -88,8 +88,8 @@ def quiet():
 
 def ours(folder: str, period: int):
     """The project's W&B writer."""
-    from detection.metric_names import MetricNames
-    from detection.wandb_writer import WandbWriter
+    from detection.writers.metric_names import MetricNames
+    from detection.writers.wandb_writer import WandbWriter
     from detectron2.data import MetadataCatalog
 
     MetadataCatalog.get("benchmark").thing_classes = [f"class {k}" for k in range(10)]
@@ -108,7 +108,7 @@ def upstream_json(folder: str, period: int):
 
 def our_json(folder: str, period: int):
     """The project's JSONWriter."""
-    from detection.writers import JSONWriter
+    from detection.writers.files import JSONWriter
 
     return JSONWriter(f"{folder}/metrics.json", period)
 
@@ -177,7 +177,7 @@ def train(iterations: int, runs: int) -> None:
     """Print the share of W&B in a training, and the ratio of the times with and without it."""
     import torch
     from detection.config import load_config
-    from detection.hooks import PeriodicWriter
+    from detection.engine.hooks import PeriodicWriter
     from detectron2.config import instantiate
     from detectron2.engine import SimpleTrainer, hooks
 

@@ -1,8 +1,8 @@
-"""Compare detection/fusion.py with ensemble-boxes on random boxes, for test_generated_project."""
+"""Compare detection/inference/fusion.py with ensemble-boxes on random boxes, for test_generated_project."""
 
 import ensemble_boxes
 import numpy as np
-from detection.fusion import fuse
+from detection.inference.fusion import fuse
 
 SIZE = np.array([640, 480, 640, 480])
 REFERENCE = {

@@ -19,16 +19,12 @@ from pathlib import Path
 from detectron2.config import instantiate
 from detectron2.utils.logger import setup_logger
 
-from detection.annotations import write_json
-from detection.arguments import fraction, natural, positive
-from detection.checkpoints import load_weights, without_pretrained
+from detection.checkpoint.checkpointer import load_weights, without_pretrained
 from detection.config import find_config, load_config, split_overrides
-from detection.errors import UserError
-from detection.failures import explained
-from detection.files import keep_inputs
-from detection.image_roots import config_root
-from detection.output_lock import locked_file
-from detection.prediction import (
+from detection.data.coco import write_json
+from detection.data.results import check_same_images, images_file, write_images
+from detection.engine.trainer import on_device
+from detection.inference.predictor import (
     Predictor,
     batches_file,
     list_images,
@@ -36,9 +32,13 @@ from detection.prediction import (
     results_name,
     set_thresholds,
 )
-from detection.results import check_same_images, images_file, write_images
-from detection.trainers import on_device
-from detection.tta import with_tta
+from detection.inference.tta import with_tta
+from detection.utils.cli import fraction, natural, positive
+from detection.utils.errors import UserError
+from detection.utils.failures import explained
+from detection.utils.files import keep_inputs
+from detection.utils.image_roots import config_root
+from detection.utils.output_lock import locked_file
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

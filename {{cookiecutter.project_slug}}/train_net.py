@@ -29,24 +29,20 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 
-from detection import dev_run
-from detection.artifacts import ModelArtifacts
-from detection.batching import detect
-from detection.checkpoints import (
+from detection.checkpoint.artifacts import ModelArtifacts
+from detection.checkpoint.checkpointer import (
     WholeFileCheckpointer,
     last_checkpoint,
     load_weights,
     without_pretrained,
 )
-from detection.completion import Completion, PeriodicCheckpointer
 from detection.config import load_config, parse_args
-from detection.console import quiet_console, quiet_setup
-from detection.datasets import class_names
-from detection.ema import EMAHook
-from detection.errors import UserError
-from detection.failures import explained
-from detection.freezing import freeze
-from detection.hooks import (
+from detection.data.batching import detect
+from detection.data.datasets import class_names
+from detection.data.loader import from_start
+from detection.engine import dev_run
+from detection.engine.completion import Completion, PeriodicCheckpointer
+from detection.engine.hooks import (
     BestCheckpointer,
     EarlyStopping,
     EvalHook,
@@ -56,15 +52,19 @@ from detection.hooks import (
     SeedIterations,
     SharedStatistics,
 )
-from detection.launching import launch
-from detection.loaders import from_start
-from detection.output_lock import locked_output
-from detection.pictures import PictureHook
-from detection.preflight import check, check_output
-from detection.schedules import set_max_iter
-from detection.trainers import Trainer, amp_dtype, on_device
-from detection.tta import with_tta
-from detection.validation_loss import with_validation_losses
+from detection.engine.launch import launch
+from detection.engine.prediction_images import PictureHook
+from detection.engine.setup import check, check_output
+from detection.engine.trainer import Trainer, amp_dtype, on_device
+from detection.evaluation.validation_loss import with_validation_losses
+from detection.inference.tta import with_tta
+from detection.modeling.freezing import freeze
+from detection.solver.ema import EMAHook
+from detection.solver.schedule import set_max_iter
+from detection.utils.errors import UserError
+from detection.utils.failures import explained
+from detection.utils.logging import quiet_console, quiet_setup
+from detection.utils.output_lock import locked_output
 
 logger = logging.getLogger("detectron2")
 

@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from detection.resnext import resnext_stages
+from detection.modeling.resnext import resnext_stages
 
 from .faster_rcnn_R_50_FPN import (
     dataloader,

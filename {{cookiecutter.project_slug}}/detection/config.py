@@ -19,8 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from detection.errors import UserError
-from detection.paths import PROJECT_ROOT, in_project
+from detection.utils.errors import UserError
+from detection.utils.paths import PROJECT_ROOT, in_project
 
 # names of a config have no slash, so what has one before its equals sign is a path
 OVERRIDE = re.compile(

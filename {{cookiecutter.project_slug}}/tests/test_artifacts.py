@@ -18,11 +18,11 @@ from detectron2.engine import hooks
 from detectron2.utils.file_io import PathManager
 from tiny_training import TinyModel, tiny_trainer
 
-from detection.artifacts import ModelArtifacts, WandbArtifactHandler
-from detection.checkpoints import WholeFileCheckpointer
-from detection.errors import UserError
-from detection.hooks import BestCheckpointer, EvalHook
-from detection.wandb_runs import tear_down
+from detection.checkpoint.artifacts import ModelArtifacts, WandbArtifactHandler
+from detection.checkpoint.checkpointer import WholeFileCheckpointer
+from detection.engine.hooks import BestCheckpointer, EvalHook
+from detection.utils.errors import UserError
+from detection.utils.wandb_runs import tear_down
 
 
 class WandbServer(ThreadingHTTPServer):
@@ -217,7 +217,7 @@ def test_without_a_key_or_a_server(tmp_path, monkeypatch):
 
 ENDINGS = {
     "fetch": """
-from detection.artifacts import WandbArtifactHandler
+from detection.checkpoint.artifacts import WandbArtifactHandler
 try:
     WandbArtifactHandler(timeout=2)._get_local_path("wandb-artifact://e/p/model:best")
 except Exception as e:
@@ -225,7 +225,7 @@ except Exception as e:
 """,
     "run": """
 from pathlib import Path
-from detection.wandb_runs import make_settings, open_run
+from detection.utils.wandb_runs import make_settings, open_run
 settings = make_settings([], init_timeout=1, finish_timeout=2)
 run = open_run(Path("."), "abc", "online", settings, lambda: None)
 run.log({"x": 1})

@@ -11,10 +11,10 @@ from conftest import PROJECT_ROOT
 from detectron2.config import instantiate
 from safetensors.torch import save_file
 
-from detection.backbones import TimmBackbone, pixel_statistics
-from detection.checkpoints import without_pretrained
+from detection.checkpoint.checkpointer import without_pretrained
 from detection.config import load_config
-from detection.errors import UserError
+from detection.modeling.timm_backbone import TimmBackbone, pixel_statistics
+from detection.utils.errors import UserError
 
 SWIN = {"model_name": "swin_tiny_patch4_window7_224", "model_args": {"strict_img_size": False}}
 

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import check_dataset as tool
 
 from detection import classes
-from detection.errors import UserError
-from detection.finding_kinds import KINDS
+from detection.checks.kinds import KINDS
+from detection.utils.errors import UserError
 
 CLASSES = ["can", "종이", 'a/"b"{c}']
 WIDTH, HEIGHT = 64, 48
@@ -501,7 +501,7 @@ def test_class_that_training_refuses_for_its_metrics(data, monkeypatch, preset, 
     source = (PROJECT_ROOT / "configs/common/writers.py").read_text(encoding="utf-8")
     source = re.sub('preset="[a-z0-9]+"', f'preset="{preset}"' if preset else "style=1", source)
     (project / "configs/common/writers.py").write_text(source, encoding="utf-8")
-    monkeypatch.setattr("detection.metric_names.PROJECT_ROOT", project)
+    monkeypatch.setattr("detection.writers.metric_names.PROJECT_ROOT", project)
     classes.CLASSES[:] = names
     for coco in data.splits.values():
         coco["categories"] = [{"id": k, "name": name} for k, name in enumerate(names, 1)]
@@ -815,7 +815,7 @@ def test_a_wrong_folder_takes_nothing_out_and_is_told(data, capsys):
 def test_several_damages_at_once_are_mended_and_the_copy_can_be_registered(data):
     from detectron2.data import DatasetCatalog
 
-    from detection.datasets import register_split
+    from detection.data.datasets import register_split
 
     for plant in (forget_sizes, copy_image, write_corners, add_unused_category):
         plant(data)
@@ -834,7 +834,7 @@ def test_several_damages_at_once_are_mended_and_the_copy_can_be_registered(data)
 
 def test_pycocotools_never_finds_annotation_0_and_we_do(data):
     """Every box is found with the right class; once mended, pycocotools says so too."""
-    from detection.average_precision import average_precision
+    from detection.evaluation.average_precision import average_precision
 
     edit(id=0)(data)
     data.check("--fix")
@@ -904,7 +904,7 @@ class Export:
         """(file below the root, [(class, box)]) of each image, from the project's own loader."""
         from detectron2.data import DatasetCatalog
 
-        from detection.datasets import register_split
+        from detection.data.datasets import register_split
 
         records = DatasetCatalog.get(register_split("export", str(path), str(self.root)))
         assert all(Path(r["file_name"]).is_file() for r in records)
@@ -1351,7 +1351,7 @@ def damaged(draw, coco: dict) -> bytes:
 def test_no_file_ends_in_a_traceback(tmp_path_factory, project_classes):
     from detectron2.data import DatasetCatalog
 
-    from detection.datasets import register_split
+    from detection.data.datasets import register_split
 
     data = Data(tmp_path_factory.mktemp("fuzz"))
     coco = data.splits["train"]

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detection import annotations, paths, submission
-from detection.average_precision import average_precision, results_table
-from detection.submission_reading import read_submission
+from detection.data import coco as annotations
+from detection.evaluation.average_precision import average_precision, results_table
+from detection.utils import paths
+from detection.workshop.submission import writing as submission
+from detection.workshop.submission.reading import read_submission
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
@@ -256,5 +258,5 @@ def test_the_sample(capsys):
 
 
 def test_a_sound_check_needs_no_heavy_library():
-    code = "import sys, detection.submission_checks; sys.exit('torch' in sys.modules)"
+    code = "import sys, detection.workshop.submission.checks; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=paths.PROJECT_ROOT, check=True)

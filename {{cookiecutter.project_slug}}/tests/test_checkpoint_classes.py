@@ -11,10 +11,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 
 from detection import classes
-from detection.checkpoints import WholeFileCheckpointer, load_weights
+from detection.checkpoint.checkpointer import WholeFileCheckpointer, load_weights
 from detection.config import load_config, parse_args
-from detection.errors import UserError
-from detection.prediction import set_thresholds
+from detection.inference.predictor import set_thresholds
+from detection.utils.errors import UserError
 from train_net import do_train, main
 
 SMOKE = str(PROJECT_ROOT / "configs/debug/smoke.py")

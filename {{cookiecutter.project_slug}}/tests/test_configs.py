@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import predict
-from detection.arguments import named_path
 from detection.classes import CLASSES
 from detection.config import apply_overrides, load_config, parse_args
-from detection.errors import UserError
+from detection.utils.cli import named_path
+from detection.utils.errors import UserError
 
 LEAVES = sorted(
     str(path.relative_to(PROJECT_ROOT))

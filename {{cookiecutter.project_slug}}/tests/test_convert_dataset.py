@@ -16,7 +16,7 @@ import pytest
 from conftest import PROJECT_ROOT
 from PIL import Image
 
-from detection.annotation_checks import check_annotations
+from detection.checks.annotations import check_annotations
 
 sys.path.insert(0, str(PROJECT_ROOT / "tools"))
 

@@ -1,4 +1,4 @@
-"""detection/datasets.py and the checks: any file is loaded right, or refused in one line."""
+"""detection/data/datasets.py and the checks: any file is loaded right, or refused in one line."""
 
 import copy
 import json
@@ -15,14 +15,14 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
 from detection import classes
-from detection.annotation_checks import check_annotations
-from detection.annotations import category_id_map, check_images, read_coco
-from detection.average_precision import average_precision
-from detection.datasets import register_split, training_images
-from detection.errors import UserError
-from detection.mappers import BoxMapper
-from detection.results import read_results
-from detection.run_lengths import run_length_problem
+from detection.checks.annotations import check_annotations
+from detection.data.coco import category_id_map, check_images, read_coco
+from detection.data.datasets import register_split, training_images
+from detection.data.mapper import BoxMapper
+from detection.data.results import read_results
+from detection.evaluation.average_precision import average_precision
+from detection.utils.errors import UserError
+from detection.utils.run_lengths import run_length_problem
 
 CLASSES = ["can", "종이", 'a/"b"']
 NFD = unicodedata.normalize("NFD", CLASSES[1])
@@ -168,7 +168,7 @@ def test_file_without_annotations_is_fit_for_predictions(folder, caplog):
 
 
 def test_relative_paths_start_at_the_project(folder, monkeypatch):
-    monkeypatch.setattr("detection.paths.PROJECT_ROOT", folder)
+    monkeypatch.setattr("detection.utils.paths.PROJECT_ROOT", folder)
     (folder / "data.json").write_text(json.dumps(make_coco()))
     register_split(NAME, "data.json", ".")
     assert DatasetCatalog.get(NAME)[0]["file_name"] == f"{folder}/1.png"
@@ -274,7 +274,7 @@ def test_two_categories_with_one_id(folder):
 
 
 def test_class_that_stands_twice_in_the_classes(folder, monkeypatch):
-    monkeypatch.setattr("detection.annotations.CLASSES", [*CLASSES, "can"])
+    monkeypatch.setattr("detection.data.coco.CLASSES", [*CLASSES, "can"])
     with pytest.raises(UserError, match=r"classes.py: a class stands there twice"):
         register(folder, make_coco())
 

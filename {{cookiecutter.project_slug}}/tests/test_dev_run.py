@@ -7,7 +7,7 @@ import pytest
 from conftest import PROJECT_ROOT, read_metrics
 
 from detection.config import load_config, parse_args
-from detection.dev_run import finish, shorten
+from detection.engine.dev_run import finish, shorten
 from train_net import do_train
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import draw_predictions as tool
 
-from detection import drawing
+from detection.utils import drawing
 
 WIDTH, HEIGHT = 90, 60
 BOX = [20.0, 15.0, 40.0, 30.0]

@@ -1,4 +1,4 @@
-"""detection/evaluation.py: pycocotools' numbers, whatever the data, and predictions mapped back."""
+"""detection/evaluation/coco_evaluator.py: pycocotools' numbers, whatever the data, and predictions mapped back."""
 
 import copy
 import json
@@ -15,9 +15,9 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detection.average_precision import average_precision, results_table
-from detection.datasets import register_split
-from detection.evaluation import COCOEvaluator
+from detection.data.datasets import register_split
+from detection.evaluation.average_precision import average_precision, results_table
+from detection.evaluation.coco_evaluator import COCOEvaluator
 
 SIDE = 300
 # sparse and not in order; the fourth is annotated nowhere, the last never detected
@@ -188,8 +188,8 @@ def register(tmp_path, monkeypatch):
 
     def register(ground_truth: dict) -> str:
         classes = [c["name"] for c in ground_truth["categories"]]
-        monkeypatch.setattr("detection.annotations.CLASSES", classes)
-        monkeypatch.setattr("detection.datasets.CLASSES", classes)
+        monkeypatch.setattr("detection.data.coco.CLASSES", classes)
+        monkeypatch.setattr("detection.data.datasets.CLASSES", classes)
         (tmp_path / "val.json").write_text(json.dumps(ground_truth))
         return register_split("evaluation test", str(tmp_path / "val.json"), str(tmp_path))
 

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import explore_dataset as tool
 
-from detection.anchors import best_iou
 from detection.config import load_config
-from detection.paths import DATASETS, PROJECT_ROOT
+from detection.utils.paths import DATASETS, PROJECT_ROOT
+from detection.workshop.analysis.anchors import best_iou
 
 WIDTH, HEIGHT = 128, 96
 EVIL = '<b>&"<img src=http://example.invalid/x.png>'

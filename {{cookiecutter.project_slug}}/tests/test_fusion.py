@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from conftest import PROJECT_ROOT
 
-from detection.annotations import read_coco
-from detection.average_precision import average_precision
-from detection.errors import UserError
-from detection.fusion import METHODS, fuse, fuse_results
-from detection.results import check_same_images, write_images
+from detection.data.coco import read_coco
+from detection.data.results import check_same_images, write_images
+from detection.evaluation.average_precision import average_precision
+from detection.inference.fusion import METHODS, fuse, fuse_results
+from detection.utils.errors import UserError
 
 sys.path.insert(0, str(PROJECT_ROOT / "tools"))
 import ensemble

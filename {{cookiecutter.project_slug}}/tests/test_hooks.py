@@ -1,4 +1,4 @@
-"""detection/hooks.py, in real trainings of one parameter."""
+"""detection/engine/hooks.py, in real trainings of one parameter."""
 
 import json
 import logging
@@ -15,17 +15,17 @@ from detectron2.utils.events import EventWriter
 from omegaconf import OmegaConf
 from tiny_training import TinyModel, tiny_trainer
 
-from detection.checkpoints import WholeFileCheckpointer, last_checkpoint
-from detection.completion import Completion, PeriodicCheckpointer
-from detection.errors import UserError
-from detection.hooks import (
+from detection.checkpoint.checkpointer import WholeFileCheckpointer, last_checkpoint
+from detection.engine.completion import Completion, PeriodicCheckpointer
+from detection.engine.hooks import (
     BestCheckpointer,
     EarlyStopping,
     EvalHook,
     PeriodicWriter,
 )
-from detection.trainers import Trainer
-from detection.writers import JSONWriter
+from detection.engine.trainer import Trainer
+from detection.utils.errors import UserError
+from detection.writers.files import JSONWriter
 
 CFG = OmegaConf.create({"train": {"log_period": 5}})
 

@@ -9,11 +9,11 @@ import pytest
 from detectron2.data.detection_utils import read_image as detectron2_read_image
 from PIL import Image
 
-from detection import bit_depth, images
-from detection.errors import UserError
-from detection.images import EXIF_ORIENTATION, image_size, read_image
-from detection.near_duplicates import hash_images
-from detection.thumbnails import read_thumbnail
+from detection.utils import bit_depth, images
+from detection.utils.errors import UserError
+from detection.utils.images import EXIF_ORIENTATION, image_size, read_image
+from detection.utils.thumbnails import read_thumbnail
+from detection.workshop.preparation.near_duplicates import hash_images
 
 
 @pytest.fixture(scope="module")

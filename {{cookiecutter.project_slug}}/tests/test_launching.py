@@ -13,10 +13,10 @@ from conftest import PROJECT_ROOT, read_metrics, train_command
 from detectron2.config import instantiate
 from detectron2.utils import comm
 
-from detection.checkpoints import load_weights
+from detection.checkpoint.checkpointer import load_weights
 from detection.config import load_config, parse_args
-from detection.errors import UserError
-from detection.launching import ENVIRONMENT, launch
+from detection.engine.launch import ENVIRONMENT, launch
+from detection.utils.errors import UserError
 from train_net import do_test, do_train
 
 pytestmark = pytest.mark.slow

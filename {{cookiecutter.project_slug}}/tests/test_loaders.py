@@ -15,13 +15,13 @@ from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 from planted import plant
 
-from detection.albumentations_pipeline import A
 from detection.config import load_config
-from detection.errors import UserError
-from detection.loaders import ResumableBatchSampler, build_train_loader
-from detection.mappers import BoxMapper
-from detection.mixing import MixUp, Mosaic
-from detection.resizing import ResizeShortestEdge
+from detection.data.albumentations import A
+from detection.data.loader import ResumableBatchSampler, build_train_loader
+from detection.data.mapper import BoxMapper
+from detection.data.mixing import MixUp, Mosaic
+from detection.data.resizing import ResizeShortestEdge
+from detection.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from detectron2.data import DatasetMapper
 from detectron2.structures import BoxMode
 from planted import COLORS, coloured, plant
 
-from detection.albumentations_pipeline import A, Pipeline
-from detection.errors import UserError
-from detection.mappers import BoxMapper
-from detection.mixing import MixUp, Mosaic
-from detection.resizing import ResizeShortestEdge
-from detection.samples import Sample
+from detection.data.albumentations import A, Pipeline
+from detection.data.mapper import BoxMapper
+from detection.data.mixing import MixUp, Mosaic
+from detection.data.resizing import ResizeShortestEdge
+from detection.data.samples import Sample
+from detection.utils.errors import UserError
 
 SIZES = [(96, 64), (64, 96), (80, 80), (128, 40)]
 

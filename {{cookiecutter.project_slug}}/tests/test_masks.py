@@ -16,10 +16,10 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from detection.config import load_config
-from detection.errors import UserError
-from detection.mappers import BoxMapper
-from detection.mixing import Mosaic
-from detection.resizing import ResizeShortestEdge
+from detection.data.mapper import BoxMapper
+from detection.data.mixing import Mosaic
+from detection.data.resizing import ResizeShortestEdge
+from detection.utils.errors import UserError
 
 HEIGHT, WIDTH = 60, 90
 # an L, whose mask is not its box, and a triangle

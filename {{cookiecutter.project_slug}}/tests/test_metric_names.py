@@ -1,4 +1,4 @@
-"""detection/metric_names.py: the team's names for what real models and evaluations report."""
+"""detection/writers/metric_names.py: the team's names for what real models and evaluations report."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
-from detection.errors import UserError
-from detection.metric_names import PRESETS, MetricNames
+from detection.utils.errors import UserError
+from detection.writers.metric_names import PRESETS, MetricNames
 
 NAME = "metric names test"
 

@@ -15,13 +15,14 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import tiny_trainer
 
-from detection import drawing, pictures
-from detection.drawing import Box, BoxPainter
-from detection.hooks import EvalHook, PeriodicWriter
-from detection.metric_names import MetricNames
-from detection.pictures import PictureHook
-from detection.wandb_writer import WandbWriter
-from detection.writers import TensorboardWriter
+from detection.engine import prediction_images as pictures
+from detection.engine.hooks import EvalHook, PeriodicWriter
+from detection.engine.prediction_images import PictureHook
+from detection.utils import drawing
+from detection.utils.drawing import Box, BoxPainter
+from detection.writers.files import TensorboardWriter
+from detection.writers.metric_names import MetricNames
+from detection.writers.wandb_writer import WandbWriter
 
 pytestmark = pytest.mark.usefixtures("offline")
 

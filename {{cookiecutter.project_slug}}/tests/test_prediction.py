@@ -20,16 +20,16 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from detection.checkpoints import load_weights
+from detection.checkpoint.checkpointer import load_weights
 from detection.classes import CLASSES
 from detection.config import load_config
-from detection.errors import UserError
-from detection.image_roots import config_root
-from detection.images import read_image
-from detection.matching import box_iou
-from detection.prediction import list_images, results_name
-from detection.tta import DetectorWithTTA, with_tta
-from detection.validation_loss import with_validation_losses
+from detection.evaluation.matching import box_iou
+from detection.evaluation.validation_loss import with_validation_losses
+from detection.inference.predictor import list_images, results_name
+from detection.inference.tta import DetectorWithTTA, with_tta
+from detection.utils.errors import UserError
+from detection.utils.image_roots import config_root
+from detection.utils.images import read_image
 from predict import main
 from train_net import do_test
 

@@ -12,7 +12,12 @@ from detectron2.config import instantiate
 
 from detection.classes import CLASSES
 from detection.config import load_config
-from detection.pseudo_labels import balanced_scores, precise_scores, pseudo_labels, quality
+from detection.workshop.preparation.pseudo_labels import (
+    balanced_scores,
+    precise_scores,
+    pseudo_labels,
+    quality,
+)
 
 
 @pytest.fixture

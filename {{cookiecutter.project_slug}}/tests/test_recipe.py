@@ -15,15 +15,15 @@ from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
-from detection.backbones import TimmBackbone
-from detection.checkpoints import load_weights, without_pretrained
+from detection.checkpoint.checkpointer import load_weights, without_pretrained
 from detection.config import load_config
-from detection.ema import EMAHook
-from detection.errors import UserError
-from detection.freezing import freeze
-from detection.optimizers import block_depths, layer_decayed_params
-from detection.schedules import set_max_iter
-from detection.validation_loss import with_validation_losses
+from detection.evaluation.validation_loss import with_validation_losses
+from detection.modeling.freezing import freeze
+from detection.modeling.timm_backbone import TimmBackbone
+from detection.solver.ema import EMAHook
+from detection.solver.optimizer import block_depths, layer_decayed_params
+from detection.solver.schedule import set_max_iter
+from detection.utils.errors import UserError
 
 SMOKE = str(PROJECT_ROOT / "configs/debug/smoke.py")
 LEAF = str(PROJECT_ROOT / "configs/faster_rcnn_R_50_FPN.py")

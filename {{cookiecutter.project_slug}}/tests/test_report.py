@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import report as tool
 
-from detection import annotations, error_analysis, matching
-from detection.average_precision import average_precision, evaluate
-from detection.pages import PageBox, picture
+from detection.data import coco as annotations
+from detection.evaluation import error_analysis, matching
+from detection.evaluation.average_precision import average_precision, evaluate
+from detection.workshop.reports.page import PageBox, picture
 
 EVIL = '<b>&"<img src=http://example.invalid/x.png>'
 NAMES = ["종이/박스", EVIL, "{{ glass }}"]
@@ -450,7 +451,7 @@ def send(planted, run_folder, **settings: str) -> subprocess.CompletedProcess:
     """Make the report in a process of its own, with these settings of W&B's."""
     arguments = [str(planted / "results.json"), str(planted / "val.json"), "--wandb"]
     arguments += ["--run", str(run_folder), "--image-root", str(planted)]
-    code = "import sys, detection.annotations as a, tools.report as t; "
+    code = "import sys, detection.data.coco as a, tools.report as t; "
     code += f"a.CLASSES = {NAMES!r}; sys.exit(t.main(sys.argv[1:]))"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     environment |= {f"WANDB_{name}": value for name, value in settings.items()}

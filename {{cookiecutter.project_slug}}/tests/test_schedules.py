@@ -1,4 +1,4 @@
-"""detection/schedules.py: the shapes, whatever the length of the run."""
+"""detection/solver/schedule.py: the shapes, whatever the length of the run."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.solver import LRMultiplier
 
-from detection.schedules import cosine, multistep
+from detection.solver.schedule import cosine, multistep
 
 
 def learning_rates(multiplier, max_iter: int) -> list[float]:

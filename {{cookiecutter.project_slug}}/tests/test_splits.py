@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detection.config import load_config
-from detection.errors import UserError
-from detection.splits import deal, hold_out, join_labels
+from detection.utils.errors import UserError
+from detection.workshop.preparation.splits import deal, hold_out, join_labels
 
 sys.path.insert(0, str(PROJECT_ROOT / "tools"))
 

@@ -1,4 +1,4 @@
-"""detection/submission.py and its tool: exact text, nothing lost, one line for bad input."""
+"""detection/workshop/submission/writing.py and its tool: exact text, nothing lost, one line for bad input."""
 
 import csv
 import io
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from detection import annotations, paths, submission
+from detection.data import coco as annotations
+from detection.utils import paths
+from detection.workshop.submission import writing as submission
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
@@ -187,7 +189,7 @@ def parse(text, form, coco):
 
 @pytest.mark.parametrize("name", submission.FORMATS)
 def test_a_submission_scores_as_its_results_do(name):
-    from detection.average_precision import average_precision
+    from detection.evaluation.average_precision import average_precision
 
     coco, results = random_example(random.Random(0))
     form = submission.FORMATS[name]
@@ -278,7 +280,7 @@ def test_other_refusals(capsys, monkeypatch):
 
 
 def test_starts_without_the_heavy_libraries():
-    code = "import sys, detection.submission; sys.exit('torch' in sys.modules)"
+    code = "import sys, detection.workshop.submission.writing; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=paths.PROJECT_ROOT, check=True)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import PROJECT_ROOT, read_metrics
 
-from detection.errors import UserError
+from detection.utils.errors import UserError
 from tools import submit
 
 CONFIG = ["--config-file", str(PROJECT_ROOT / "configs/debug/smoke.py")]

@@ -12,7 +12,7 @@ from wandb.sdk.launch.sweeps.utils import load_sweep_config
 from wandb.wandb_agent import Agent
 
 from detection.config import load_config, parse_args
-from detection.metric_names import MetricNames
+from detection.writers.metric_names import MetricNames
 
 SWEEP = load_sweep_config(str(PROJECT_ROOT / "sweep.yaml"))
 CONFIG = SWEEP["command"][SWEEP["command"].index("--config-file") + 1]

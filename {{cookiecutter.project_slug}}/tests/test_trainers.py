@@ -1,4 +1,4 @@
-"""detection/trainers.py and the hooks that need it, in real trainings of a few numbers."""
+"""detection/engine/trainer.py and the hooks that need it, in real trainings of a few numbers."""
 
 import errno
 import math
@@ -15,14 +15,14 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, hooks
 from omegaconf import OmegaConf
 
-from detection.ema import EMAHook
-from detection.errors import UserError
-from detection.failures import explained
-from detection.freezing import freeze
-from detection.hooks import BestCheckpointer, EarlyStopping, EvalHook, PeriodicWriter
-from detection.output_lock import locked_file, locked_output
-from detection.trainers import Trainer, amp_dtype, on_device
-from detection.writers import JSONWriter
+from detection.engine.hooks import BestCheckpointer, EarlyStopping, EvalHook, PeriodicWriter
+from detection.engine.trainer import Trainer, amp_dtype, on_device
+from detection.modeling.freezing import freeze
+from detection.solver.ema import EMAHook
+from detection.utils.errors import UserError
+from detection.utils.failures import explained
+from detection.utils.output_lock import locked_file, locked_output
+from detection.writers.files import JSONWriter
 
 
 class Line(torch.nn.Module):

@@ -16,8 +16,8 @@ from detectron2.data import MetadataCatalog
 
 from detection.classes import CLASSES
 from detection.config import load_config, parse_args
-from detection.errors import UserError
-from detection.metric_names import MetricNames
+from detection.utils.errors import UserError
+from detection.writers.metric_names import MetricNames
 from train_net import do_train, main
 
 SMOKE = str(PROJECT_ROOT / "configs/debug/smoke.py")
@@ -168,7 +168,8 @@ def test_what_cannot_be_resumed_is_one_line(damage, override, said, output_dir, 
 KILL_IN_EVALUATION = """
 import os, signal, sys
 import train_net
-from detection import config, hooks
+from detection import config
+from detection.engine import hooks
 
 def evaluate(self, rest=[int(sys.argv[1])]):
     rest[0] -= 1

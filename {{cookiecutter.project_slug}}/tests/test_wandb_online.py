@@ -20,12 +20,12 @@ from omegaconf import OmegaConf
 from tiny_training import tiny_trainer
 from wandb_server import WandbServer
 
-from detection.errors import UserError
-from detection.hooks import EvalHook, PeriodicWriter
-from detection.metric_names import MetricNames
-from detection.wandb_runs import CAPTURE, find_parts, tear_down, time_limit, without_secrets
-from detection.wandb_writer import WandbWriter
-from detection.writers import JSONWriter
+from detection.engine.hooks import EvalHook, PeriodicWriter
+from detection.utils.errors import UserError
+from detection.utils.wandb_runs import CAPTURE, find_parts, tear_down, time_limit, without_secrets
+from detection.writers.files import JSONWriter
+from detection.writers.metric_names import MetricNames
+from detection.writers.wandb_writer import WandbWriter
 
 API_KEY = "0123456789abcdef" * 2 + "01234567"
 MAX_ITER, PERIOD, EVAL_PERIOD = 30, 4, 7

@@ -16,11 +16,11 @@ from conftest import PROJECT_ROOT
 from detectron2.config import instantiate
 from safetensors.torch import save_file
 
-from detection.checkpoints import WholeFileCheckpointer, load_weights
+from detection.checkpoint.checkpointer import WholeFileCheckpointer, load_weights
+from detection.checkpoint.reading import read_weights
 from detection.classes import CLASSES
 from detection.config import load_config
-from detection.errors import UserError
-from detection.weight_reading import read_weights
+from detection.utils.errors import UserError
 
 SMOKE = str(PROJECT_ROOT / "configs/debug/smoke.py")
 
@@ -267,8 +267,8 @@ def test_files_that_claim_too_much_are_one_line(name, tmp_path):
 
 READ = """
 import resource, sys
-from detection.errors import UserError
-from detection.weight_reading import read_weights
+from detection.utils.errors import UserError
+from detection.checkpoint.reading import read_weights
 for path in sys.argv[1:]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:

@@ -31,11 +31,11 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import tiny_trainer
 
-from detection.hooks import BestCheckpointer, EvalHook, PeriodicWriter
-from detection.metric_names import MetricNames
-from detection.wandb_runs import default_mode, tear_down
-from detection.wandb_writer import WandbWriter
-from detection.writers import JSONWriter, TensorboardWriter, TqdmMetricPrinter
+from detection.engine.hooks import BestCheckpointer, EvalHook, PeriodicWriter
+from detection.utils.wandb_runs import default_mode, tear_down
+from detection.writers.files import JSONWriter, TensorboardWriter, TqdmMetricPrinter
+from detection.writers.metric_names import MetricNames
+from detection.writers.wandb_writer import WandbWriter
 
 pytestmark = pytest.mark.usefixtures("offline")
 

@@ -25,26 +25,26 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.annotation_checks import check_annotations
-from detection.annotation_fixes import Fixed, fix_splits
-from detection.annotations import category_id_map, read_coco, write_json
-from detection.classes import CLASSES
-from detection.errors import UserError
-from detection.finding_report import (
+from detection.checks.annotations import check_annotations
+from detection.checks.findings import Finding
+from detection.checks.fixes import Fixed, fix_splits
+from detection.checks.images import SplitFacts, check_images, read_images
+from detection.checks.report import (
     count_findings,
     findings_json,
     format_changes,
     format_findings,
     format_splits,
 )
-from detection.findings import Finding
-from detection.fold_checks import check_folds
-from detection.image_checks import SplitFacts, check_images, read_images
-from detection.image_roots import HELP as ROOT_HELP
-from detection.image_roots import image_roots
-from detection.metric_names import find_collision, preset_in_use
-from detection.paths import DATASETS, in_project
-from detection.split_checks import check_splits
+from detection.checks.splits import check_splits
+from detection.classes import CLASSES
+from detection.data.coco import category_id_map, read_coco, write_json
+from detection.data.folds import check_folds
+from detection.utils.errors import UserError
+from detection.utils.image_roots import HELP as ROOT_HELP
+from detection.utils.image_roots import image_roots
+from detection.utils.paths import DATASETS, in_project
+from detection.writers.metric_names import find_collision, preset_in_use
 
 
 def check(splits: dict[str, dict], facts: SplitFacts, roots: dict[str, str]) -> list[Finding]:

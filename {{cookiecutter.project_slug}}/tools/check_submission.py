@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.errors import UserError
-from detection.submission import DEFAULT_FORMAT, FORMATS
-from detection.submission_checks import check_submission
+from detection.utils.errors import UserError
+from detection.workshop.submission.checks import check_submission
+from detection.workshop.submission.writing import DEFAULT_FORMAT, FORMATS
 
 
 def main(argv: list[str] | None = None) -> int:

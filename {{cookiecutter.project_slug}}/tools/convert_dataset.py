@@ -22,12 +22,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.annotation_checks import check_annotations
+from detection.checks.annotations import check_annotations
+from detection.checks.report import format_findings
 from detection.classes import CLASSES
-from detection.conversion import to_coco
-from detection.errors import UserError
-from detection.finding_report import format_findings
-from detection.foreign_annotations import (
+from detection.utils.errors import UserError
+from detection.utils.image_folder import ImageFolder
+from detection.utils.json_files import write_all
+from detection.utils.paths import DATASETS, IMAGE_ROOT, in_project
+from detection.workshop.preparation.conversion import to_coco
+from detection.workshop.preparation.foreign_annotations import (
     COLUMNS,
     NO_LABELS,
     read_csv,
@@ -35,10 +38,7 @@ from detection.foreign_annotations import (
     read_voc,
     read_yolo,
 )
-from detection.image_folder import ImageFolder
-from detection.json_files import write_all
-from detection.paths import DATASETS, IMAGE_ROOT, in_project
-from detection.tool_exports import (
+from detection.workshop.preparation.tool_exports import (
     EXPORT_COCO,
     json_kind,
     read_cvat,

@@ -21,10 +21,10 @@ from matplotlib.patheffects import withStroke
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.drawing import class_colors, find_fonts
-from detection.errors import UserError
-from detection.images import read_image
-from detection.results import check_same_images
+from detection.data.results import check_same_images
+from detection.utils.drawing import class_colors, find_fonts
+from detection.utils.errors import UserError
+from detection.utils.images import read_image
 
 CELL = 5.0  # inches: the width of an image in the picture
 

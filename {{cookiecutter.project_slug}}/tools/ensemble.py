@@ -20,14 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from tabulate import tabulate
 from tqdm import tqdm
 
-from detection.annotations import category_id_map, check_images, read_coco, write_json
-from detection.arguments import fraction, named_path, positive
-from detection.average_precision import average_precision
-from detection.errors import UserError
-from detection.files import keep_inputs
-from detection.fusion import METHODS, fuse_results
-from detection.matching import check_truth
-from detection.results import read_results, write_images
+from detection.data.coco import category_id_map, check_images, read_coco, write_json
+from detection.data.results import read_results, write_images
+from detection.evaluation.average_precision import average_precision
+from detection.evaluation.matching import check_truth
+from detection.inference.fusion import METHODS, fuse_results
+from detection.utils.cli import fraction, named_path, positive
+from detection.utils.errors import UserError
+from detection.utils.files import keep_inputs
 
 
 def main(argv: list[str] | None = None) -> None:

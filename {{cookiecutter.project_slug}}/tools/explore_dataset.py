@@ -17,15 +17,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection import image_roots
-from detection.anchors import find_anchors, resize_factors
 from detection.config import load_config, split_overrides
-from detection.contact_sheet import sheet_section
-from detection.errors import UserError
-from detection.exploration import read_splits
-from detection.exploration_page import anchor_section, overview
-from detection.pages import render_page, write_page
-from detection.paths import DATASETS, PROJECT_ROOT, in_project
+from detection.utils import image_roots
+from detection.utils.errors import UserError
+from detection.utils.paths import DATASETS, PROJECT_ROOT, in_project
+from detection.workshop.analysis.anchors import find_anchors, resize_factors
+from detection.workshop.analysis.dataset_statistics import read_splits
+from detection.workshop.reports.contact_sheet import sheet_section
+from detection.workshop.reports.exploration import anchor_section, overview
+from detection.workshop.reports.page import render_page, write_page
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -19,10 +19,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from tabulate import tabulate
 
-from detection.errors import UserError
-from detection.files import keep_inputs, write_whole
-from detection.leaderboard import Run, choose_metric, describe, differences, find_runs, sort_runs
-from detection.paths import in_project
+from detection.utils.errors import UserError
+from detection.utils.files import keep_inputs, write_whole
+from detection.utils.paths import in_project
+from detection.workshop.analysis.leaderboard import (
+    Run,
+    choose_metric,
+    describe,
+    differences,
+    find_runs,
+    sort_runs,
+)
 
 ALSO = ("bbox/AP", "bbox/AP50")  # shown beside the metric
 

@@ -27,10 +27,10 @@ from detectron2.utils.events import EventStorage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.checkpoints import without_pretrained
+from detection.checkpoint.checkpointer import without_pretrained
 from detection.config import load_config
-from detection.errors import UserError
-from detection.trainers import on_device
+from detection.engine.trainer import on_device
+from detection.utils.errors import UserError
 
 
 @torch.no_grad()

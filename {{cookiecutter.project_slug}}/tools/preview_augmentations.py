@@ -23,10 +23,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.config import load_config
-from detection.drawing import Box, BoxPainter
-from detection.errors import UserError
-from detection.files import write_whole
-from detection.paths import in_project
+from detection.utils.drawing import Box, BoxPainter
+from detection.utils.errors import UserError
+from detection.utils.files import write_whole
+from detection.utils.paths import in_project
 
 GAP = 4  # pixels between two images
 

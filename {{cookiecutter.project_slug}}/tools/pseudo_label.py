@@ -23,21 +23,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from tabulate import tabulate
 
-from detection.annotations import category_id_map, check_images, read_coco
-from detection.arguments import fraction
-from detection.errors import UserError
-from detection.files import keep_inputs
-from detection.json_files import write_all
-from detection.matching import load
-from detection.paths import DATASETS
-from detection.pseudo_labels import (
+from detection.data.coco import category_id_map, check_images, read_coco
+from detection.data.results import read_results
+from detection.evaluation.matching import load
+from detection.utils.cli import fraction
+from detection.utils.errors import UserError
+from detection.utils.files import keep_inputs
+from detection.utils.json_files import write_all
+from detection.utils.paths import DATASETS
+from detection.workshop.preparation.pseudo_labels import (
     Quality,
     balanced_scores,
     precise_scores,
     pseudo_labels,
     quality,
 )
-from detection.results import read_results
 
 LOW = 0.7  # precision
 

@@ -17,16 +17,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.arguments import named_path
-from detection.comparison import comparison
-from detection.error_page import class_names, errors_section
-from detection.errors import UserError
-from detection.files import keep_inputs
-from detection.matching import load, match, to_boxes
-from detection.pages import render_page, write_page
-from detection.paths import IMAGE_ROOT, in_project
-from detection.run_history import check_classes, read_history, read_image_root, run_section
-from detection.worst_images import worst_section
+from detection.evaluation.matching import load, match, to_boxes
+from detection.utils.cli import named_path
+from detection.utils.errors import UserError
+from detection.utils.files import keep_inputs
+from detection.utils.paths import IMAGE_ROOT, in_project
+from detection.workshop.analysis.runs import (
+    check_classes,
+    read_history,
+    read_image_root,
+    run_section,
+)
+from detection.workshop.reports.comparison import comparison
+from detection.workshop.reports.errors import class_names, errors_section
+from detection.workshop.reports.page import render_page, write_page
+from detection.workshop.reports.worst_images import worst_section
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -102,7 +107,7 @@ def report(args: argparse.Namespace) -> list[str]:
     """
     keep_inputs(args.output, args.json_file, args.results)
     if args.wandb:
-        from detection.wandb_report import send_report, writer_settings  # slow to import
+        from detection.workshop.reports.wandb import send_report, writer_settings  # slow to import
 
         writer = writer_settings(args.run)
     coco, results = load(args.results, args.json_file)

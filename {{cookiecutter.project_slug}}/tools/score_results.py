@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.average_precision import average_precision, results_table
-from detection.errors import UserError
-from detection.matching import load
+from detection.evaluation.average_precision import average_precision, results_table
+from detection.evaluation.matching import load
+from detection.utils.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> None:

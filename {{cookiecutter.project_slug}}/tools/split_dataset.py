@@ -31,13 +31,13 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.annotations import read_coco
-from detection.errors import UserError
-from detection.image_contents import label_equal
-from detection.image_roots import config_root
-from detection.json_files import write_all
-from detection.paths import DATASETS, in_project
-from detection.splits import (
+from detection.data.coco import read_coco
+from detection.utils.errors import UserError
+from detection.utils.image_contents import label_equal
+from detection.utils.image_roots import config_root
+from detection.utils.json_files import write_all
+from detection.utils.paths import DATASETS, in_project
+from detection.workshop.preparation.splits import (
     check_records,
     count_boxes,
     deal,
@@ -66,7 +66,7 @@ def group(coco: dict, args: argparse.Namespace) -> np.ndarray:
                 "identical ones among them may be torn; --image-root says where they are"
             )
     else:
-        from detection.near_duplicates import hash_images, label_alike
+        from detection.workshop.preparation.near_duplicates import hash_images, label_alike
 
         labels.append(label_alike(hash_images(paths), args.near_duplicates))
     groups = join_labels(*labels)

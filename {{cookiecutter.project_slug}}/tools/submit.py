@@ -23,7 +23,7 @@ import submitit  # noqa: E402
 
 from detection.config import find_config, load_config  # noqa: E402
 from detection.config import parse_args as parse_training  # noqa: E402
-from detection.errors import UserError  # noqa: E402
+from detection.utils.errors import UserError  # noqa: E402
 
 
 class Training:
@@ -37,7 +37,7 @@ class Training:
         sys.path.insert(0, str(PROJECT_ROOT))
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
         import train_net
-        from detection.launching import launch
+        from detection.engine.launch import launch
 
         argv = self._argv
         if int(os.environ.get("SLURM_RESTART_COUNT", 0)):  # SLURM itself has queued it again

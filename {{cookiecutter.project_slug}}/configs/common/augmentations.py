@@ -13,8 +13,8 @@ into such a list; the command line takes them too:
 
 from detectron2.config import LazyCall as L
 
-from detection.albumentations_pipeline import A
-from detection.mixing import MixUp, Mosaic
+from detection.data.albumentations import A
+from detection.data.mixing import MixUp, Mosaic
 
 # brightness, colour and sharpness: no box moves
 photometric = [

@@ -4,12 +4,12 @@ import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 
-from detection.datasets import register_split, training_images
-from detection.evaluation import COCOEvaluator
-from detection.loaders import build_train_loader
-from detection.mappers import BoxMapper
-from detection.paths import DATASETS, IMAGE_ROOT
-from detection.resizing import ResizeShortestEdge
+from detection.data.datasets import register_split, training_images
+from detection.data.loader import build_train_loader
+from detection.data.mapper import BoxMapper
+from detection.data.resizing import ResizeShortestEdge
+from detection.evaluation.coco_evaluator import COCOEvaluator
+from detection.utils.paths import DATASETS, IMAGE_ROOT
 
 dataset = dict(
     fold=None,  # k: train and val are `folds`/<k>/*.json, and the output directory ends in _fold<k>

@@ -4,7 +4,7 @@ import torch
 from detectron2.config import LazyCall as L
 from detectron2.solver.build import get_default_optimizer_params
 
-from detection.optimizers import adamw, layer_decayed_params, scaled_lr
+from detection.solver.optimizer import adamw, layer_decayed_params, scaled_lr
 
 # `lr` follows the batch: total_batch_size=4 alone is enough. `optimizer.lr=0.005` sets it as it is,
 # `optimizer.lr.base_lr=0.01` sets what is scaled.

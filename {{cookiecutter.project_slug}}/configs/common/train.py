@@ -14,7 +14,7 @@ train = dict(
     channels_last=None,
     clip_grad=dict(norm=None, value=None),  # norm: of all gradients together; value: of each
     freeze=[],  # names of modules or parameters that stay as loaded, e.g. ["backbone", "*.bias"]
-    # the weights' moving average is evaluated and kept as the best; see detection/ema.py
+    # the weights' moving average is evaluated and kept as the best; see detection/solver/ema.py
     ema=dict(enabled=False, decay=0.9998, warmup=10),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     precise_bn=dict(enabled=False, num_iter=200),  # only for models with trained BatchNorm

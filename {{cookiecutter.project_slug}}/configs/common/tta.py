@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from detection.tta import DetectorWithTTA
+from detection.inference.tta import DetectorWithTTA
 
 tta = dict(
     enabled=False,

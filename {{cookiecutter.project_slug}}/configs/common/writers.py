@@ -2,9 +2,9 @@
 
 from detectron2.config import LazyCall as L
 
-from detection.metric_names import MetricNames
-from detection.wandb_writer import WandbWriter
-from detection.writers import JSONWriter, TensorboardWriter, TqdmMetricPrinter
+from detection.writers.files import JSONWriter, TensorboardWriter, TqdmMetricPrinter
+from detection.writers.metric_names import MetricNames
+from detection.writers.wandb_writer import WandbWriter
 
 writers = dict(
     tqdm=L(TqdmMetricPrinter)(

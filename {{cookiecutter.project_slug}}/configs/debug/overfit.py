@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from detection.datasets import first_images
+from detection.data.datasets import first_images
 
 from .smoke import dataloader, dataset, lr_multiplier, model, optimizer, train, writers
 

@@ -3,7 +3,7 @@
 from detectron2 import model_zoo
 
 from detection.classes import CLASSES
-from detection.heads import FCOSHead
+from detection.modeling.fcos import FCOSHead
 
 model = model_zoo.get_config("common/models/fcos.py").model
 model.num_classes = len(CLASSES)

@@ -2,7 +2,7 @@
 
 from detectron2.config import LazyCall as L
 
-from detection.backbones import TimmBackbone, pixel_statistics
+from detection.modeling.timm_backbone import TimmBackbone, pixel_statistics
 
 from .faster_rcnn import model
 

@@ -1,0 +1,1 @@
+"""Weight files and checkpoints: reading them safely, writing them whole, resuming."""

@@ -1,0 +1,159 @@
+"""Checkpoints as W&B artifacts: logged when training ends, loaded by `wandb-artifact://` paths."""
+
+import logging
+import os
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import wandb
+from detectron2.engine import HookBase
+from detectron2.utils.file_io import PathHandler, PathManager
+from fvcore.common.checkpoint import Checkpointer
+from iopath.common.file_io import file_lock, get_cache_dir
+
+from detection.checkpoint.classes import KEY
+from detection.utils.errors import UserError
+from detection.utils.files import read_record
+from detection.utils.wandb_runs import default_mode, start_service, tear_down, time_limit
+
+logger = logging.getLogger("detectron2.detection")
+
+_QUERIES = 6  # to the server, at most, to know an artifact and its files
+
+
+class ModelArtifacts(HookBase):
+    """
+    Logs the best and the last checkpoint to the W&B run, when training has reached its end.
+
+    They are two versions of the artifact `model-<run id>`, of type "model", with the aliases `best`
+    and `last`; their metadata are the metric, its value, the iteration, the class names and the
+    run's config. A run
+    that stopped early has none, since it can go on. Goes after the hooks that save checkpoints and
+    before the writer that closes the run.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, val_metric: str):
+        """
+        Args:
+            checkpointer: its `save_dir` holds the checkpoints.
+            val_metric: detectron2's name of the metric that picks the best, e.g. "bbox/AP".
+        """
+        self._checkpointer = checkpointer
+        self._val_metric = val_metric
+
+    def after_step(self):
+        if self.trainer.iter + 1 < self.trainer.max_iter:
+            return
+        if wandb.run is None:
+            logger.warning("there is no W&B run, so no checkpoint was logged to it")
+            return
+        folder = Path(self._checkpointer.save_dir)
+        last = {"metric": self._val_metric, "iteration": self.trainer.iter}
+        latest = self.trainer.storage.latest()
+        if self._val_metric in latest:
+            last["value"] = latest[self._val_metric][0]
+        try:
+            if best := read_record(folder / "model_best.json"):
+                self._log(folder / "model_best.pth", best, "best")
+            self._log(Path(self._checkpointer.get_checkpoint_file()), last, "last")
+        except Exception as e:  # a training that is done must not end in an error
+            logger.warning(f"W&B: checkpoints not logged ({e!r})")
+
+    def _log(self, path: Path, metadata: dict, alias: str) -> None:
+        if classes := getattr(self._checkpointer, "classes", None):
+            metadata = {**metadata, KEY: classes}
+        metadata = {**metadata, "config": wandb.run.config.as_dict()}
+        artifact = wandb.Artifact(f"model-{wandb.run.id}", type="model", metadata=metadata)
+        # no copies of hundreds of MB: it is not written to any more
+        artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        wandb.run.log_artifact(artifact, aliases=[alias])
+
+
+class WandbArtifactHandler(PathHandler):
+    """
+    `wandb-artifact://entity/project/name:alias[/file.pth]`, downloaded once into iopath's cache.
+
+    Without a file it is `model_best.pth`, or else the one .pth file of the artifact.
+    """
+
+    PREFIX = "wandb-artifact://"
+
+    def __init__(self, timeout: int = 15):
+        """
+        Args:
+            timeout: seconds to wait for an answer of W&B's server.
+        """
+        super().__init__()
+        self._timeout = timeout
+        self._local_paths = {}
+
+    def _get_supported_prefixes(self):
+        return [self.PREFIX]
+
+    def _get_local_path(self, path, force=False, cache_dir=None, **kwargs):
+        """
+        Raises:
+            UserError: the path is malformed, no key is configured, the server does not answer, or
+                there is no such artifact or file.
+        """
+        self._check_kwargs(kwargs)
+        if force or not os.path.isfile(self._local_paths.get(path, "")):
+            try:
+                self._local_paths[path] = self._download(path, get_cache_dir(cache_dir))
+            except (wandb.Error, OSError, ValueError) as e:
+                # after a refusal it may answer nobody, a run that begins later neither
+                tear_down(timeout=2)
+                raise UserError(f"{path}: {str(e).strip().splitlines()[0]}") from e
+        return self._local_paths[path]
+
+    def _open(self, path, mode="r", buffering=-1, **kwargs):
+        return open(self._get_local_path(path, **kwargs), mode, buffering)
+
+    def _download(self, path: str, cache_dir: str) -> str:
+        entity, project, name, file = _parse(path)
+        if default_mode() == "offline":  # Api would ask for a key on a terminal
+            raise UserError(f"{path}: needs a W&B key; `wandb login` stores one")
+        start_service()
+        with time_limit(_QUERIES * self._timeout):
+            artifact = wandb.Api(timeout=self._timeout).artifact(f"{entity}/{project}/{name}")
+            files = list(artifact.manifest.entries)
+        # W&B waits without a bound for the next bytes of a file
+        session = artifact.manifest.storage_policy._session
+        session.request = partial(session.request, timeout=self._timeout)
+        file = _choose(path, file, files)
+        # an alias moves on, a version stays
+        collection = name.split(":")[0]
+        root = os.path.join(
+            cache_dir, "wandb-artifact", entity, project, f"{collection}-{artifact.version}"
+        )
+        os.makedirs(root, exist_ok=True)
+        with file_lock(root):  # one process downloads, the others find it there
+            logger.info(f"W&B: {file} of {artifact.qualified_name}, into {root}")
+            return str(artifact.get_entry(file).download(root, skip_cache=True))
+
+
+def _parse(path: str) -> tuple[str, str, str, str]:
+    """Entity, project, name:alias and file, which may be empty."""
+    parts = path.removeprefix(WandbArtifactHandler.PREFIX).split("/", 3)
+    if len(parts) < 3 or not all(parts[:3]):
+        form = f"{WandbArtifactHandler.PREFIX}entity/project/name:alias[/file.pth]"
+        raise UserError(f"{path}: has to be {form}")
+    entity, project, name = parts[:3]
+    name = name if ":" in name else f"{name}:latest"
+    return entity, project, name, "".join(parts[3:])
+
+
+def _choose(path: str, file: str, files: list[str]) -> str:
+    weights = [name for name in files if name.endswith((".pth", ".pkl"))]
+    if file in files:
+        return file
+    if not file:
+        best = [name for name in weights if PurePosixPath(name).name == "model_best.pth"]
+        for candidates in (best, weights):
+            if len(candidates) == 1:
+                return candidates[0]
+    lacks = f"has no file {file}" if file else "holds not one .pth file, but several or none"
+    raise UserError(f"{path}: {lacks}; there are {', '.join(sorted(files)) or 'none'}")
+
+
+PathManager.register_handler(WandbArtifactHandler())

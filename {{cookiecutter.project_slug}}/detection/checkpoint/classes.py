@@ -1,0 +1,160 @@
+"""The class names in a checkpoint, and the rows of the heads that belong to each class."""
+
+import logging
+import re
+from collections.abc import Sequence
+
+import torch
+
+from detection.checks.class_names import describe_lists, list_names
+from detection.utils.errors import UserError
+
+logger = logging.getLogger("detectron2.detection")
+
+KEY = "thing_classes"  # in a checkpoint, as in a data set's metadata
+_CLASS_LAYER = re.compile(r"(cls_score|mask_head\.predictor)\.weight$")
+
+
+def recorded_classes(checkpoint: dict) -> list[str] | None:
+    """The class names in a loaded checkpoint; None where it has none."""
+    names = checkpoint.get(KEY)
+    is_list = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+    return names if is_list else None
+
+
+def are_unrecorded(checkpoint: dict, model: torch.nn.Module) -> bool:
+    """Whether rows of classes fit the model, and only their places say of which classes they are.
+
+    The model zoo's weights, which are for COCO's classes, do not count.
+    """
+    if recorded_classes(checkpoint) or checkpoint.keys() & {"__author__", "matching_heuristics"}:
+        return False
+    own = model.state_dict()
+    return any(
+        _CLASS_LAYER.search(name) and name in own and value.shape == own[name].shape
+        for name, value in checkpoint["model"].items()
+    )
+
+
+def class_rows(name: str, state: dict[str, torch.Tensor], count: int) -> torch.Tensor | None:
+    """
+    Which rows of a parameter belong to which class, in the layouts of detectron2's heads.
+
+    Args:
+        name: of the parameter, e.g. "roi_heads.box_predictor.cls_score.bias".
+        state: of the model, with that parameter.
+        count: of the classes.
+
+    Returns:
+        Row numbers (count, rows per class); None for a parameter that all classes share. Rows that
+        are not among them are the background's.
+    """
+    layer, _, _ = name.rpartition(".")
+    rows = len(state[name]) if state[name].ndim else 0
+    is_convolution = state.get(f"{layer}.weight", state[name]).ndim == 4
+    if layer.endswith("cls_score") and is_convolution:  # anchors × classes, for RetinaNet and FCOS
+        if rows and rows % count == 0:
+            return torch.arange(rows).view(-1, count).T
+    elif layer.endswith("cls_score"):
+        if rows == count + 1:  # the background comes last
+            return torch.arange(count).view(count, 1)
+    elif layer.endswith("bbox_pred") and not is_convolution:
+        if rows == 4 * count:
+            return torch.arange(rows).view(count, 4)
+    elif layer.endswith("mask_head.predictor") and rows == count:
+        return torch.arange(count).view(count, 1)
+    return None
+
+
+def map_class_rows(
+    state: dict[str, torch.Tensor],
+    own: dict[str, torch.Tensor],
+    recorded: Sequence[str],
+    wanted: Sequence[str],
+) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """
+    Move each class's rows to where the model has that class, by name.
+
+    Args:
+        state: weights from a checkpoint.
+        own: the model's own weights, which stay for the classes that `recorded` lacks.
+        recorded, wanted: the class names of checkpoint and model, in order.
+
+    Returns:
+        The weights with these parameters replaced, and the names of these parameters.
+    """
+    pairs = [(k, wanted.index(name)) for k, name in enumerate(recorded) if name in wanted]
+    mapped = {}
+    for name, value in state.items():
+        if name not in own or value.shape[1:] != own[name].shape[1:]:
+            continue
+        source = class_rows(name, state, len(recorded))
+        target = class_rows(name, own, len(wanted))
+        if source is None or target is None:
+            continue
+        new = own[name].detach().cpu().clone()
+        if pairs and source.shape[1] == target.shape[1]:
+            of, to = (list(numbers) for numbers in zip(*pairs, strict=True))
+            new[target[to].flatten()] = value[source[of].flatten()].to(new.dtype)
+            if source.numel() < len(value):  # the background
+                new[target.numel() :] = value[source.numel() :].to(new.dtype)
+        mapped[name] = new
+    return {**state, **mapped}, set(mapped)
+
+
+def permuted(checkpoint: dict, model: torch.nn.Module, wanted: Sequence[str]) -> dict:
+    """
+    The checkpoint with its classes in the order of `wanted`, for inference.
+
+    Raises:
+        UserError: its classes have other names, or no head that this module knows holds them.
+    """
+    recorded = recorded_classes(checkpoint)
+    if recorded is None or recorded == list(wanted):
+        return checkpoint
+    if sorted(recorded) != sorted(wanted):
+        raise UserError(
+            f"the checkpoint's {describe_lists(recorded, wanted)}; write its names into "
+            "detection/classes.py and the data's categories, or name a checkpoint of these classes"
+        )
+    state, mapped = map_class_rows(checkpoint["model"], model.state_dict(), recorded, wanted)
+    if not mapped:
+        raise UserError(
+            f"the checkpoint's {describe_lists(recorded, wanted)}, and the model has no head whose "
+            "classes can be reordered; write them into detection/classes.py in that first order"
+        )
+    logger.info("the checkpoint has the classes in another order: its heads are reordered by name")
+    return {**checkpoint, "model": state}
+
+
+def require_same(checkpoint: dict, wanted: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: the classes of a training that is to be resumed differ, in name or order.
+    """
+    recorded = recorded_classes(checkpoint)
+    if recorded is not None and recorded != list(wanted):
+        raise UserError(
+            f"the checkpoint's {describe_lists(recorded, wanted)}; to resume, write them into "
+            "detection/classes.py as they were; or start a new training from this checkpoint, with "
+            "train.init_checkpoint and another train.output_dir"
+        )
+
+
+def taken_by_name(checkpoint: dict, model: torch.nn.Module, wanted: Sequence[str]) -> dict:
+    """The checkpoint with the rows of classes that the model has too, for fine-tuning."""
+    recorded = recorded_classes(checkpoint)
+    if recorded is None or recorded == list(wanted):
+        return checkpoint
+    state, mapped = map_class_rows(checkpoint["model"], model.state_dict(), recorded, wanted)
+    if not mapped:
+        return checkpoint
+    taken = [name for name in wanted if name in recorded]
+    fresh = [name for name in wanted if name not in recorded]
+    left = [name for name in recorded if name not in wanted]
+    logger.info(
+        f"classes in the heads: {list_names(taken) or 'none'} taken from the checkpoint by name; "
+        f"{list_names(fresh) or 'none'} start fresh"
+        + (f"; {list_names(left)} not used" if left else "")
+    )
+    return {**checkpoint, "model": state}

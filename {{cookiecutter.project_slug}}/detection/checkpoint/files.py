@@ -1,0 +1,160 @@
+"""Weights in files of any source: fetched, loaded, and accounted for."""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import Detectron2Handler, PathManager
+from iopath.common.file_io import get_cache_dir
+
+from detection.checkpoint import classes as checkpoint_classes
+from detection.checkpoint.reading import read_weights
+from detection.classes import CLASSES
+from detection.utils.errors import UserError
+from detection.utils.logging import quiet_console
+
+logger = logging.getLogger("detectron2.detection")
+
+_HEURISTICS = "?matching_heuristics=True"  # upstream main: names as in other libraries
+# the last layers of detectron2's heads, whose outputs are counted in classes
+_CLASS_LAYER = re.compile(r"(cls_score|bbox_pred|mask_head\.predictor)\.(weight|bias)$")
+
+
+def fetch(path: str) -> str:
+    """
+    The local path of a file that may be a URL of any scheme iopath knows.
+
+    Raises:
+        UserError: it is not there, or cannot be downloaded.
+    """
+    if "://" not in path:
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such file of weights")
+        return path
+    try:
+        return PathManager.get_local_path(path)
+    except (OSError, ValueError) as e:  # a URL that cannot be opened is an OSError
+        url = path
+        if path.startswith(Detectron2Handler.PREFIX):
+            url = Detectron2Handler.S3_DETECTRON2_PREFIX + path[len(Detectron2Handler.PREFIX) :]
+        cached = os.path.join(get_cache_dir(), urlparse(url).path.lstrip("/"))
+        reason = str(e).splitlines()[0]
+        raise UserError(
+            f"cannot fetch {url} ({reason}); fetch it elsewhere and put it at {cached}, or name "
+            "a local file in its place"
+        ) from e
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """
+    Upstream's, but no file can run code, .safetensors are read too, and classes keep their names.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        save_dir: str = "",
+        *,
+        classes: Sequence[str] | None = None,
+        **kwargs,
+    ):
+        """
+        Args:
+            model: gets the weights.
+            save_dir: where checkpoints are.
+            classes: the names of the model's classes, in order; None: CLASSES.
+            kwargs: of upstream's.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self.classes = list(CLASSES if classes is None else classes)
+
+    def load(self, path: str, *args, **kwargs) -> dict:
+        """
+        Raises:
+            UserError: the file cannot be fetched, or is not one of weights.
+        """
+        if not path:
+            return {}
+        self._has_other_names = path.endswith(_HEURISTICS)
+        path = fetch(path.removesuffix(_HEURISTICS))
+        return super().load(path, *args, **kwargs)
+
+    def _load_file(self, filename):
+        loaded = read_weights(filename)
+        if self._has_other_names:
+            loaded["matching_heuristics"] = True
+        return loaded
+
+    def _load_model(self, checkpoint):
+        checkpoint = self._with_own_classes(checkpoint)
+        is_unrecorded = checkpoint_classes.are_unrecorded(checkpoint, self.model)
+        with quiet_console():  # a table of all parameters, where names are guessed
+            incompatible = super()._load_model(checkpoint)
+        if is_unrecorded:
+            logger.warning(
+                "the weights do not record the names of their classes: they have to be those of "
+                "detection/classes.py, in that order"
+            )
+        return incompatible
+
+    def _with_own_classes(self, checkpoint: dict) -> dict:
+        return checkpoint_classes.taken_by_name(checkpoint, self.model, self.classes)
+
+    def _log_incompatible_keys(self, incompatible) -> None:
+        """
+        One line for each way in which file and model differ, in place of one for each tensor.
+
+        Raises:
+            UserError: nothing in the file is of this model.
+        """
+        names = {n for n in self.model.state_dict() if not n.endswith("num_batches_tracked")}
+        differing = {name: shapes for name, *shapes in incompatible.incorrect_shapes}
+        missing = names & set(incompatible.missing_keys) - set(differing)
+        loaded = names - missing - set(differing)
+        if not loaded - {"pixel_mean", "pixel_std"}:
+            raise UserError(
+                "nothing in these weights fits the model: they are of another one, or of a "
+                "backbone alone; see train.init_checkpoint"
+            )
+        fresh = {name for name, shapes in differing.items() if _is_of_classes(name, *shapes)}
+        if fresh:
+            logger.info(
+                f"start fresh, since the weights are for another number of classes than "
+                f"{len(self.classes)}: {_parts(fresh, loaded)}"
+            )
+        if other := set(differing) - fresh:
+            name = min(other)
+            found, wanted = differing[name]
+            logger.warning(
+                f"start fresh, since the weights have other shapes: {_parts(other, loaded)} "
+                f"({name} has {tuple(found)}, and the model {tuple(wanted)})"
+            )
+        if missing:
+            logger.warning(f"start fresh, since the weights lack them: {_parts(missing, loaded)}")
+        if incompatible.unexpected_keys:
+            unused = _parts(set(incompatible.unexpected_keys), names)
+            logger.info(f"not used of the weights, since the model lacks them: {unused}")
+
+
+def _is_of_classes(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return bool(_CLASS_LAYER.search(name)) and tuple(found[1:]) == tuple(wanted[1:])
+
+
+def _parts(names: set[str], others: set[str]) -> str:
+    """The modules that hold these parameters and none of the others, some of them by name."""
+    modules = {}  # in order, each once
+    for name in sorted(names):
+        steps = name.split(".")
+        prefixes = (".".join(steps[:depth]) for depth in range(1, len(steps) + 1))
+        modules[next((p for p in prefixes if not _holds(p, others)), name)] = None
+    shown = ", ".join(list(modules)[:6])
+    return f"{shown} and {len(modules) - 6} more" if len(modules) > 6 else shown
+
+
+def _holds(module: str, names: set[str]) -> bool:
+    return any(name.startswith(f"{module}.") or name == module for name in names)

@@ -1,0 +1,1 @@
+"""What is wrong with annotations and images, and what can be fixed."""

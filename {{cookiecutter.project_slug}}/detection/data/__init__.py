@@ -1,0 +1,1 @@
+"""From an annotation file to batches: reading, registering, mapping, mixing, loading."""

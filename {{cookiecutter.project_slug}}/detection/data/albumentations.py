@@ -1,0 +1,75 @@
+"""
+Albumentations, for the mapper: the one module that knows this library.
+
+It is imported only where a config lists transforms of it. The library is no longer maintained and
+its successor's licence is another (AGPL); whatever replaces it is to be called as `Pipeline` is.
+"""
+
+import os
+import random
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from detection.data.samples import Sample
+from detection.utils.errors import UserError
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or the import asks PyPI for a newer one
+
+import albumentations as A
+
+__all__ = ["A", "Pipeline"]
+
+
+class Pipeline:
+    """Applies albumentations transforms to an image and its boxes."""
+
+    def __init__(self, transforms: Sequence, min_area: float, min_visibility: float):
+        """
+        Args:
+            transforms: albumentations' transforms or compositions, applied in this order.
+            min_area: boxes with fewer square pixels left are dropped.
+            min_visibility: and so are those of which a smaller part is left.
+
+        Raises:
+            UserError: a transform was given an argument that it does not have.
+        """
+        _refuse_unknown_arguments(transforms)
+        bbox_params = A.BboxParams(
+            "pascal_voc",
+            label_fields=["labels"],
+            min_area=min_area,
+            min_visibility=min_visibility,
+            clip=True,
+            filter_invalid_bboxes=True,
+        )
+        with warnings.catch_warnings():
+            # that none of the transforms moves a box
+            warnings.filterwarnings("ignore", message="Got processor for bboxes")
+            self._compose = A.Compose(list(transforms), bbox_params=bbox_params)
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample transformed, with random numbers that follow from NumPy's global generator."""
+        # One generator for all transforms: `set_random_seed` would give each one of its own with
+        # the same numbers, so that two flips of p=0.5 would always happen together.
+        self._compose.set_random_state(
+            np.random.default_rng(np.random.randint(2**32, dtype=np.uint64)),
+            random.Random(np.random.randint(2**32, dtype=np.uint64).item()),
+        )
+        result = self._compose(image=sample.image, bboxes=sample.boxes, labels=sample.labels)
+        return Sample(
+            result["image"],
+            np.asarray(result["bboxes"], dtype=np.float64).reshape(-1, 4),
+            np.asarray(result["labels"], dtype=np.int64).reshape(-1),
+        )
+
+
+def _refuse_unknown_arguments(transforms: Sequence) -> None:
+    for transform in transforms:
+        if unknown := getattr(transform, "invalid_args", None):
+            raise UserError(
+                f"albumentations' {type(transform).__name__} takes no argument "
+                f"{', '.join(unknown)}; see dataloader.train.mapper.albumentations"
+            )
+        _refuse_unknown_arguments(getattr(transform, "transforms", ()))

@@ -1,0 +1,192 @@
+"""A training loader in which every batch follows from the seed and its number alone."""
+
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+
+import numpy as np
+import torch
+from detectron2.data import DatasetFromList
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+from detectron2.utils import comm
+from omegaconf import DictConfig
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from detection.utils.errors import UserError
+
+logger = logging.getLogger("detectron2.detection")
+
+
+def build_train_loader(
+    dataset: list[dict],
+    mapper: Callable[[dict], dict | None],
+    total_batch_size: int,
+    seed: int,
+    start_iter: int = 0,
+    aspect_ratio_grouping: bool = True,
+    num_workers: int = 0,
+    repeat_threshold: float | None = None,
+) -> DataLoader:
+    """
+    An endless loader of shuffled batches, like detectron2's `build_detection_train_loader`.
+
+    Unlike there, the order of the images and the random numbers of their augmentation do not
+    depend on the number of workers or on where a run was interrupted: started at `start_iter`, the
+    loader goes on with the very batches that an uninterrupted run would have seen.
+
+    Args:
+        dataset: detectron2's data set dicts.
+        mapper: turns one of them into a model input; None means that it is to be replaced. If it
+            has a method `use_dataset`, that gets the data set, to take other images from.
+        total_batch_size: images a batch over all processes.
+        seed: of the order and of the augmentation; negative: another one each time.
+        start_iter: batches to skip, without loading them.
+        aspect_ratio_grouping: batch wide images with wide ones, to pad less.
+        num_workers: processes that load, for each training process.
+        repeat_threshold: images of a class that fewer than this part of all images show, from 0 to
+            1, come √(threshold / part) times an epoch (Gupta et al., arXiv:1908.03195); None: each
+            image comes once.
+
+    Returns:
+        Batches as lists of `total_batch_size / processes` model inputs.
+
+    Raises:
+        UserError: the batch does not divide by the number of processes.
+    """
+    if total_batch_size % comm.get_world_size():
+        raise UserError(
+            f"total_batch_size={total_batch_size} does not divide by the number of "
+            f"processes, {comm.get_world_size()}; set dataloader.train.total_batch_size"
+        )
+    seed = comm.shared_random_seed() if seed < 0 else seed
+    is_wide = [d["width"] > d["height"] for d in dataset] if aspect_ratio_grouping else None
+    repeats = _repeats(dataset, repeat_threshold) if repeat_threshold else None
+    sampler = ResumableBatchSampler(
+        len(dataset), total_batch_size // comm.get_world_size(), seed, start_iter, is_wide, repeats
+    )
+    records = DatasetFromList(dataset, copy=False)
+    if hasattr(mapper, "use_dataset"):
+        mapper.use_dataset(records)
+    return DataLoader(
+        SeededMapDataset(records, mapper, seed),
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator,
+        pin_memory=False,  # model inputs are lists of Instances, which it cannot pin
+        persistent_workers=num_workers > 0,
+    )
+
+
+def from_start(loader: DictConfig) -> DictConfig:
+    """A copy of a loader's config that begins with the first batch, wherever the training is."""
+    loader = deepcopy(loader)
+    if "start_iter" in loader:
+        loader.start_iter = 0
+    return loader
+
+
+class ResumableBatchSampler(Sampler):
+    """
+    Endless batches of (position in the run, index of the image), one permutation after another.
+
+    An image to be repeated 1.3 times comes twice in some epochs, drawn at random, else once.
+
+    Processes take turns: with W of them, the one of rank r gets positions r, r + W, r + 2 W, …
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        start_iter: int = 0,
+        is_wide: list[bool] | None = None,
+        repeats: Sequence[float] | None = None,
+    ):
+        """
+        Args:
+            size: images in the data set.
+            batch_size: images a batch for this process.
+            seed: of the permutations, the same in all processes.
+            start_iter: batches to skip.
+            is_wide: whether each image is wide; batches then hold images of one kind.
+            repeats: how often each image comes in an epoch, on average; None: once.
+        """
+        self._size = size
+        self._batch_size = batch_size
+        self._seed = seed
+        self._start_iter = start_iter
+        self._is_wide = is_wide
+        self._repeats = None if repeats is None else np.asarray(repeats, dtype=float)
+
+    @property
+    def epoch_size(self) -> float:
+        """Images an epoch over all processes, repeated ones counted as often; on average."""
+        return self._size if self._repeats is None else float(self._repeats.sum())
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        # going through the skipped ones costs a microsecond an image, and finds the groups' state
+        return itertools.islice(self._batches(), self._start_iter, None)
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        groups = {False: [], True: []}
+        mine = itertools.islice(self._images(), comm.get_rank(), None, comm.get_world_size())
+        for position, index in mine:
+            group = groups[self._is_wide[index] if self._is_wide else False]
+            group.append((position, index))
+            if len(group) == self._batch_size:
+                yield group.copy()
+                group.clear()
+
+    def _images(self) -> Iterator[tuple[int, int]]:
+        position = 0
+        for epoch in itertools.count():
+            rng = np.random.default_rng((self._seed, epoch))
+            indices = np.arange(self._size)
+            if self._repeats is not None:
+                # the whole part always, and the rest as a probability
+                times = np.floor(self._repeats + rng.random(self._size))
+                indices = indices.repeat(times.astype(int))
+            for index in rng.permutation(indices):
+                yield position, int(index)
+                position += 1
+
+
+class SeededMapDataset(Dataset):
+    """Maps images with random numbers that follow from the seed and the position in the run."""
+
+    def __init__(self, dataset: Dataset, mapper: Callable[[dict], dict | None], seed: int):
+        self._dataset = dataset
+        self._mapper = mapper
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, at: tuple[int, int]) -> dict:
+        position, index = at
+        rng = np.random.default_rng((self._seed, position))
+        # detectron2's augmentations draw from NumPy's global generator, others from these two
+        np.random.seed(rng.integers(2**32, dtype=np.uint64))
+        random.seed(int(rng.integers(2**63)))
+        with torch.random.fork_rng(devices=[]):  # without workers, the model draws from it too
+            torch.default_generator.manual_seed(int(rng.integers(2**63)))
+            for _ in range(1000):
+                sample = self._mapper(self._dataset[index])
+                if sample is not None:
+                    return sample
+                index = int(rng.integers(len(self._dataset)))
+        raise RuntimeError("the mapper took none of 1000 images")
+
+
+def _repeats(dataset: list[dict], threshold: float) -> np.ndarray:
+    """How often each image comes in an epoch, on average."""
+    repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dataset, threshold)
+    logger.info(
+        f"repeat_threshold={threshold:g}: an epoch of {len(dataset)} images becomes one of about "
+        f"{repeats.sum():.0f}, single images up to {repeats.max():.1f} times"
+    )
+    return repeats.numpy()

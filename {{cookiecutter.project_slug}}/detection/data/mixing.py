@@ -1,0 +1,145 @@
+"""Mosaic and mixup: augmentations that make one training image of several."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from detection.data.resizing import resize
+from detection.data.samples import Sample
+
+# All random numbers come from NumPy's global generator, as those of detectron2's augmentations do.
+
+
+class Mosaic:
+    """
+    Four images around a point near the middle (Bochkovskiy et al., arXiv:2004.10934).
+
+    The image itself and three others each fill a quarter with a window of theirs. The result has
+    the size of the image itself.
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: tuple[float, float] = (0.4, 1.0),
+        center: tuple[float, float] = (0.3, 0.7),
+        fill: int = 114,
+    ):
+        """
+        Args:
+            p: the probability.
+            scale: from, to; 1 would show an image as large as the result, 0.5 half as long.
+            center: from, to; where the four meet, as parts of width and height.
+            fill: the grey level, 0 to 255, where an image is too small for its quarter.
+        """
+        self.p = p
+        self.scale = tuple(scale)
+        self.center = tuple(center)
+        self.fill = fill
+
+    def __call__(
+        self, sample: Sample, draw: Callable[[], Sample], min_area: float, min_visibility: float
+    ) -> Sample:
+        """
+        Args:
+            sample: the image to begin with.
+            draw: gives another one of the data set, at random.
+            min_area: boxes with fewer square pixels left are dropped.
+            min_visibility: and so are those of which a smaller part is left.
+        """
+        if np.random.rand() >= self.p:
+            return sample
+        height, width = sample.image.shape[:2]
+        x = round(width * np.random.uniform(*self.center))
+        y = round(height * np.random.uniform(*self.center))
+        canvas = np.full_like(sample.image, self.fill)
+        own = np.random.randint(4)
+        boxes, labels = [], []
+        for quarter in range(4):
+            is_right, is_lower = quarter % 2, quarter // 2
+            room = (width - x if is_right else x), (height - y if is_lower else y)
+            if min(room) < 1:
+                continue
+            source = sample if quarter == own else draw()
+            part = _window(source, (width, height), room, np.random.uniform(*self.scale))
+            part = part.clipped(min_area, min_visibility)
+            # a part smaller than its quarter touches the point where all four meet
+            h, w = part.image.shape[:2]
+            left, top = (x if is_right else x - w), (y if is_lower else y - h)
+            canvas[top : top + h, left : left + w] = part.image
+            boxes.append(part.boxes + np.array([left, top] * 2))
+            labels.append(part.labels)
+        return Sample(canvas, np.concatenate(boxes), np.concatenate(labels))
+
+
+class MixUp:
+    """Another image shines through (Zhang et al., arXiv:1902.04103); the boxes of both stay."""
+
+    def __init__(
+        self, p: float = 0.15, scale: tuple[float, float] = (0.5, 1.5), alpha: float = 32.0
+    ):
+        """
+        Args:
+            p: the probability.
+            scale: from, to; at 1 the other image is as large as the image itself.
+            alpha: the part of the image itself is drawn from Beta(alpha, alpha): the larger, the
+                nearer to one half.
+        """
+        self.p = p
+        self.scale = tuple(scale)
+        self.alpha = alpha
+
+    def __call__(
+        self, sample: Sample, draw: Callable[[], Sample], min_area: float, min_visibility: float
+    ) -> Sample:
+        """As `Mosaic.__call__`."""
+        if np.random.rand() >= self.p:
+            return sample
+        height, width = sample.image.shape[:2]
+        size = width, height
+        part = _window(draw(), size, size, np.random.uniform(*self.scale))
+        part = part.clipped(min_area, min_visibility)
+        h, w = part.image.shape[:2]
+        left, top = np.random.randint(width - w + 1), np.random.randint(height - h + 1)
+        canvas = sample.image.copy()
+        where = np.s_[top : top + h, left : left + w]
+        share = np.random.beta(self.alpha, self.alpha)
+        canvas[where] = cv2.addWeighted(canvas[where], share, part.image, 1 - share, 0)
+        return Sample(
+            canvas,
+            np.concatenate([sample.boxes, part.boxes + np.array([left, top] * 2)]),
+            np.concatenate([sample.labels, part.labels]),
+        )
+
+
+def _window(sample: Sample, size: tuple[int, int], room: tuple[int, int], scale: float) -> Sample:
+    """
+    A window of an image, at random, resized.
+
+    Args:
+        sample: the image.
+        size: (width, height) of the picture into which the whole image would fit at scale 1.
+        room: (width, height) of the window at most, in pixels of that picture.
+        scale: how large the image shows.
+
+    Returns:
+        The window with its boxes, which may reach beyond it.
+    """
+    height, width = sample.image.shape[:2]
+    scale *= min(size[0] / width, size[1] / height)
+    (x, source_width, new_width), (y, source_height, new_height) = (
+        _span(length, available, scale)
+        for length, available in ((width, room[0]), (height, room[1]))
+    )
+    window = sample.image[y : y + source_height, x : x + source_width]
+    window = resize(window, new_height, new_width)
+    factors = np.array([new_width / source_width, new_height / source_height] * 2)
+    return Sample(window, (sample.boxes - (x, y, x, y)) * factors, sample.labels)
+
+
+def _span(length: int, available: int, scale: float) -> tuple[int, int, int]:
+    """Where a window begins along one axis, and its length in the image and as it will be."""
+    source = min(length, max(1, round(available / scale)))
+    new = min(available, max(1, round(source * scale)))
+    return np.random.randint(length - source + 1), source, new

@@ -1,0 +1,126 @@
+"""
+Reads detections in COCO's results format, whoever made them; without detectron2.
+
+Beside results that the project writes is a list of the images that their ids mean: other results
+and another json may have the same ids for other images.
+"""
+
+import json
+import math
+import os
+import reprlib
+import unicodedata
+from collections.abc import Container
+from pathlib import Path, PurePosixPath
+
+from detection.data.coco import read_coco, write_json
+from detection.utils.errors import UserError
+from detection.utils.run_lengths import run_length_problem
+
+
+def images_file(results_file: str | Path) -> Path:
+    """The list of images beside results."""
+    return Path(results_file).with_suffix(".images.json")
+
+
+def write_images(coco: dict, results_file: str | Path) -> None:
+    """
+    Write the list of images beside results, a COCO json without annotations.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    keys = ("id", "file_name", "width", "height")
+    images = [{key: image[key] for key in keys} for image in coco["images"]]
+    listed = {"images": images, "annotations": [], "categories": coco["categories"]}
+    write_json(listed, str(images_file(results_file)))
+
+
+def check_same_images(results_file: str | Path, images: list[dict], json_file: str) -> None:
+    """
+    Compare a json's images with the list beside results; without a list, nothing is compared.
+
+    Folders may differ: datasets/a.png and a.png are the same image.
+
+    Args:
+        results_file: the results, which need not be there.
+        images: of the json.
+        json_file: its name in errors.
+
+    Raises:
+        UserError: an id means another image in the json than in the list, or the list is malformed.
+    """
+    listed_file = images_file(results_file)
+    if not listed_file.is_file() or os.path.realpath(listed_file) == os.path.realpath(json_file):
+        return
+    names = {image["id"]: image.get("file_name") for image in images}
+    for image in read_coco(str(listed_file))["images"]:
+        try:
+            id_, listed = image["id"], _parts(image["file_name"])
+            given = names.get(id_)
+        except (AttributeError, KeyError, TypeError) as e:
+            raise UserError(f"{listed_file}: an image has no id or file_name; predict again") from e
+        if not isinstance(given, str):
+            continue
+        shared = min(len(listed), len(_parts(given)))
+        if listed[-shared:] != _parts(given)[-shared:]:
+            raise UserError(
+                f"{results_file}: is of other images than {json_file}: image {id_} is "
+                f"{image['file_name']} by {listed_file}, and {given} in the json; give "
+                f"{listed_file} as the json, or predict again with an --output of its own"
+            )
+
+
+def read_results(
+    results_file: str, json_file: str, coco: dict, category_ids: Container[int]
+) -> list[dict]:
+    """
+    Read `[{image_id, category_id, bbox: [x, y, w, h], score}]`, boxes in pixels; it may be empty.
+
+    Args:
+        results_file: the json to read.
+        json_file: the COCO json that the detections belong to, to be named in errors.
+        coco: what is in that, each image with its `id`.
+        category_ids: the ids of its categories.
+
+    Raises:
+        UserError: the file cannot be read, a record is malformed, one of its ids is unknown, or
+            the results are of other images.
+    """
+    try:
+        results = json.loads(Path(results_file).read_text(encoding="utf-8-sig"))
+    except OSError as e:
+        raise UserError(f"{results_file}: cannot be read ({e.strerror or e})") from e
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{results_file}: is no valid json ({e}); write it again") from e
+    if not isinstance(results, list):
+        raise UserError(f"{results_file}: is no COCO results json, which is a list of detections")
+    check_same_images(results_file, coco["images"], json_file)
+    image_ids = {image["id"] for image in coco["images"]}
+    for number, result in enumerate(results):
+        where = f"{results_file}: results[{number}]"
+        if not _is_result(result):
+            wanted = "{image_id, category_id, bbox: [x, y, w, h], score}, all numbers finite"
+            raise UserError(f"{where} is {reprlib.repr(result)}; it has to be {wanted}")
+        for key, known in (("image_id", image_ids), ("category_id", category_ids)):
+            if result[key] not in known:
+                raise UserError(f"{where}: {key} {result[key]} is not in {json_file}")
+        mask = result.get("segmentation")
+        if isinstance(mask, dict) and (problem := run_length_problem(mask)):
+            raise UserError(f"{where}: segmentation cannot be read, {problem}; write it again")
+    return results
+
+
+def _parts(file_name: str) -> tuple[str, ...]:
+    return PurePosixPath(unicodedata.normalize("NFC", file_name.replace("\\", "/"))).parts
+
+
+def _is_result(result) -> bool:
+    try:
+        ids = result["image_id"], result["category_id"]
+        x, y, w, h = result["bbox"]
+        numbers = x, y, w, h, result["score"]
+        is_finite = all(type(v) in (int, float) and math.isfinite(v) for v in numbers)
+    except (KeyError, OverflowError, TypeError, ValueError):
+        return False
+    return is_finite and min(w, h) >= 0 and all(type(id_) is int for id_ in ids)

@@ -1,0 +1,1 @@
+"""The training loop: trainer, hooks, launch and setup."""

@@ -1,0 +1,146 @@
+"""Saves checkpoints, and makes up for what a kill cut off between one and the next iteration."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+
+from detection.checkpoint.checkpointer import FINAL, LAST_COMPLETE, NUMBERED
+from detection.utils.files import write_record
+
+logger = logging.getLogger("detectron2.detection")
+
+FLUSHED = 3  # seconds after which W&B's own process has written what it was given
+WINDOW = 100  # values kept of a scalar, more than writers take the median of
+
+
+class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
+    """
+    Upstream's, but the checkpoints from before a resume count to those that are kept.
+
+    What kills have left goes when training starts: half files, and checkpoints beyond
+    `max_to_keep`.
+    """
+
+    def before_train(self):
+        super().before_train()
+        folder = Path(self.checkpointer.save_dir)
+        for pattern in ("model_*.partial", "last_*.partial"):
+            for partial in folder.glob(pattern):
+                partial.unlink()
+        numbers = {p: NUMBERED.fullmatch(p.name) for p in sorted(folder.glob("model_*.pth"))}
+        self.recent_checkpoints = [
+            str(path)
+            for path, number in numbers.items()
+            if number and int(number[1]) < self.trainer.start_iter  # of the run that goes on
+        ]
+        if self.max_to_keep is not None:
+            for path in self.recent_checkpoints[: -self.max_to_keep]:
+                Path(path).unlink()
+            self.recent_checkpoints = self.recent_checkpoints[-self.max_to_keep :]
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done > self.trainer.start_iter:
+            super().after_step()
+        # Completion's call: it was resumed from this iteration's checkpoint
+        elif done == self.trainer.max_iter and not self._is_final():
+            self.checkpointer.save(FINAL, iteration=self.trainer.iter)
+
+    def _is_final(self) -> bool:
+        return Path(self.checkpointer.get_checkpoint_file()).name == f"{FINAL}.pth"
+
+
+class Completion(HookBase):
+    """
+    Makes up, when a run is resumed, for the evaluation and the log that a kill cut off.
+
+    A checkpoint is saved before its iteration's evaluation, so that a crash there loses no
+    training. It holds the scalars so far, and `last_complete.json` the last checkpoint's iteration
+    after which all hooks have run. For one that is not complete they run again before the
+    training continues: each of them leaves what is there already as it is, or replaces it. Goes
+    last.
+    """
+
+    def __init__(self, hooks: Sequence[HookBase | None], folder: str, is_cut_off: bool):
+        """
+        Args:
+            hooks: the one that saves checkpoints, and those behind it.
+            folder: of the checkpoints.
+            is_cut_off: whether the resumed checkpoint's iteration is not complete.
+        """
+        self._hooks = [hook for hook in hooks if hook is not None]
+        self._record = Path(folder) / LAST_COMPLETE
+        self._is_cut_off = is_cut_off
+        self._saved_at = None
+        self._completed = None  # (iteration, time) that is not noted yet
+        self._resumed = None
+
+    def state_dict(self):
+        self._saved_at = self.trainer.iter  # nothing but a checkpoint asks for it
+        storage, scalars = self.trainer.storage, {}
+        for name, is_smoothed in storage.smoothing_hints().items():
+            values = storage.history(name).values()[-WINDOW:]
+            values = [(v, at) for v, at in values if is_smoothed or at == self.trainer.iter]
+            if values:
+                scalars[name] = {"is_smoothed": is_smoothed, "values": values}
+        return {"max_iter": self.trainer.max_iter, "scalars": scalars}
+
+    def load_state_dict(self, state_dict):
+        self._resumed = state_dict
+
+    def before_train(self):
+        start = self.trainer.start_iter
+        if self._is_cut_off:
+            self.trainer.iter = start - 1
+        if self._resumed:
+            self._restore_scalars()
+        if self._is_cut_off:
+            self._complete(start - 1)
+        elif start > 0:
+            self._note(start - 1)  # less than it was, after a return to an older checkpoint
+        elif comm.is_main_process():
+            self._record.unlink(missing_ok=True)
+
+    def after_step(self):
+        now = time.monotonic()
+        if self._saved_at == self.trainer.iter:
+            self._completed = self._saved_at, now
+        if self._completed and now - self._completed[1] > FLUSHED:
+            self._note_completed()
+
+    def after_train(self):
+        if self._completed:  # the writers are closed
+            self._note_completed()
+
+    def _note_completed(self) -> None:
+        self._note(self._completed[0])
+        self._completed = None
+
+    def _restore_scalars(self) -> None:
+        storage = self.trainer.storage
+        for name, scalar in self._resumed["scalars"].items():
+            for value, at in scalar["values"]:
+                storage.iter = at
+                storage.put_scalar(name, value, smoothing_hint=scalar["is_smoothed"])
+        storage.iter = self.trainer.iter
+
+    def _complete(self, iteration: int) -> None:
+        trainer = self.trainer
+        logger.info(f"iteration {iteration}: its evaluation or log was cut off, and is made up for")
+        max_iter = trainer.max_iter
+        # of the run that was cut off: a longer one has no end here
+        trainer.max_iter = end = min(max_iter, self._resumed["max_iter"])
+        for hook in self._hooks:
+            hook.after_step()
+        self._completed = iteration, time.monotonic()
+        if trainer.max_iter == end:  # else it stops early
+            trainer.max_iter = max_iter
+        trainer.iter = trainer.storage.iter = iteration + 1
+
+    def _note(self, iteration: int) -> None:
+        if comm.is_main_process():
+            write_record(self._record, {"iteration": iteration})

@@ -1,0 +1,110 @@
+"""A few iterations of everything, for any config on its own data: `train_net.py --fast-dev-run`."""
+
+import shutil
+from pathlib import Path
+
+from detectron2.config import LazyCall, instantiate
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from fvcore.common.param_scheduler import ParamScheduler
+from omegaconf import DictConfig, OmegaConf
+
+from detection.checkpoint.checkpointer import load_weights
+from detection.config import takes
+from detection.data.coco import read_coco, write_json
+from detection.data.datasets import class_names, first_images
+from detection.engine.trainer import on_device
+from detection.inference.predictor import Predictor, batches_file
+from detection.inference.tta import with_tta
+from detection.utils import output_lock
+from detection.utils.errors import UserError
+from detection.utils.paths import DEV_RUN
+
+ITERATIONS = 4
+IMAGES = 8  # to evaluate and to predict on
+
+
+def shorten(cfg: DictConfig) -> None:
+    """
+    Make it a short run, in place, with an output directory of its own.
+
+    Model, data, batch size and loaders stay as they are, and so does what can go wrong with them.
+    """
+    train, dataloader = cfg.train, cfg.dataloader
+    # the learning rates that the whole training begins with
+    OmegaConf.resolve(cfg.lr_multiplier)
+    part = min(1.0, ITERATIONS / train.max_iter)
+    cfg.lr_multiplier = LazyCall(Beginning)(schedule=cfg.lr_multiplier, part=part)
+    train.output_dir = train.output_dir.rstrip("/") + DEV_RUN
+    train.max_iter, train.epochs = ITERATIONS, None
+    train.eval_period = train.checkpointer.period = ITERATIONS // 2
+    train.log_period = 1
+    train.precise_bn.num_iter = 1
+    if cfg.writers.get("wandb") is not None:
+        cfg.writers.wandb.mode = "offline"
+
+    evaluator, test = dataloader.evaluator, dataloader.test
+    if "names" in test.dataset:  # to which the evaluator's name usually refers, and which moves
+        evaluator.dataset_name = test.dataset.names
+    test.dataset = LazyCall(first_images)(dataset=test.dataset, count=IMAGES)
+    if takes(evaluator._target_, "only_seen"):
+        evaluator.only_seen = True
+
+
+class Beginning(ParamScheduler):
+    """The first part of another schedule."""
+
+    def __init__(self, schedule: ParamScheduler, part: float):
+        """
+        Args:
+            schedule: of the whole training.
+            part: the fraction of it that is gone through.
+        """
+        self._schedule = schedule
+        self._part = part
+
+    def __call__(self, where: float) -> float:
+        return self._schedule(where * self._part)
+
+
+def clear(output_dir: str) -> None:
+    """
+    Remove what the dev run before has left.
+
+    Raises:
+        UserError: the output directory cannot be removed, or is none on this machine.
+    """
+    if "://" in output_dir:
+        raise UserError(f"{output_dir}: --fast-dev-run wants a folder for train.output_dir")
+    if comm.is_main_process():
+        try:
+            for path in Path(output_dir).iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != output_lock.NAME:
+                    path.unlink()
+        except OSError as e:
+            raise UserError(f"{output_dir}: cannot be removed ({e}); remove it by hand") from e
+    comm.synchronize()
+
+
+def finish(cfg: DictConfig) -> None:
+    """Predict with the weights that the training has saved, and say that all is well."""
+    if comm.is_main_process():
+        output_dir = Path(cfg.train.output_dir)
+        val = MetadataCatalog.get(instantiate(cfg.dataloader.evaluator.dataset_name))
+        coco = read_coco(val.json_file)
+        coco["images"] = coco["images"][:IMAGES]
+        model = instantiate(cfg.model).eval()
+        on_device(model, cfg.train.device, cfg.train.channels_last)
+        load_weights(model, cfg.train.output_dir, "last", class_names(cfg))
+        predictor = Predictor(cfg, with_tta(cfg, model), coco, val.image_root, 2, 0)
+        output = output_dir / "predictions.json"
+        write_json(predictor.predict(output, settings={}), str(output))
+        batches_file(output).unlink()
+        print(
+            f"all is well: {ITERATIONS} iterations of {cfg.dataloader.train.total_batch_size} "
+            f"images on {comm.get_world_size()} × {cfg.train.device}, 2 evaluations, checkpoints, "
+            f"predictions on {len(coco['images'])} images; all of it in {output_dir}"
+        )
+    comm.synchronize()

@@ -1,0 +1,84 @@
+"""Runs a training in one process, in several that it starts, or in those that torchrun started."""
+
+import argparse
+import os
+from collections.abc import Callable
+
+import torch
+from detectron2.engine import launch as spawn
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+from torch import distributed
+from torch.multiprocessing import ProcessRaisedException
+
+from detection.utils.errors import UserError
+
+# what torchrun, or a cluster's job, tells each of its processes
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """
+    Call `main(args)` in each process of the training, on GPUs over NCCL, on CPUs over Gloo.
+
+    Args:
+        main: must be importable from the module it is in.
+        args: with detectron2's `num_gpus`, processes on this machine, `num_machines`,
+            `machine_rank` and `dist_url`; they stay at their defaults under torchrun.
+
+    Raises:
+        UserError: from `main`, or for more processes than GPUs, or processes started twice.
+    """
+    is_started = all(name in os.environ for name in ENVIRONMENT)
+    if is_started and args.num_gpus * args.num_machines > 1:
+        raise UserError(
+            "torchrun has started the processes already: leave out --num-gpus and --num-machines"
+        )
+    processes = int(os.environ["LOCAL_WORLD_SIZE"]) if is_started else args.num_gpus
+    gpus = torch.cuda.device_count()
+    if processes > gpus > 0:
+        raise UserError(f"{processes} processes, but this machine has {gpus} GPU(s) for them")
+    if is_started:
+        _join()
+        _call(main, args)
+        return
+    try:
+        spawn(
+            _call,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args),
+        )
+    except ProcessRaisedException as e:
+        # all that is left of another process's exception is its traceback as text
+        if f"{UserError.__module__}.UserError: " in str(e):
+            raise UserError(str(e)) from None
+        raise
+
+
+def _join() -> None:
+    """Join the processes that the environment tells of."""
+    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(local_rank)
+    # long enough for what the main process does alone
+    distributed.init_process_group("nccl" if has_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(local_size)
+    else:  # v0.6; every process has to take part in making the group of every machine
+        for first in range(0, comm.get_world_size(), local_size):
+            group = distributed.new_group(list(range(first, first + local_size)))
+            if first <= comm.get_rank() < first + local_size:
+                comm._LOCAL_PROCESS_GROUP = group
+
+
+def _call(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        # else each process takes all cores
+        torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
+    main(args)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -1,0 +1,195 @@
+"""Pictures of ground truth and predictions at each evaluation, for W&B and TensorBoard."""
+
+import logging
+import os
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import wandb
+from detectron2.data import MetadataCatalog
+from detectron2.engine import HookBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, TensorboardXWriter
+
+from detection.data.coco import read_coco
+from detection.utils.drawing import Box, BoxPainter
+from detection.utils.images import read_image
+from detection.writers.wandb_writer import WandbWriter
+
+logger = logging.getLogger("detectron2.detection")
+
+
+class PictureHook(HookBase, DatasetEvaluator):
+    """
+    Shows the same validation images with their boxes at each evaluation.
+
+    W&B gets each image with ground truth and predictions as boxes, to be switched by class and
+    score in its pages; TensorBoard gets both drawn side by side. Their names are `pictures/1`,
+    `pictures/2`, … The hook is an evaluator too and looks on while others evaluate: it predicts
+    nothing itself. It goes after EvalHook and before the writers.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        writers: Sequence[EventWriter],
+        count: int = 8,
+        max_size: int = 1024,
+        min_score: float = 0.3,
+    ):
+        """
+        Args:
+            dataset_name: what is evaluated; a registered data set with `json_file`, `image_root`
+                and `thing_classes` in its metadata. Without a json file there are no pictures.
+            writers: those of this process; the W&B and TensorBoard writers among them get pictures.
+            count: how many images, spread evenly over the annotated ones; 0 switches it off.
+            max_size: larger pictures are shrunk until their longer side, in pixels, is this:
+                the image itself for W&B, both halves together for TensorBoard, whose PNGs are slow
+                to write.
+            min_score: the lowest score that is drawn for TensorBoard; W&B gets all.
+        """
+        self._dataset_name = dataset_name
+        self._wandb_writers = [w for w in writers if isinstance(w, WandbWriter)]
+        self._has_tensorboard = any(isinstance(w, TensorboardXWriter) for w in writers)
+        self._count = count
+        self._max_size = max_size
+        self._min_score = min_score
+        self._chosen = {}
+        self._predictions = {}
+        self._gathered = None
+
+    def before_train(self):
+        # only now: loading a data set may register its metadata anew
+        self._metadata = MetadataCatalog.get(self._dataset_name)
+        json_file = self._metadata.get("json_file")
+        if self._count > 0 and json_file:
+            self._chosen = _choose(read_coco(json_file), self._count)
+            titles = [image["file_name"] for image in self._chosen.values()]
+            self._painter = BoxPainter(self._metadata.thing_classes, titles)
+
+    def reset(self):
+        self._predictions = {}
+
+    def process(self, inputs, outputs):
+        for image, output in zip(inputs, outputs, strict=True):
+            if image["image_id"] in self._chosen and "instances" in output:
+                found = output["instances"].to("cpu")
+                found = found[found.scores.argsort()]  # the best last, and so on top
+                self._predictions[image["image_id"]] = [
+                    Box(label, tuple(corners), score)
+                    for label, corners, score in zip(
+                        found.pred_classes.tolist(),
+                        found.pred_boxes.tensor.tolist(),
+                        found.scores.tolist(),
+                        strict=True,
+                    )
+                ]
+
+    def evaluate(self):
+        # on every process, as gathering is in step; only the main one shows them
+        self._gathered = {k: v for part in comm.gather(self._predictions) for k, v in part.items()}
+
+    def after_step(self):
+        if not self._gathered:
+            return
+        try:
+            for number, (image_id, image) in enumerate(self._chosen.items(), start=1):
+                self._show(f"pictures/{number}", image, self._gathered.get(image_id, []))
+        except Exception as e:  # a picture is never worth a training
+            logger.warning(f"no pictures of iteration {self.trainer.iter}: {e!r}")
+        self._gathered = None
+
+    def _show(self, name: str, image: dict, predictions: list[Box]) -> None:
+        if "pixels" not in image:  # kept, as reading a large image takes longer than all the rest
+            path = os.path.join(self._metadata.image_root, image["file_name"])
+            image["pixels"] = _shrink(read_image(path), self._max_size, self._max_size)
+        pixels = image["pixels"]
+        # boxes are in pixels of the image as the json has it
+        size = image["width"], image["height"]
+        labels = self._metadata.thing_dataset_id_to_contiguous_id
+        truth = [
+            Box(labels[a["category_id"]], (x, y, x + w, y + h))
+            for a in image["annotations"]
+            for x, y, w, h in [a["bbox"]]
+        ]
+        for writer in self._wandb_writers:
+            media = writer.media.setdefault(self.trainer.iter, {})
+            media[name] = _wandb_image(
+                pixels, size, truth, predictions, self._metadata.thing_classes, image["file_name"]
+            )
+        if self._has_tensorboard:
+            pixels = _shrink(pixels, self._max_size // 2, self._max_size)
+            predictions = [box for box in predictions if box.score >= self._min_score]
+            factors = np.array(pixels.shape[1::-1] * 2) / (size * 2)
+            truth, predictions = (
+                [box._replace(corners=tuple(box.corners * factors)) for box in boxes]
+                for boxes in (truth, predictions)
+            )
+            halves = {
+                f"{image['file_name']}: ground truth": truth,
+                f"predictions, score {self._min_score:g} and up": predictions,
+            }
+            picture = self._painter.side_by_side(pixels, halves)
+            self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
+
+
+def _choose(coco: dict, count: int) -> dict[int, dict]:
+    """{image id: the json's image with its annotations}, spread evenly over the annotated ones."""
+    annotated = {a["image_id"] for a in coco.get("annotations", [])}
+    images = [i for i in coco["images"] if i["id"] in annotated] or coco["images"]
+    positions = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+    chosen = {images[k]["id"]: {**images[k], "annotations": []} for k in positions}
+    for annotation in coco.get("annotations", []):
+        if annotation["image_id"] in chosen and not annotation.get("iscrowd"):
+            chosen[annotation["image_id"]]["annotations"].append(annotation)
+    return chosen
+
+
+def _shrink(pixels: np.ndarray, max_width: int, max_height: int) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    scale = min(max_width / width, max_height / height)
+    if scale >= 1:
+        return pixels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _wandb_image(
+    pixels: np.ndarray,
+    size: tuple[int, int],
+    truth: list[Box],
+    predictions: list[Box],
+    class_names: list[str],
+    caption: str,
+) -> wandb.Image:
+    """Boxes are in pixels of an image of that (width, height), and become fractions of it."""
+    width, height = size
+
+    def box_data(box: Box) -> dict:
+        x1, y1, x2, y2 = box.corners
+        name = class_names[box.label]
+        data = {
+            "position": {
+                "minX": float(x1 / width),
+                "maxX": float(x2 / width),
+                "minY": float(y1 / height),
+                "maxY": float(y2 / height),
+            },
+            "class_id": box.label,
+            "box_caption": name if box.score is None else f"{name} {box.score:.2f}",
+        }
+        return data if box.score is None else {**data, "scores": {"score": box.score}}
+
+    class_labels = dict(enumerate(class_names))
+    boxes = {"ground_truth": truth, "predictions": predictions}
+    return wandb.Image(
+        pixels,
+        caption=caption,
+        file_type="jpg",
+        boxes={
+            name: {"box_data": [box_data(b) for b in found], "class_labels": class_labels}
+            for name, found in boxes.items()
+        },
+    )

@@ -1,0 +1,211 @@
+"""The training loop: precision, gradient clipping, and plain words for what ends a training."""
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+
+from detection.utils.errors import UserError
+from detection.utils.failures import explained
+
+logger = logging.getLogger("detectron2.detection")
+
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Trainer(SimpleTrainer):
+    """
+    Upstream's, with mixed precision on CPUs too, gradient clipping and errors of one line.
+
+    A hook may end the training early: it sets `max_iter` to `iter + 1`.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        data_loader: Iterable[list[dict]],
+        optimizer: torch.optim.Optimizer,
+        dtype: torch.dtype | None = None,
+        norm: float | None = None,
+        value: float | None = None,
+        output_dir: str = ".",
+    ):
+        """
+        Args:
+            model: returns a dict of losses.
+            data_loader: batches, as many as the training has iterations, or endless.
+            optimizer: of the model's parameters.
+            dtype: of mixed precision, see `amp_dtype`; None: float32 throughout.
+            norm: the largest norm of all gradients together; the norm before clipping is
+                stored as `grad_norm`. None: no limit.
+            value: the largest absolute value of each gradient; None: no limit.
+            output_dir: what hooks write to.
+        """
+        super().__init__(model, data_loader, optimizer)
+        self._device = next(model.parameters()).device.type
+        self._dtype = dtype
+        self._clip_norm = norm
+        self._clip_value = value
+        self._output_dir = output_dir
+        # now: detectron2's main makes it amid the first iteration, whose random numbers it shifts
+        self._batches = self._data_loader_iter
+        # bfloat16 has the exponents of float32: nothing underflows
+        self._scaler = torch.amp.GradScaler(self._device, enabled=dtype is torch.float16)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """
+        Run iterations `start_iter` to `max_iter` - 1.
+
+        Raises:
+            UserError: the loss is not finite, memory is short, the disk is full or out of reach,
+                or a loader's process was killed.
+        """
+        logger.info(f"training from iteration {start_iter}")
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                with explained(self._output_dir):
+                    self.before_train()
+                    while self.iter < self.max_iter:
+                        self.before_step()
+                        self.run_step()
+                        self.after_step()
+                        self.iter += 1
+            except UserError:
+                raise
+            except Exception:
+                logger.exception(f"iteration {self.iter}:")  # for log.txt
+                raise
+            finally:
+                self.after_train()
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        batch = next(self._batches)
+        data_time = time.perf_counter() - start
+        with self._explained(batch):
+            self.optimizer.zero_grad()
+            with torch.autocast(self._device, self._dtype) if self._dtype else nullcontext():
+                losses = self.model(batch)
+            if isinstance(losses, torch.Tensor):
+                losses = {"total_loss": losses}
+            total = sum(losses.values())
+            self._scaler.scale(total).backward()
+            if hasattr(self, "after_backward"):  # hooks of detectron2's main have it
+                self.after_backward()
+            # only now, so that the GPU has work while it is waited for
+            if not math.isfinite(total.item()):
+                values = "  ".join(f"{name} {loss.item():.3g}" for name, loss in losses.items())
+                raise FloatingPointError(f"the loss is not finite ({values})")
+            self._write_metrics(losses, data_time)
+            self._clip()
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "grad_scaler": self._scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        try:
+            super().load_state_dict(state_dict)
+        except ValueError as e:
+            reason = str(e).splitlines()[0]
+            raise UserError(
+                f"the checkpoint is of another optimizer or train.freeze ({reason}); resume with "
+                "the settings that the run was started with"
+            ) from e
+        # {} of a run without it
+        if self._scaler.is_enabled() and state_dict.get("grad_scaler"):
+            self._scaler.load_state_dict(state_dict["grad_scaler"])
+
+    def _clip(self) -> None:
+        if self._clip_norm is None and self._clip_value is None:
+            return
+        self._scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self._clip_value is not None:
+            torch.nn.utils.clip_grad_value_(parameters, self._clip_value)
+        if self._clip_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm).item()
+            if math.isfinite(norm):
+                self.storage.put_scalar("grad_norm", norm)
+            elif not self._scaler.is_enabled():  # which leaves the step out, and lowers the scale
+                raise FloatingPointError("the gradients are not finite")
+
+    @contextmanager
+    def _explained(self, batch: list[dict]) -> Iterator[None]:
+        """Turn what goes wrong with a batch into a UserError that says what helps."""
+        try:
+            yield
+        except FloatingPointError as e:  # the one above, or detectron2's own
+            images = ", ".join(image.get("file_name", "?") for image in batch)
+            precision = " or train.amp.enabled=False" if self._dtype else ""
+            message = (
+                f"iteration {self.iter}: {str(e).splitlines()[0].rstrip('.!')}; the images were "
+                f"{images}. Try a lower optimizer.lr or train.clip_grad.norm=1{precision}, and "
+                "look at their boxes with `make check`"
+            )
+            if not comm.is_main_process():
+                logger.error(message)  # the main process knows the losses alone
+            raise UserError(message) from e
+        except (RuntimeError, MemoryError) as e:
+            if not _is_out_of_memory(e):
+                raise
+            sizes = ["×".join(map(str, reversed(image["image"].shape[1:]))) for image in batch]
+            raise UserError(
+                f"iteration {self.iter}: out of memory ({self._device}) with {len(batch)} images "
+                f"of {', '.join(sizes)} pixels; lower dataloader.train.total_batch_size or "
+                "dataloader.train.mapper.augmentations.0.short_edge_length"
+                + ("" if self._dtype else ", or set train.amp.enabled=True")
+                + "; --resume goes on from the last checkpoint"
+            ) from e
+
+
+def on_device(model: torch.nn.Module, device: str, channels_last: bool | None) -> torch.nn.Module:
+    """
+    Move a model to a device, where its convolutions work in one of two layouts.
+
+    Args:
+        model: changed in place, and returned.
+        device: e.g. "cuda".
+        channels_last: images and feature maps as (N, H, W, C) in memory; None: on CPUs.
+    """
+    if channels_last is None:
+        channels_last = device == "cpu"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(device).to(memory_format=layout)
+
+
+def amp_dtype(enabled: bool, precision: str, device: str) -> torch.dtype | None:
+    """
+    The dtype of mixed precision on a device; None where it is switched off.
+
+    Raises:
+        UserError: an unknown precision, or one that the device cannot compute in.
+    """
+    if not enabled:
+        return None
+    if precision not in PRECISIONS:
+        raise UserError(f"train.amp.precision={precision}: there are {', '.join(PRECISIONS)}")
+    is_cuda = str(device).startswith("cuda")
+    if precision == "fp16" and not is_cuda:
+        raise UserError(
+            f"fp16 needs a GPU, not {device}: set train.amp.precision=bf16, or "
+            "train.amp.enabled=False"
+        )
+    if precision == "bf16" and is_cuda and not torch.cuda.is_bf16_supported():
+        raise UserError("this GPU cannot compute in bf16: set train.amp.precision=fp16")
+    return PRECISIONS[precision]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # CUDA's "out of memory", and those of the CPU's allocator on Linux and Windows
+    told = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in told)

@@ -1,0 +1,1 @@
+"""Average precision, matching of detections and validation losses."""

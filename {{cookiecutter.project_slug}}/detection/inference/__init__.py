@@ -1,0 +1,1 @@
+"""Predicts with a trained model: test-time augmentation and fusion."""

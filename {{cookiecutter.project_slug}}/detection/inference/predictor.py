@@ -1,0 +1,296 @@
+"""Predicts on images of a COCO json, a folder or a glob; goes on where it was cut off."""
+
+import glob
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from detectron2.config import instantiate
+from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from omegaconf import DictConfig
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from detection.classes import CLASSES
+from detection.config import plain
+from detection.data.batching import detect
+from detection.data.coco import category_id_map, check_images, read_coco
+from detection.utils.errors import UserError
+from detection.utils.files import write_whole
+from detection.utils.image_files import is_file, likely_roots
+from detection.utils.image_folder import ImageFolder, image_size
+from detection.utils.paths import DATASETS, in_project
+
+logger = logging.getLogger("detectron2.detection")
+
+LINES = 10  # of progress, where there is no terminal
+
+
+def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
+    """
+    The images to predict on.
+
+    Args:
+        source: a COCO json, which needs no annotations; a folder, searched with all below it; or
+            a glob pattern, e.g. "images/*.jpg".
+        image_root: what a json's `file_name`s are relative to; None is the json's own folder.
+            For a folder or a pattern, what theirs become relative to: None is the folder itself,
+            or for a pattern the part before its first wildcard.
+
+    Returns:
+        A COCO json with `images` and `categories`, the json's own or numbered from 1 in the
+        order of the names, and the absolute image root.
+
+    Raises:
+        UserError: there is no such file, no image, or an image that cannot be opened.
+    """
+    if source.endswith(".json"):
+        coco = read_coco(source)
+        category_id_map(coco, source)  # refuses other classes than CLASSES
+        check_images(coco, source)
+        image_root = os.path.abspath(image_root or os.path.dirname(source))
+        _check_presence([image["file_name"] for image in coco["images"]], image_root, source)
+        return coco, image_root
+    if os.path.isdir(source):
+        root = image_root or source
+        folder = ImageFolder(source, source)
+        files = [Path(source, path) for path in folder.paths]
+        if folder.passed_over:
+            logger.warning(f"{source}: {folder.passed_over}")
+    else:
+        root = image_root or _fixed_part(source)
+        files = sorted(Path(p) for p in glob.glob(source, recursive=True) if os.path.isfile(p))
+    if not files:
+        raise UserError(f"{source}: no image there; give a COCO json, a folder or a quoted pattern")
+    root = os.path.abspath(root)
+    images = []
+    for number, file in enumerate(files, start=1):
+        width, height = image_size(file)
+        name = Path(os.path.relpath(file, root)).as_posix()
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+    categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES, start=1)]
+    return {"images": images, "annotations": [], "categories": categories}, root
+
+
+def _check_presence(names: list[str], image_root: str, json_file: str) -> None:
+    if not any(is_file(image_root, name) for name in names):
+        roots = likely_roots(image_root, names)
+        where = f" (they are in {' and in '.join(roots)})" if roots else ""
+        raise UserError(
+            f"{json_file}: none of its images is in {image_root}, not {names[0]} either; give "
+            f"--image-root{where}"
+        )
+
+
+def results_name(source: str) -> str:
+    """
+    What results are called, without a suffix, as the Makefile calls them too.
+
+    datasets/test.json is test, and datasets/folds/0/val.json is folds_0_val, since there are as
+    many val.json as folds; the folder datasets/test is test.folder, and the pattern
+    datasets/test/*.jpg is test_any.jpg.
+    """
+    path = Path(os.path.abspath(source))
+    datasets = os.path.abspath(in_project(DATASETS))
+    name = path.name
+    if path.is_relative_to(datasets) and path != Path(datasets):
+        name = "_".join(path.relative_to(datasets).parts)
+    if source.endswith(".json"):
+        return name.removesuffix(".json")
+    plain = name.replace("**", "any").replace("*", "any").replace("?", "one")
+    plain = plain.replace("[", "").replace("]", "")
+    return plain if plain != name else f"{name}.folder"
+
+
+def set_thresholds(cfg: DictConfig, model: torch.nn.Module, min_score: float, limit: int) -> None:
+    """
+    Set which boxes of an image are kept: those of `min_score` and more, the `limit` best ones.
+
+    With test-time augmentation these are the fused boxes. Each view keeps what it keeps in an
+    evaluation, and `limit` boxes at least, since the fused scores depend on all of them.
+    """
+    cfg.tta.detector.min_score, cfg.tta.detector.max_per_image = min_score, limit
+    for module in model.modules():
+        if hasattr(module, "test_score_thresh") and not cfg.tta.enabled:
+            module.test_score_thresh = min_score
+        # of ROI heads, of dense detectors
+        for name in ("test_topk_per_image", "max_detections_per_image"):
+            if hasattr(module, name):
+                least = getattr(module, name) if cfg.tta.enabled else 0
+                setattr(module, name, max(limit, least))
+
+
+class Predictor:
+    """Predicts on all images in batches, keeping each finished batch on the disk."""
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        model: torch.nn.Module,
+        coco: dict,
+        image_root: str,
+        batch_size: int,
+        num_workers: int,
+    ):
+        """
+        Args:
+            cfg: its `dataloader.test.mapper` reads the images.
+            model: in evaluation mode, on its device.
+            coco: as `list_images` returns it.
+            image_root: what the `file_name`s in it are relative to.
+            batch_size: images that go through the model together.
+            num_workers: processes that load images.
+        """
+        self._model = model
+        self._images = coco["images"]
+        positions = category_id_map(coco, "the images' json")
+        self._category_ids = {position: id_ for id_, position in positions.items()}
+        self._batch_size = batch_size
+        self._num_workers = num_workers
+        self._mapper = _Read(instantiate(cfg.dataloader.test.mapper))
+        self._dataset_dicts = [
+            {
+                "file_name": os.path.join(image_root, image["file_name"]),
+                "image_id": image["id"],
+                "width": image["width"],
+                "height": image["height"],
+            }
+            for image in self._images
+        ]
+
+    def predict(self, output: Path, settings: dict) -> list[dict]:
+        """
+        Predict, or finish what an interrupted prediction with the same settings began.
+
+        Args:
+            output: where the results shall go; finished batches go to `batches_file(output)`.
+            settings: whatever the results depend on; others make a new start.
+
+        Returns:
+            COCO results: `image_id, category_id, bbox, score`, boxes as (x, y, w, h) in pixels,
+            with the ids of the json.
+        """
+        partial = batches_file(output)
+        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        done = _read_partial(partial, key)
+        if done:
+            logger.info(f"{partial}: goes on after {len(done)} batches")
+        batches = -(-len(self._images) // self._batch_size)
+        if not done:
+            write_whole(partial, f"{json.dumps(key)}\n".encode())
+        with open(partial, "a", encoding="utf-8") as f:
+            for results in _progress(self._batches(len(done)), len(done), batches):
+                f.write(json.dumps(results) + "\n")
+                f.flush()
+                done.append(results)
+        return [result for results in done for result in results]
+
+    def _batches(self, start: int) -> Iterator[list[dict]]:
+        rest = self._dataset_dicts[start * self._batch_size :]
+        loader = DataLoader(
+            MapDataset(DatasetFromList(rest, copy=False), self._mapper),
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+            collate_fn=trivial_batch_collator,
+        )
+        for batch in loader:
+            for image in batch:
+                if isinstance(image, UserError):
+                    raise image
+            with torch.inference_mode():
+                outputs = detect(self._model, batch)
+            results = []
+            for image, output in zip(batch, outputs, strict=True):
+                instances = output["instances"].to("cpu")
+                results += instances_to_coco_json(instances, image["image_id"])
+            for result in results:
+                result["category_id"] = self._category_ids[result["category_id"]]
+            yield results
+
+
+class _Read:
+    """A mapper that returns errors: raised in a worker, they would come wrapped in a traceback."""
+
+    def __init__(self, mapper):
+        self._mapper = mapper
+
+    def __call__(self, dataset_dict: dict) -> dict | UserError:
+        try:
+            return self._mapper(dataset_dict)
+        except UserError as e:  # of an image
+            return e
+        except (OSError, SizeMismatchError) as e:
+            file = dataset_dict["file_name"]
+            reason = "there is no such file" if isinstance(e, FileNotFoundError) else e
+            return UserError(f"{file}: cannot be predicted on ({reason}); mend it or leave it out")
+
+
+def batches_file(output: Path) -> Path:
+    """Where the batches are kept that are finished while `output` is not."""
+    return output.with_name(f"{output.name}.batches")
+
+
+def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> dict:
+    """What results depend on: the model, its weights, the images and how they are read."""
+    weights = Path(weights)
+    stat = weights.stat() if weights.is_file() else None
+    return {
+        "model": plain(cfg.model),
+        "mapper": plain(cfg.dataloader.test.mapper),
+        "tta": plain(cfg.tta),
+        "classes": list(CLASSES),
+        "weights": [str(weights), stat and stat.st_size, stat and stat.st_mtime_ns],
+        "images": [
+            [image[key] for key in ("id", "file_name", "width", "height")]
+            for image in coco["images"]
+        ],
+        "categories": [(category["id"], category["name"]) for category in coco["categories"]],
+        **other,
+    }
+
+
+def _read_partial(partial: Path, key: str) -> list[list[dict]]:
+    """Finished batches of the same settings; what a crash has spoilt is dropped from the file."""
+    if not partial.is_file():
+        return []
+    lines = partial.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    if not lines or lines[0] != json.dumps(key) + "\n":
+        logger.info(f"{partial}: was made with other settings, so it starts anew")
+        return []
+    done = []
+    with suppress(ValueError):
+        for line in lines[1:]:
+            done.append(json.loads(line[: line.index("\n")]))
+    if 1 + len(done) < len(lines):
+        write_whole(partial, "".join(lines[: 1 + len(done)]).encode())
+    return done
+
+
+def _progress(batches: Iterator[list[dict]], start: int, total: int) -> Iterator[list[dict]]:
+    is_terminal = sys.stderr.isatty()
+    step = max(1, total // LINES)
+    with tqdm(total=total, initial=start, unit="batch", disable=not is_terminal) as bar:
+        for number, results in enumerate(batches, start=start + 1):
+            yield results
+            bar.update()
+            if not is_terminal and (number % step == 0 or number == total):
+                logger.info(f"{number}/{total} batches")
+
+
+def _fixed_part(pattern: str) -> str:
+    parts = Path(pattern).parts[:-1]
+    fixed = []
+    for part in parts:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return os.path.join(*fixed) if fixed else "."

@@ -1,0 +1,1 @@
+"""Builds models: backbones, heads, freezing."""

@@ -1,0 +1,1 @@
+"""Paths, files, errors, images and text: what every other room uses."""

@@ -1,0 +1,70 @@
+"""Writes files whole or not at all, and never over what is read."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from detection.utils.errors import UserError
+
+
+def keep_inputs(output: str | Path, *inputs: str | Path | None) -> None:
+    """
+    Refuse an output that cannot be, before any work is done for it.
+
+    Args:
+        output: the file to write.
+        inputs: what is read; None is nothing.
+
+    Raises:
+        UserError: the output is one of the inputs, or a folder.
+    """
+    if os.path.isdir(output):
+        raise UserError(f"{output}: is a folder; --output wants the name of a file")
+    for path in inputs:
+        if path is not None and os.path.realpath(path) == os.path.realpath(output):
+            raise UserError(f"{output}: is what is read; --output writes elsewhere")
+
+
+def write_whole(
+    path: str | Path, content: bytes, name: str | None = None, remedy: str = ""
+) -> None:
+    """
+    Write a file, all of it or nothing; its folder is made.
+
+    Args:
+        path: where; a file there is replaced when all is written, a link stays one.
+        content: of the file.
+        name: what the error calls the file; None is `path`.
+        remedy: what the error advises, after its reason.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # /dev/null, /dev/stdout
+            path.write_bytes(content)
+            return
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as e:
+        with suppress(OSError):
+            partial.unlink()
+        raise UserError(f"{name or path}: cannot be written ({e.strerror or e}){remedy}") from e
+
+
+def read_record(path: Path) -> dict:
+    """A small json file that a training keeps; {} where there is none, or something else."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Write what `read_record` reads."""
+    write_whole(path, json.dumps(record).encode() + b"\n")

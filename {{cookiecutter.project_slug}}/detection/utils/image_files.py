@@ -1,0 +1,122 @@
+"""Finds the files that a json's `file_name`s mean, and what is there in place of missing ones."""
+
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from glob import escape, glob
+from pathlib import Path
+from urllib.parse import unquote
+
+from detection.utils.image_folder import EXTENSIONS
+
+
+def is_file(folder: str, name: str) -> bool:
+    """Whether the folder has such a file; a name that no file can have is none."""
+    try:
+        return os.path.isfile(os.path.join(folder, name))
+    except ValueError:
+        return False
+
+
+def find_twins(folder: str, names: Iterable[str]) -> dict[str, str]:
+    """
+    For names that the folder lacks, those there that differ only in case or Unicode form.
+
+    Letters such as é or 한 have two forms, and not every archive or file system keeps the one that
+    it was given. Only unambiguous ones are found.
+    """
+    listings: dict[str, dict[str, list[str]]] = {}
+    twins = {}
+    for name in names:
+        parent, base = os.path.split(name.replace("\\", "/"))
+        if parent not in listings:
+            listings[parent] = {}
+            try:
+                present = os.listdir(os.path.join(folder, parent))
+            except (OSError, ValueError):
+                present = []
+            for other in present:
+                listings[parent].setdefault(_folded(other), []).append(other)
+        found = listings[parent].get(_folded(base), [])
+        if len(found) == 1 and is_file(folder, os.path.join(parent, found[0])):
+            twins[name] = f"{parent}/{found[0]}" if parent else found[0]
+    return twins
+
+
+def find_moved(folder: str, names: Iterable[str], listed: Iterable[str]) -> dict[str, str]:
+    """
+    For names that the folder lacks, the one file in it or below that they must mean.
+
+    The file has their base name; theirs may have other folders, a root, a drive or an address
+    before it, backslashes, the prefix that Label Studio puts before an upload, or no extension. Of
+    several such files it is the one that shares most folders with the name. A file that is listed
+    itself, or that two names seem to mean, is nobody's.
+
+    Args:
+        folder: the folder of the images.
+        names: those that it lacks.
+        listed: all names that are in use.
+
+    Returns:
+        {name: path from `folder` on, with slashes}.
+    """
+    names = set(names)
+    if not names:
+        return {}
+    files = defaultdict(list)
+    seen = set()
+    for parent, folders, bases in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
+        where = Path(os.path.relpath(parent, folder))
+        for base in bases:
+            path = (where / base).as_posix()
+            files[_folded(base)].append(path)
+            if Path(base).suffix.lower() in EXTENSIONS:
+                files[_folded(Path(base).stem)].append(path)
+    taken = {os.path.normpath(name) for name in listed if name not in names}
+    moved = {}
+    for name in names:
+        parents, bases = _parts(name)
+        found = next((files[key] for key in map(_folded, bases) if key in files), [])
+        shared = {path: _common_end(parents, path.split("/")[:-1]) for path in found}
+        best = [path for path in shared if shared[path] == max(shared.values())]
+        if len(best) == 1 and best[0] not in taken:
+            moved[name] = best[0]
+    claims = Counter(moved.values())
+    return {name: path for name, path in moved.items() if claims[path] == 1}
+
+
+def likely_roots(folder: str, names: list[str]) -> list[str]:
+    """The folders under `folder`, one or two levels down, that have all the files `names`."""
+    if any("\0" in name or os.path.isabs(name) for name in names):
+        return []
+    for pattern in ("*", "*/*"):
+        first = sorted(glob(os.path.join(escape(folder), pattern, escape(names[0]))))
+        roots = [found.removesuffix(names[0]).rstrip("/\\") for found in first]
+        if roots := [root for root in roots if all(is_file(root, name) for name in names)]:
+            return roots
+    return []
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _parts(name: str) -> tuple[list[str], list[str]]:
+    """The folders of a name, from whatever system, and what its file may be called."""
+    *parents, base = re.split(r"[/\\]|\?d=", name)
+    bases = [base, unquote(base), re.sub(r"^[0-9a-f]{8}-", "", unquote(base))]
+    return parents, [base for base in bases if base]
+
+
+def _common_end(parents: list[str], others: list[str]) -> int:
+    """How many folders, from the last on, are the same."""
+    count = 0
+    while count < min(len(parents), len(others)) and parents[-1 - count] == others[-1 - count]:
+        count += 1
+    return count

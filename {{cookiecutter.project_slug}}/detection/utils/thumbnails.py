@@ -1,0 +1,86 @@
+"""Small copies of images, read in parallel: for pages, and to tell how images look."""
+
+import base64
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from detection.utils.images import ImageError, read_image
+
+LOOK_SIZE = 256  # pixels of the longer side: images of any size are compared at this one
+
+
+class Look(NamedTuple):
+    """How an image looks, in gray levels from 0 to 255."""
+
+    brightness: float  # the mean
+    contrast: float  # the standard deviation
+    sharpness: float  # the variance of the Laplacian
+
+
+def read_thumbnail(path: str, max_size: int) -> np.ndarray:
+    """
+    An image, shrunk until its longer side is at most `max_size` pixels; never enlarged.
+
+    Args:
+        path: of the image; it is upright as its EXIF data say.
+
+    Returns:
+        uint8 (H, W, 3) BGR.
+
+    Raises:
+        ImageError: the file is not there, cannot be read, or is no image.
+    """
+    image = cv2.cvtColor(read_image(path, at_least=max_size), cv2.COLOR_RGB2BGR)
+    scale = max_size / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def look_at(thumbnail: np.ndarray) -> Look:
+    """How an image looks, from its thumbnail of LOOK_SIZE."""
+    gray = cv2.cvtColor(thumbnail, cv2.COLOR_BGR2GRAY)
+    return Look(float(gray.mean()), float(gray.std()), float(cv2.Laplacian(gray, cv2.CV_64F).var()))
+
+
+def read_thumbnails(
+    paths: list[str], max_size: int, title: str
+) -> Iterator[np.ndarray | ImageError]:
+    """
+    `read_thumbnail` of many, in order; what cannot be read is its error.
+
+    Shows a progress bar on a terminal, and a line elsewhere.
+    """
+    is_terminal = sys.stderr.isatty()
+    if not is_terminal:
+        print(f"{title}: {len(paths):,}", file=sys.stderr)
+
+    def read(path: str) -> np.ndarray | ImageError:
+        try:
+            return read_thumbnail(path, max_size)
+        except ImageError as e:
+            return e
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV lets go of the interpreter
+        yield from tqdm(
+            pool.map(read, paths),
+            title,
+            total=len(paths),
+            disable=not is_terminal,
+            unit=" images",
+            leave=False,
+        )
+
+
+def jpeg_uri(image: np.ndarray, quality: int = 80) -> str:
+    """A `data:` URI of a uint8 (H, W, 3) BGR image, to stand in a page."""
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")

@@ -1,0 +1,1 @@
+"""What a competition needs around training; nothing outside this folder imports it."""

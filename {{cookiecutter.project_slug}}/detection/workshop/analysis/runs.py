@@ -1,0 +1,203 @@
+"""How a training went: what metrics.json and config.yaml in its output folder say."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from detection.checks.class_names import describe_lists
+from detection.utils.errors import UserError
+from detection.utils.image_roots import config_root
+from detection.workshop.reports.charts import lines
+
+LARGEST_CONFIG = 100_000  # values
+
+STRETCHES = 300  # about the pixels that a chart is wide
+
+
+def read_history(run: str) -> dict[str, list[tuple[int, float]]]:
+    """
+    The curves of a run, {metric: [(iteration, value)]}, iterations ascending.
+
+    After a resume iterations may stand there twice: the later row holds. A last line that is not
+    whole, as a killed run leaves it, is left out; so are values that are not finite.
+
+    Raises:
+        UserError: there is no metrics.json, or it is malformed.
+    """
+    path = Path(run) / "metrics.json"
+    try:
+        # a killed run may end in the middle of a letter
+        text = path.read_bytes().decode("utf-8", "replace")
+    except OSError as e:
+        reason = e.strerror or e
+        raise UserError(f"{path}: cannot be read ({reason}); --run takes an output folder") from e
+    rows = {}
+    written = [line for line in text.split("\n") if line.strip()]
+    for number, line in enumerate(written, start=1):
+        try:
+            row = json.loads(line)
+            iteration = int(row["iteration"])
+            rows[iteration] = rows.get(iteration, {}) | row
+        except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as e:
+            if number == len(written):
+                break
+            raise UserError(f"{path}: line {number} is no row of metrics; take it out") from e
+    curves = {}
+    for iteration in sorted(rows):
+        for name, value in rows[iteration].items():
+            # math.isfinite raises an error for whole numbers of 400 digits
+            is_number = type(value) in (int, float) and abs(value) <= sys.float_info.max
+            if name != "iteration" and is_number:
+                curves.setdefault(name, []).append((iteration, value))
+    return curves
+
+
+def check_classes(run: str, names: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: the best model of a run is for other classes than these, in any order.
+    """
+    try:
+        recorded = json.loads((Path(run) / "model_best.json").read_text())["thing_classes"]
+        is_other = set(recorded) != set(names)
+    except (KeyError, OSError, TypeError, ValueError):  # of an older run, or none
+        return
+    if is_other:
+        raise UserError(
+            f"{run}: the training's {describe_lists(recorded, names)}; give the --run that made "
+            "the predictions, or its annotations"
+        )
+
+
+def read_config(run: str | Path) -> dict:
+    """
+    The config.yaml of a run as dicts, lists and scalars; empty if there is none.
+
+    Raises:
+        UserError: it is malformed.
+    """
+    path = Path(run) / "config.yaml"
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+        if _size(config, {}) > LARGEST_CONFIG:
+            raise ValueError("its aliases repeat each other")
+    except FileNotFoundError:
+        return {}
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as e:
+        raise UserError(f"{path}: cannot be read; write it again, or take it away") from e
+    return config if isinstance(config, dict) else {}
+
+
+def read_image_root(run: str, json_file: str) -> str | None:
+    """
+    The folder of an annotation file's images, as the config.yaml of a run says; None if it does
+    not.
+
+    Raises:
+        UserError: there is a config.yaml, and it is malformed.
+    """
+    try:
+        dataset = read_config(run).get("dataset")
+    except UserError as e:
+        raise UserError(f"{Path(run) / 'config.yaml'}: cannot be read; say --image-root") from e
+    try:
+        plain = {k: v for k, v in dataset.items() if "${" not in str(v)}
+        return config_root(plain, json_file)
+    except (AttributeError, TypeError):
+        return None
+
+
+def _size(value: object, sizes: dict[int, float]) -> float:
+    """How many values it holds, written out; infinite if it holds itself. `sizes` are by id()."""
+    if id(value) not in sizes:
+        inner = value.values() if isinstance(value, dict) else value
+        inner = inner if isinstance(value, dict | list) else ()
+        sizes[id(value)] = math.inf if inner else 1
+        sizes[id(value)] = 1 + sum(_size(v, sizes) for v in inner)
+    return sizes[id(value)]
+
+
+class _PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Takes Python objects, which detectron2 writes too, for lists, dicts or their names."""
+
+
+def _plain(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> object:
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    return node.value or suffix
+
+
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
+
+
+def run_section(curves: dict[str, list[tuple[int, float]]]) -> dict:
+    """
+    Losses and AP over the iterations of a training.
+
+    Args:
+        curves: {metric: [(iteration, value)]}, by detectron2's names.
+
+    Returns:
+        `run_charts`, and `run_notes`, a line on the best and the last evaluation.
+    """
+    losses = {n: c for n, c in curves.items() if n == "total_loss" or n.startswith("loss_")}
+    losses = dict(sorted(losses.items(), key=lambda item: item[0] != "total_loss"))
+    scores = {n: curves[f"bbox/{n}"] for n in ("AP", "AP50", "AP75") if f"bbox/{n}" in curves}
+    charts = []
+    for title, kind, series in (("Losses", "loss", losses), ("AP", "AP", scores)):
+        if series:
+            charts.append(_run_chart(title, kind, series))
+    notes = []
+    if "AP" in scores:
+        best, last = max(scores["AP"], key=lambda p: p[1]), scores["AP"][-1]
+        notes.append(
+            f"In training the best evaluation was at iteration {best[0] + 1:,}, AP {best[1]:.1f}; "
+            f"the last at {last[0] + 1:,}, AP {last[1]:.1f}."
+        )
+    return {"run_charts": charts, "run_notes": notes}
+
+
+def _run_chart(title: str, kind: str, series: dict[str, list[tuple[int, float]]]) -> dict:
+    values = [v for curve in series.values() for _, v in curve]
+    last = max(i for curve in series.values() for i, _ in curve) + 1
+    y_ticks = _ticks(max(max(values), 1e-6))
+    x_ticks = _ticks(last)
+    points = {name: _points(curve) for name, curve in series.items()}
+    told = "; ".join(f"{n} from {c[0][1]:.3g} to {c[-1][1]:.3g}" for n, c in series.items())
+    svg = lines(
+        f"{title} over {last:,} iterations: {told}",
+        points,
+        x_ticks,
+        y_ticks,
+        "iteration",
+        kind,
+        is_named=True,
+    )
+    return {"title": title, "svg": svg, "caption": told}
+
+
+def _points(curve: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of a curve; of a long one the lowest and the highest value of each stretch."""
+    xs, ys = np.array([i + 1 for i, _ in curve]), np.array([v for _, v in curve])
+    if len(xs) <= 2 * STRETCHES:
+        return xs, ys
+    kept = {0, len(xs) - 1}
+    for part in np.array_split(np.arange(len(xs)), STRETCHES):
+        kept |= {int(part[ys[part].argmin()]), int(part[ys[part].argmax()])}
+    kept = sorted(kept)
+    return xs[kept], ys[kept]
+
+
+def _ticks(top: float) -> list[tuple[float, str]]:
+    """Round values from 0 to `top` and a little beyond."""
+    rough = top / 4
+    unit = 10 ** np.floor(np.log10(rough))
+    step = next(s * unit for s in (1, 2, 2.5, 5, 10) if s * unit >= rough * (1 - 1e-9))
+    return [(step * k, f"{step * k:,.6g}") for k in range(int(np.ceil(top / step - 1e-9)) + 1)]

@@ -1,0 +1,1 @@
+"""Converts, splits and pseudo-labels data sets."""

@@ -1,0 +1,312 @@
+"""
+Reads Pascal VOC, YOLO and CSV annotations, to become COCO's.
+
+With the standard library's parsers. globox 2.9, which fits best of the converters, names no file in
+its errors, reads in the machine's own encoding and numbers annotations from 0, in no fixed order.
+"""
+
+import csv
+import io
+import math
+import reprlib
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from detection.utils.errors import UserError
+
+# what a column may be called, in lower case without underscores and blanks
+COLUMNS = {
+    "image": "filename imageid image img imagename imagepath path file patientid".split(),
+    "class": "class classname label labelname category categoryname name".split(),
+    "bbox": ["bbox", "box", "boundingbox"],
+    "x1": ["xmin", "x1", "left"],
+    "y1": ["ymin", "y1", "top"],
+    "x2": ["xmax", "x2", "right"],
+    "y2": ["ymax", "y2", "bottom"],
+    "x": ["x", "bboxx"],
+    "y": ["y", "bboxy"],
+    "w": ["w", "bboxwidth", "bboxw"],
+    "h": ["h", "bboxheight", "bboxh"],
+    "width": ["width", "imagewidth", "imgwidth", "imgw"],
+    "height": ["height", "imageheight", "imgheight", "imgh"],
+    "crowd": ["iscrowd", "isgroupof"],
+}
+NO_LABELS = set(
+    "classes.txt labels.txt notes.txt readme.dataset.txt readme.roboflow.txt readme.txt".split()
+)
+
+
+LARGEST_NAMES = 2**20  # bytes
+
+
+@dataclass
+class ForeignImage:
+    """
+    What a file says of one image.
+
+    `names` are what the image may be called, the likeliest first; `size` is (width, height) in
+    pixels or None; `boxes` are (class, (x1, y1, x2, y2), is crowd), corners in pixels, or as shares
+    of the image's sides if `is_relative`. `is_from_tool` says that a drawing tool wrote the file,
+    none of which numbers pixels from 1.
+    """
+
+    names: list[str]
+    where: str
+    size: tuple[int, int] | None = None
+    boxes: list[tuple[str, tuple[float, ...], bool]] = field(default_factory=list)
+    is_relative: bool = False
+    is_from_tool: bool = False
+
+
+def read_voc(folder: Path) -> Iterator[ForeignImage]:
+    """
+    Read a folder of Pascal VOC xml files, in the order of their names.
+
+    Raises:
+        UserError: a file is no such xml, or a number is none.
+    """
+    for path in sorted(folder.rglob("*.xml")):
+        root = parse_xml(path)
+        if root.tag != "annotation":
+            raise UserError(f"{path}: is no Pascal VOC xml, it has no <annotation>; move it away")
+        beside = path.relative_to(folder).with_suffix("").as_posix()
+        name = (root.findtext("filename") or "").strip()
+        image = ForeignImage([n for n in (name, beside, path.stem) if n], str(path))
+        # as LabelImg and CVAT write it; VOC's own files name their database
+        image.is_from_tool = (root.findtext("source/database") or "").strip() == "Unknown"
+        sides = [root.findtext(f"size/{side}") or "0" for side in ("width", "height")]
+        if min(size := read_numbers(sides, path)) >= 1:
+            image.size = int(size[0]), int(size[1])
+        for number, node in enumerate(root.findall("object"), 1):
+            where = f"{path}: object {number}"
+            label, box = node.findtext("name"), node.find("bndbox")
+            if not label or box is None:
+                raise UserError(
+                    f"{where} has no <name> or no <bndbox>; add it or remove the object"
+                )
+            corners = [box.findtext(key, "") for key in ("xmin", "ymin", "xmax", "ymax")]
+            image.boxes.append((label.strip(), read_numbers(corners, where), False))
+        yield image
+
+
+def read_yolo(folder: Path, names: dict[str, str]) -> Iterator[ForeignImage]:
+    """
+    Read a folder of YOLO txt files, in the order of their names.
+
+    A line is `class x y w h`, x and y the centre, or `class x1 y1 x2 y2 x3 y3 …`, a polygon whose
+    box is taken; all as shares of the image's sides.
+
+    Args:
+        folder: of the txt files; each has its image's name.
+        names: {class number as text: name}.
+
+    Raises:
+        UserError: a line that is no such thing, or a class number without a name.
+    """
+    for path in sorted(folder.rglob("*.txt")):
+        if path.name.lower() in NO_LABELS:
+            continue
+        beside = path.relative_to(folder).with_suffix("").as_posix()
+        image = ForeignImage([beside, path.stem], str(path), is_relative=True)
+        for number, line in enumerate(read_text(path).splitlines(), 1):
+            if not (parts := line.split()):
+                continue
+            where = f"{path}: line {number}"
+            if len(parts) != 5 and (len(parts) < 7 or len(parts) % 2 == 0):
+                raise UserError(
+                    f"{where} has {len(parts)} values; a box is `class x y w h`, a polygon "
+                    "`class x1 y1 x2 y2 x3 y3 …`"
+                )
+            if parts[0] not in names:
+                raise UserError(
+                    f"{where} has the class {parts[0]}, the names are 0 to {len(names) - 1}; "
+                    "--names gives others"
+                )
+            values = read_numbers(parts[1:], where)
+            if len(values) == 4:
+                x, y, w, h = values
+                corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+            else:
+                xs, ys = values[::2], values[1::2]
+                corners = (min(xs), min(ys), max(xs), max(ys))
+            image.boxes.append((names[parts[0]], corners, False))
+        yield image
+
+
+def read_csv(
+    path: Path, columns: dict[str, str], names: dict[str, str], only_class: str | None
+) -> Iterator[ForeignImage]:
+    """
+    Read a CSV with a row for each box, or for an image without boxes if its box is empty.
+
+    A box is four columns of corners, or four of corner and size, or one of text such as
+    `[x, y, w, h]`. If no coordinate in the file is above 1, all are taken as shares of the sides.
+
+    Args:
+        path: of the csv, whose first row names the columns.
+        columns: {what, as in COLUMNS: column}, where COLUMNS does not know the name.
+        names: {class as the file has it: its name}; empty if they are the same.
+        only_class: the class of all boxes where no column says it; None: there must be one.
+
+    Raises:
+        UserError: a column is missing, or a number is none.
+    """
+    try:
+        header, *rows = filter(None, csv.reader(io.StringIO(read_text(path), newline="")))
+    except (csv.Error, ValueError) as e:
+        raise UserError(f"{path}: has no rows that can be read ({e})") from e
+    at = _find_columns(path, header, columns)
+    box = _box_columns(path, at, columns, header)
+    if "class" not in at and only_class is None:
+        raise UserError(
+            f"{path}: has no column of classes that we know; --columns class=… names it, one of "
+            f"{', '.join(header)}"
+        )
+    images = {}
+    for number, row in enumerate(rows, 2):
+        where = f"{path}: row {number}"
+        if len(row) < len(header):
+            raise UserError(f"{where} has {len(row)} of {len(header)} values; complete it")
+        name = row[at["image"]].strip()
+        image = images.setdefault(name, ForeignImage([name], where))
+        if {"width", "height"} <= at.keys() and box != ("x", "y", "width", "height"):
+            size = read_numbers([row[at["width"]], row[at["height"]]], where)
+            image.size = int(size[0]), int(size[1])
+        cells = [row[at[column]].strip() for column in box]
+        if not any(cells) or {c.lower() for c in cells} <= {"nan", ""}:
+            continue
+        if len(cells) == 1:
+            cells = cells[0].strip("[]() ").replace(",", " ").split()
+        values = read_numbers(cells, where)
+        if len(values) != 4:
+            raise UserError(f"{where} has a box of {len(values)} numbers; it takes 4")
+        if box[0] != "x1":
+            values = (*values[:2], values[0] + values[2], values[1] + values[3])
+        label = row[at["class"]].strip() if "class" in at else only_class
+        is_crowd = "crowd" in at and row[at["crowd"]].strip().lower() in ("1", "true")
+        image.boxes.append((names.get(label, label), values, is_crowd))
+    highest = max((v for i in images.values() for _, b, _ in i.boxes for v in b), default=math.inf)
+    for image in images.values():
+        image.is_relative = highest <= 1
+        yield image
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """
+    Read class names: a data.yaml with `names`, a txt of a name a line, or a csv of `class,name`.
+
+    Returns:
+        {class as the annotations have it, such as "0": name}.
+
+    Raises:
+        UserError: the file holds no names.
+    """
+    if path.is_file() and path.stat().st_size > LARGEST_NAMES:
+        raise UserError(f"{path}: is too large for class names; name their file with --names")
+    text = read_text(path)
+    try:
+        if path.suffix.lower() in (".yaml", ".yml"):
+            # all scalars as the text that they are: `no` is a name, not a truth value
+            names = yaml.load(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))["names"]
+            items = list(names.items() if isinstance(names, dict) else enumerate(names))
+            if type(names) not in (dict, list) or not all(type(n) is str for _, n in items):
+                raise TypeError("they are not a list of texts")
+        elif path.suffix.lower() == ".csv":
+            rows = csv.reader(io.StringIO(text, newline=""))
+            items = [row[:2] for row in rows if len(row) > 1]
+        else:
+            items = enumerate(line.strip() for line in text.rstrip().splitlines())
+    except (csv.Error, yaml.YAMLError, KeyError, RecursionError, TypeError) as e:
+        reason = f"{e}".partition("\n")[0]
+        raise UserError(f"{path}: has no list `names` of class names ({reason[:80]})") from e
+    found = {str(key).strip(): str(name).strip() for key, name in items}
+    if not found:
+        raise UserError(f"{path}: holds no class names")
+    return found
+
+
+def _find_columns(path: Path, header: Sequence[str], columns: dict[str, str]) -> dict[str, int]:
+    plain = [column.strip().lower().replace("_", "").replace(" ", "") for column in header]
+    at = {}
+    for what, known in COLUMNS.items():
+        if what in columns:
+            if columns[what] not in header:
+                raise UserError(
+                    f"{path}: has no column {columns[what]!r}; it has {', '.join(header)}"
+                )
+            at[what] = header.index(columns[what])
+        elif found := [name for name in known if name in plain]:
+            at[what] = plain.index(found[0])
+    if "image" not in at:
+        raise UserError(
+            f"{path}: has no column of images that we know; --columns image=… names it, one of "
+            f"{', '.join(header)}"
+        )
+    return at
+
+
+def _box_columns(
+    path: Path, at: dict[str, int], columns: dict[str, str], header: Sequence[str]
+) -> tuple[str, ...]:
+    layouts = (
+        *(("bbox",), ("x1", "y1", "x2", "y2")),
+        *(("x", "y", "w", "h"), ("x", "y", "width", "height")),
+    )
+    # those that the user names come first
+    for layout in sorted(layouts, key=lambda layout: -len(columns.keys() & set(layout))):
+        if at.keys() >= set(layout):
+            return layout
+    raise UserError(
+        f"{path}: has no columns of boxes that we know; --columns x1=… y1=… x2=… y2=… names "
+        f"corners, x=… y=… w=… h=… corner and size, bbox=… text, out of {', '.join(header)}"
+    )
+
+
+def parse_xml(path: Path) -> ET.Element:
+    """
+    The root of an xml file.
+
+    Raises:
+        UserError: it cannot be read or is none.
+    """
+    try:
+        return ET.fromstring(path.read_bytes())
+    except (ET.ParseError, LookupError, OSError, ValueError) as e:
+        raise UserError(f"{path}: is no valid xml ({e}); write it again") from e
+
+
+def read_numbers(values: Sequence[object], where: str | Path) -> tuple[float, ...]:
+    """
+    Numbers, or texts of numbers, as floats; `where` is what errors name.
+
+    Raises:
+        UserError: one is none, or not finite.
+    """
+    try:
+        numbers = tuple(float(value) for value in values)
+        if all(map(math.isfinite, numbers)):
+            return numbers
+    except (OverflowError, TypeError, ValueError):
+        pass
+    raise UserError(
+        f"{where} should have finite numbers, it has {reprlib.repr(list(values))}; correct it"
+    )
+
+
+def read_text(path: Path) -> str:
+    """
+    The text of a file in UTF-8.
+
+    Raises:
+        UserError: it cannot be read, or is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: is not in UTF-8; save it in UTF-8") from e

@@ -1,0 +1,174 @@
+"""
+Confident detections on images without annotations, as annotations to train on.
+
+Pseudo-labels as in Lee (2013), with a score of its own for each class to be confident.
+"""
+
+import math
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+
+from detection.evaluation.error_analysis import thresholds
+from detection.evaluation.matching import CORRECT, IGNORED, IOU, box_iou, match, to_boxes
+
+
+class Quality(NamedTuple):
+    """How good pseudo-labels are, at IoU 0.5; nan where there is nothing to count."""
+
+    precision: float  # the part of the labels that is right
+    recall: float  # the part of the objects that is labelled
+
+
+def balanced_scores(coco: dict, results: list[dict]) -> dict[int, float]:
+    """
+    From which score on the detections of a class have the best F1, at IoU 0.5.
+
+    What is missed counts as much as what is false: an object without a pseudo-label is background
+    to the training.
+
+    Args:
+        coco: a COCO json with annotations, that the model was not trained on.
+        results: detections on it, in COCO's results format.
+
+    Returns:
+        {category id: that score}; inf for a class of which none is correct.
+    """
+    truth, detections = to_boxes(coco, results)
+    matches = match(truth, detections, len(coco["images"]))
+    ids = sorted(c["id"] for c in coco["categories"])
+    _, of_classes = thresholds(truth, detections, matches, len(ids))
+    return {
+        id_: math.inf if math.isnan(best.score) else best.score
+        for id_, best in zip(ids, of_classes, strict=True)
+    }
+
+
+def precise_scores(coco: dict, results: list[dict], precision: float) -> dict[int, float]:
+    """
+    From which score on the detections of a class are as precise as wished, at IoU 0.5.
+
+    Args:
+        coco: a COCO json with annotations, that the model was not trained on.
+        results: detections on it, in COCO's results format.
+        precision: the least part of the detections kept that must be correct, from 0 to 1.
+
+    Returns:
+        {category id: the lowest such score}; inf where no score is enough.
+    """
+    truth, detections = to_boxes(coco, results)
+    matches = match(truth, detections, len(coco["images"]))
+    is_correct, is_counted = matches.kinds == CORRECT, matches.kinds != IGNORED
+    scores = {}
+    for label, category_id in enumerate(sorted(c["id"] for c in coco["categories"])):
+        of_class = np.flatnonzero(is_counted & (detections.labels == label))
+        of_class = of_class[np.argsort(-detections.scores[of_class], kind="stable")]
+        values = detections.scores[of_class]
+        reached = np.cumsum(is_correct[of_class]) / np.arange(1, len(of_class) + 1)
+        # a score keeps all of its detections or none
+        is_last = np.append(values[1:] != values[:-1], True)[: len(values)]
+        enough = values[is_last & (reached >= precision)]
+        scores[category_id] = float(enough[-1]) if len(enough) else math.inf
+    return scores
+
+
+def confident(results: list[dict], min_scores: dict[int, float]) -> list[dict]:
+    """
+    The detections of these scores and more, the best one of each place.
+
+    Two boxes of an image that overlap by more than IoU 0.5 are of one object, whatever their
+    classes: the one of the higher score stays.
+
+    Args:
+        results: detections in COCO's results format.
+        min_scores: {category id: the lowest score to keep}.
+
+    Returns:
+        Those kept, in the order of `results`.
+    """
+    of_images = defaultdict(list)
+    for position, result in enumerate(results):
+        if result["score"] >= min_scores[result["category_id"]]:
+            of_images[result["image_id"]].append(position)
+    kept = []
+    for positions in of_images.values():
+        positions.sort(key=lambda position: -results[position]["score"])
+        boxes = np.array([results[position]["bbox"] for position in positions], float)
+        iou = box_iou(boxes, boxes, np.zeros(len(boxes), bool))
+        chosen = []
+        for k in range(len(boxes)):
+            if not (iou[k, chosen] > IOU).any():
+                chosen.append(k)
+        kept += [positions[k] for k in chosen]
+    return [results[position] for position in sorted(kept)]
+
+
+def quality(coco: dict, results: list[dict], min_scores: dict[int, float]) -> dict[int, Quality]:
+    """
+    How good the pseudo-labels of annotated images are.
+
+    Args:
+        coco: a COCO json with annotations, that the model was not trained on.
+        results: detections on it, in COCO's results format.
+        min_scores: {category id: the lowest score to keep}.
+
+    Returns:
+        {category id: Quality}, and that of all classes together as None's.
+    """
+    truth, detections = to_boxes(coco, confident(results, min_scores))
+    matches = match(truth, detections, len(coco["images"]))
+    is_correct, is_counted = matches.kinds == CORRECT, matches.kinds != IGNORED
+    is_real = truth.scores > 0
+
+    def of(detected: np.ndarray, wanted: np.ndarray) -> Quality:
+        correct = int((is_correct & detected).sum())
+        counts = int((is_counted & detected).sum()), int((is_real & wanted).sum())
+        return Quality(*(correct / count if count else math.nan for count in counts))
+
+    ids = sorted(c["id"] for c in coco["categories"])
+    of_ids = {id_: of(detections.labels == k, truth.labels == k) for k, id_ in enumerate(ids)}
+    return {**of_ids, None: of(is_counted, is_real)}
+
+
+def pseudo_labels(coco: dict, results: list[dict], min_scores: dict[int, float]) -> dict:
+    """
+    A COCO json of the images with `confident` detections, which become their annotations.
+
+    Images without any are left out: to train on them as empty would teach to miss what they show.
+
+    Args:
+        coco: the images and categories; its own annotations are not looked at.
+        results: detections on them, in COCO's results format.
+        min_scores: {category id: the lowest score to keep}.
+
+    Returns:
+        Annotations with the `score` that they had; boxes (x, y, w, h) in pixels, cut off at the
+        edges of the image; those with nothing left are dropped.
+    """
+    images = {image["id"]: image for image in coco["images"]}
+    annotations = []
+    for result in confident(results, min_scores):
+        image = images[result["image_id"]]
+        x, y, w, h = result["bbox"]
+        x1, y1 = max(x, 0), max(y, 0)
+        w, h = min(x + w, image["width"]) - x1, min(y + h, image["height"]) - y1
+        if min(w, h) <= 0:
+            continue
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": result["image_id"],
+                "category_id": result["category_id"],
+                "bbox": [x1, y1, w, h],
+                "area": w * h,
+                "iscrowd": 0,
+                "score": result["score"],
+            }
+        )
+    labelled = {annotation["image_id"] for annotation in annotations}
+    return {
+        "images": [image for image in coco["images"] if image["id"] in labelled],
+        "annotations": annotations,
+        "categories": coco["categories"],
+    }

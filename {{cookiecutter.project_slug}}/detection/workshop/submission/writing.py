@@ -1,0 +1,213 @@
+"""Turns COCO results into the file a competition takes; another competition is one more Format."""
+
+import csv
+import io
+import json
+import math
+import os
+import reprlib
+from collections import defaultdict
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from detection.data.coco import category_id_map, read_coco
+from detection.data.results import read_results
+from detection.utils.errors import UserError
+from detection.utils.files import write_whole
+
+DEFAULT_FORMAT = "{{ cookiecutter.submission_format }}"
+
+
+@dataclass(frozen=True)
+class Format:
+    """
+    A csv with a row for each image, or the COCO results themselves.
+
+    Attributes:
+        columns: the header, in order, and what each column holds.
+        box: the fields of a box, in order: `label`, `score`, corners `x1 y1 x2 y2` or `x y w h`.
+        label: what names a class: the annotation file's category id, the position in CLASSES, or
+            the name in CLASSES.
+        image: what names an image: its `file_name` as in the json, or `0000` of `test/0000.jpg`.
+        normalized: coordinates are fractions of the image's width and height, else pixels.
+        empty: what stands for the boxes of an image that has none.
+        suffix: of the file; ".json" is COCO's results format, which needs none of the above.
+    """
+
+    columns: dict[str, Literal["image", "boxes"]]
+    box: str = "label score x1 y1 x2 y2"
+    label: Literal["category_id", "index", "name"] = "category_id"
+    image: Literal["file_name", "stem"] = "stem"
+    normalized: bool = False
+    empty: str = ""
+    suffix: Literal[".csv", ".json"] = ".csv"
+
+
+FORMATS = {
+    "recycling_trash": Format(
+        columns={"PredictionString": "boxes", "image_id": "image"},
+        image="file_name",
+    ),
+    "global_wheat": Format(
+        columns={"image_id": "image", "PredictionString": "boxes"},
+        box="score x y w h",
+    ),
+    "rsna": Format(
+        columns={"patientId": "image", "PredictionString": "boxes"},
+        box="score x y w h",
+    ),
+    "vinbigdata": Format(
+        columns={"image_id": "image", "PredictionString": "boxes"},
+        label="index",
+        empty="14 1 0 0 1 1",  # class 14 is "No finding"
+    ),
+    "open_images": Format(
+        columns={"ImageId": "image", "PredictionString": "boxes"},
+        label="name",  # its labels are MIDs such as /m/01g317: CLASSES has to name them
+        normalized=True,
+    ),
+    "coco": Format(columns={}, image="file_name", suffix=".json"),
+}
+
+
+def find_format(name: str) -> Format:
+    """The format of that name; UserError if there is none."""
+    if name not in FORMATS:
+        raise UserError(f"there is no format {name!r}; FORMATS has {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def write_submission(
+    results_file: str,
+    json_file: str,
+    output: str | None = None,
+    format_name: str = DEFAULT_FORMAT,
+    min_score: float = -math.inf,
+    max_per_image: int | None = None,
+) -> str:
+    """
+    Write a submission: every image of the annotation file once, its boxes by descending score.
+
+    Args:
+        results_file: COCO results, `[{image_id, category_id, bbox: [x, y, w, h], score}]`, boxes
+            in pixels, with the annotation file's own ids.
+        json_file: the COCO json of the images to be submitted; it needs no annotations.
+        output: the file to write, all of it or nothing; None is `submission` + the suffix.
+        format_name: a key of FORMATS.
+        min_score: boxes below it are left out, which mAP never rewards.
+        max_per_image: only so many boxes of each image, the best ones.
+
+    Returns:
+        One line that says what was written.
+
+    Raises:
+        UserError: an input is malformed or does not fit the other, or the output cannot be written.
+    """
+    form = find_format(format_name)
+    if max_per_image is not None and max_per_image < 1:
+        raise UserError(f"at most {max_per_image} boxes an image leave none; give 1 or more")
+    coco = read_coco(json_file)
+    names = image_names(coco["images"], json_file, form)
+    labels = labels_of(coco, json_file, form)
+
+    boxes = defaultdict(list)
+    for result in read_results(results_file, json_file, coco, labels):
+        if result["score"] >= min_score:
+            boxes[result["image_id"]].append(result)
+    boxes = {
+        image_id: sorted(boxes[image_id], key=lambda r: -r["score"])[:max_per_image]
+        for image_id in names
+    }
+
+    if form.suffix == ".json":
+        text = json.dumps(list(chain.from_iterable(boxes.values())))
+    else:
+        text = _csv(coco["images"], names, labels, boxes, form)
+    output = output or f"submission{form.suffix}"
+    _write(output, text)
+    counts = [len(results) for results in boxes.values()]
+    written = f"{len(counts)} images, {sum(counts)} boxes, {counts.count(0)} images without boxes"
+    return f"{output}: {format_name}, {written}"
+
+
+def image_names(images: list[dict], json_file: str, form: Format) -> dict[int, str]:
+    """
+    What a submission calls each image, by its id.
+
+    Raises:
+        UserError: a record is malformed, or two have the same id or name.
+    """
+    names, seen = {}, set()
+    for number, image in enumerate(images):
+        where = f"{json_file}: images[{number}]"
+        try:
+            id_, name = image["id"], image["file_name"]
+            is_usable = type(id_) is int and type(name) is str
+            if form.normalized:
+                is_usable &= min(image["width"], image["height"]) > 0
+        except (KeyError, TypeError):
+            is_usable = False
+        if not is_usable:
+            raise UserError(
+                f"{where} lacks an id, file_name, width or height: {reprlib.repr(image)}"
+            )
+        name = PurePosixPath(name).stem if form.image == "stem" else name
+        if id_ in names or name in seen:
+            raise UserError(f"{where}: another image has its id {id_} or its name {name!r}")
+        names[id_] = name
+        seen.add(name)
+    return names
+
+
+def labels_of(coco: dict, json_file: str, form: Format) -> dict[int, str]:
+    """
+    What a submission calls each class, by its category id.
+
+    Raises:
+        UserError: the categories are not CLASSES, or a name cannot be a label.
+    """
+    positions = category_id_map(coco, json_file)
+    if form.label == "index":
+        return {id_: str(position) for id_, position in positions.items()}
+    if form.label == "category_id":
+        return {id_: str(id_) for id_ in positions}
+    names = {c["id"]: c["name"] for c in coco["categories"]}
+    blank = [name for name in names.values() if len(name.split()) != 1]
+    if blank:  # it would end the field
+        raise UserError(f"{json_file}: category {blank[0]!r} has a blank and cannot be a label")
+    return names
+
+
+def _csv(images: list[dict], names: dict, labels: dict, boxes: dict, form: Format) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(form.columns)
+    for image in images:
+        size = (image["width"], image["height"]) if form.normalized else (1, 1)
+        texts = [_box(r, labels[r["category_id"]], size, form) for r in boxes[image["id"]]]
+        row = {"image": names[image["id"]], "boxes": " ".join(texts) or form.empty}
+        writer.writerow([row[content] for content in form.columns.values()])
+    return text.getvalue()
+
+
+def _box(result: dict, label: str, size: tuple[float, float], form: Format) -> str:
+    """The fields of a box; `size` is what (x, y) are divided by."""
+    x, y, w, h = (v / s for v, s in zip(result["bbox"], 2 * size, strict=True))
+    values = {"x": x, "y": y, "w": w, "h": h, "x1": x, "y1": y, "x2": x + w, "y2": y + h}
+    # with fewer digits small boxes cross an IoU threshold, and AP differs by a tenth or so
+    texts = {key: f"{v:.8f}" if form.normalized else f"{v:.5f}" for key, v in values.items()}
+    texts["label"] = label
+    # nine significant digits tell all 32-bit floats apart: scores that become equal cost AP;
+    # never as 1e-05, which not every scorer reads
+    texts["score"] = format(Decimal(f"{result['score']:.9g}"), "f")
+    return " ".join(texts[field] for field in form.box.split())
+
+
+def _write(output: str, text: str) -> None:
+    path = Path(output).resolve()  # through a link, to the file itself
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{output}: is no file, so it cannot be replaced by one")
+    write_whole(path, text.encode("utf-8"), output)

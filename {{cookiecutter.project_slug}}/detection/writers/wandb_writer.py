@@ -1,0 +1,256 @@
+"""Weights & Biases writer; https://docs.wandb.ai for the terms project, entity, run and offline."""
+
+import atexit
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import wandb
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, get_event_storage
+from omegaconf import OmegaConf
+
+from detection.config import plain
+from detection.utils.errors import UserError
+from detection.utils.files import read_record, write_record
+from detection.utils.wandb_runs import (
+    CAPTURE,
+    default_mode,
+    find_parts,
+    finish_run,
+    make_settings,
+    newest_id,
+    open_run,
+    read_rows,
+    sync_command,
+    tear_down,
+    time_limit,
+    without_secrets,
+)
+from detection.writers.files import NewScalars, read_metrics
+from detection.writers.metric_names import MetricNames
+
+logger = logging.getLogger("detectron2.detection")
+
+RECORD = "wandb_run.json"
+
+
+class WandbWriter(EventWriter):
+    """
+    Logs every scalar to one W&B run under the team's names, with the iteration as the axis.
+
+    The run lives in `<output_dir>/wandb` and its id in `<output_dir>/wandb_run.json`: a resumed
+    training continues the run. What the run has beyond the checkpoint, it keeps: the resumed
+    training does not log these iterations again. Without a key, or when the server does not answer
+    in time, it is an offline run, to be synced later. No error of W&B's ends the training.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        metric_names: MetricNames,
+        project: str = "",
+        entity: str = "",
+        name: str | None = None,
+        period: int = 20,
+        window_size: int = 20,
+        mode: str | None = None,
+        init_timeout: float = 15,
+        finish_timeout: float = 60,
+        capture: Sequence[str] = (),
+    ):
+        """
+        Args:
+            output_dir: of the training; its last component is the default name of the run.
+            metric_names: renames and scales detectron2's metrics.
+            project, entity, name: W&B's; empty means W&B's own default, None for `name` the
+                default above. A sweep has its own project and entity.
+            period: iterations between two writes.
+            window_size: of the median over training scalars.
+            mode: "online", "offline" or "disabled"; None obeys WANDB_MODE, else it is online
+                where a key is configured and offline elsewhere.
+            init_timeout: seconds to wait for the server before going offline.
+            finish_timeout: seconds to wait at the end until all is sent, and for W&B's own process
+                at any time; it is ended then.
+            capture: what else W&B may record; any of "code", "console", "git", "machine",
+                "requirements" and "stats" (of the system).
+
+        Raises:
+            UserError: an unknown name in `capture`.
+        """
+        if unknown := set(capture) - CAPTURE.keys():
+            raise UserError(f"W&B captures no {unknown.pop()!r}; there are {', '.join(CAPTURE)}")
+        self.period = period
+        self._output_dir = Path(output_dir)
+        self._metric_names = metric_names
+        self._project = project or None
+        self._entity = entity or None
+        self._name = name or self._output_dir.resolve().name
+        self._scalars = NewScalars(window_size)
+        self._mode = mode or os.environ.get("WANDB_MODE") or default_mode()
+        self._capture = list(capture)
+        self._timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+        self._run = None
+        self._first = 0  # the first iteration that the run does not have yet
+        self.media = {}  # {iteration: {name: what W&B can show}}, sent with its scalars
+        self._summarised = set()
+        self._earlier_best = {}  # of a resumed run's evaluations
+        self._sync_command = ""
+        self._is_told = False
+
+    @property
+    def run(self) -> wandb.Run | None:
+        """The run from `start` to `close`; None while it is disabled or W&B has failed."""
+        return self._run
+
+    def start(self, start_iter: int, cfg) -> None:
+        """Open the run: a resumed training's is that of the output directory, else a new one."""
+        if self._mode == "disabled" or not comm.is_main_process():
+            return
+        self._scalars.start(start_iter)
+        # the first iteration may be all that was, and be made up for
+        is_resumed = start_iter > 0 or (self._output_dir / "last_checkpoint").exists()
+        record = self._read_record() if is_resumed else {}
+        # a sweep's agent chooses the id
+        run_id = os.environ.get("WANDB_RUN_ID") or record.get("id") or uuid.uuid4().hex[:8]
+        rows = read_rows(find_parts(self._output_dir, run_id)) if is_resumed else {}
+        json_file = OmegaConf.select(cfg, "writers.json.json_file") if is_resumed else None
+        metrics = read_metrics(json_file) if json_file else {}
+        self._open(run_id, without_secrets(plain(cfg)))
+        if self._run is None:
+            return
+        atexit.register(self._finish, 1)  # should another hook's failure prevent `close`
+        with self._never_in_the_way():
+            self._write_record({"id": self._run.id})
+            self._run.define_metric("iter")
+            self._run.define_metric("*", step_metric="iter")
+            self._catch_up(start_iter, rows, metrics, record.get("unfinished"))
+
+    def write(self) -> None:
+        if self._run is None:
+            return
+        # after a failure the iteration under way is incomplete, and may yet be repeated
+        failed_at = get_event_storage().iter if sys.exc_info()[0] else None
+        rows = dict(self._scalars.rows())
+        for iteration in self.media:  # of an evaluation that had no scores
+            rows.setdefault(iteration, {})
+        rows = [self._rename(*row) for row in sorted(rows.items())]
+        with self._never_in_the_way():
+            for row, evaluated in rows:
+                if row["iter"] == failed_at:
+                    numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
+                    self._write_record({"id": self._run.id, "unfinished": numbers})
+                elif row["iter"] >= self._first:
+                    self._log(row, evaluated)
+
+    def close(self) -> None:
+        # hooks close writers in a `finally`: an exception under way means a crash
+        self._finish(0 if sys.exc_info()[0] is None else 1)
+
+    def _open(self, run_id: str, config: dict) -> None:
+        """Set `_run`: offline if the server fails, None if W&B itself does."""
+        self._run = open_run(
+            self._output_dir,
+            run_id,
+            self._mode,
+            make_settings(self._capture, **self._timeouts),
+            self._tell_unsynced,
+            project=self._project,
+            entity=self._entity,
+            name=self._name,
+            resume="allow",
+            config=config,
+        )
+        if self._run is not None:
+            self._sync_command = sync_command(self._run)
+
+    def _catch_up(
+        self,
+        start_iter: int,
+        rows: dict[int, dict],
+        metrics: dict[int, dict],
+        unfinished: dict | None,
+    ) -> None:
+        """Continue behind the run's last row, and log before what it lacks until `start_iter`."""
+        last = max(rows, default=-1)
+        self._first = last + 1 if self._run.offline else self._run.starting_step
+        for iteration, scalars in metrics.items():
+            if iteration > last:  # a kill has cost W&B's own file the last second
+                rows[iteration] = self._rename(iteration, scalars)[0]
+        if unfinished:
+            rows = {unfinished["iter"]: unfinished, **rows}
+        for step in sorted(rows):
+            row = {
+                name: value
+                for name, value in rows[step].items()
+                if isinstance(value, int | float) and not name.startswith("_")
+            }
+            for name, value in row.items():
+                self._earlier_best[name] = max(value, self._earlier_best.get(name, value))
+            if self._first <= step < start_iter:
+                self._run.log(row, step=step)
+
+    def _rename(self, iteration: int, scalars: dict[str, float]) -> tuple[dict, list[str]]:
+        """The row to log, and which of its names are of an evaluation."""
+        row, evaluated = {"iter": iteration, **self.media.pop(iteration, {})}, []
+        for name, value in scalars.items():
+            new_name, row[new_name] = self._metric_names(name, value)
+            if self._metric_names.is_evaluation(name):
+                evaluated.append(new_name)
+        return row, evaluated
+
+    def _log(self, row: dict, evaluated: list[str]) -> None:
+        for name in evaluated:
+            if name not in self._summarised:
+                self._summarised.add(name)
+                # W&B takes an unescaped dot for the way into a nested value
+                escaped = name.replace(".", r"\.")
+                if "*" not in escaped:  # which cannot be escaped
+                    self._run.define_metric(escaped, step_metric="iter", summary="max,last")
+        self._run.log(row, step=row["iter"], commit=True)
+        # W&B's own maximum forgets what was before a resume
+        for name in self._earlier_best.keys() & set(evaluated):
+            self._earlier_best[name] = best = max(row[name], self._earlier_best[name])
+            self._run.summary[name] = {"max": best, "last": row[name]}
+
+    def _finish(self, exit_code: int) -> None:
+        atexit.unregister(self._finish)
+        if self._run is not None:
+            if not finish_run(self._run, exit_code):
+                self._tell_unsynced()
+            self._run = None
+
+    @contextmanager
+    def _never_in_the_way(self) -> Iterator[None]:
+        """An error of W&B's within ends the recording, not the training."""
+        try:
+            with time_limit(self._timeouts["finish_timeout"]):
+                yield
+        except Exception as e:
+            logger.warning(f"W&B: {type(e).__name__}: {e}; it records no more")
+            self._run = None
+            tear_down()
+
+    def _tell_unsynced(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            logger.warning(f"W&B: not all could be sent; `{self._sync_command}` sends the rest")
+
+    def _read_record(self) -> dict:
+        """The run's `id`, or None; `unfinished`, a row that a crash left, or None."""
+        record = read_record(self._output_dir / RECORD)
+        if not isinstance(record.get("id"), str):
+            record = {"id": newest_id(self._output_dir)}
+            if record["id"]:
+                logger.warning(f"W&B: {RECORD} names no run; continuing the newest, {record['id']}")
+        unfinished = record.get("unfinished")
+        if not isinstance(unfinished, dict) or not isinstance(unfinished.get("iter"), int):
+            record["unfinished"] = None
+        return record
+
+    def _write_record(self, record: dict) -> None:
+        write_record(self._output_dir / RECORD, record)
