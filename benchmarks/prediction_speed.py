@@ -5,9 +5,9 @@
 PROJECT is a generated project; run it with that project's Python. Both take the same JPEG files
 through the same model with random weights, on the same threads, and turn its boxes into COCO
 results: detectron2 through its own test loader and DatasetMapper, one image after another; the
-project through `detection.inference.predictor.Predictor`, which also keeps finished batches on the disk,
-with batches of 1 and of 4. They take turns; ratios are those of medians. Times hold the start of
-the loader's processes on both sides.
+project through `Predictor`, which also keeps finished batches on the disk, with batches of 1 and
+of 4. They take turns; ratios are those of medians. Times hold the start of the loader's processes
+on both sides.
 """
 
 from __future__ import annotations

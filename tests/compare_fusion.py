@@ -1,4 +1,4 @@
-"""Compare detection/inference/fusion.py with ensemble-boxes on random boxes, for test_generated_project."""
+"""Compare fusion.py with ensemble-boxes on random boxes, for test_generated_project."""
 
 import ensemble_boxes
 import numpy as np

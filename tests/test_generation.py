@@ -36,7 +36,7 @@ RENDERED = {
     "README.md",
     "configs/common/writers.py",
     "detection/classes.py",
-    "detection/workshop/submission/writing.py",
+    "detection/workshop/submission/formats.py",
     "pyproject.toml",
     "sweep.yaml",
 }
@@ -69,7 +69,7 @@ def test_every_combination_of_choices(bake, answers):
     assert files_under(project) == expected_files(answers["detectron2_source"])
     writers = (project / "configs/common/writers.py").read_text(encoding="utf-8")
     assert f'preset="{answers["metric_names"]}"' in writers
-    submission = (project / "detection/workshop/submission/writing.py").read_text(encoding="utf-8")
+    submission = (project / "detection/workshop/submission/formats.py").read_text(encoding="utf-8")
     assert f'DEFAULT_FORMAT = "{answers["submission_format"]}"' in submission
     for path in files_under(project):
         if path in RENDERED:

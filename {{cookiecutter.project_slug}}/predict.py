@@ -19,20 +19,19 @@ from pathlib import Path
 from detectron2.config import instantiate
 from detectron2.utils.logger import setup_logger
 
-from detection.checkpoint.checkpointer import load_weights, without_pretrained
+from detection.checkpoint.load import load_weights
 from detection.config import find_config, load_config, split_overrides
 from detection.data.coco import write_json
 from detection.data.results import check_same_images, images_file, write_images
-from detection.engine.trainer import on_device
 from detection.inference.predictor import (
     Predictor,
     batches_file,
-    list_images,
     prediction_settings,
-    results_name,
     set_thresholds,
 )
+from detection.inference.sources import list_images, results_name
 from detection.inference.tta import with_tta
+from detection.modeling.build import on_device, without_pretrained
 from detection.utils.cli import fraction, natural, positive
 from detection.utils.errors import UserError
 from detection.utils.failures import explained

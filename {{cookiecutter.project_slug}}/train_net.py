@@ -29,22 +29,21 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 
-from detection.checkpoint.artifacts import ModelArtifacts
-from detection.checkpoint.checkpointer import (
-    WholeFileCheckpointer,
-    last_checkpoint,
-    load_weights,
-    without_pretrained,
-)
+from detection.checkpoint.checkpointer import WholeFileCheckpointer, last_checkpoint
+from detection.checkpoint.load import load_weights
 from detection.config import load_config, parse_args
 from detection.data.batching import detect
 from detection.data.datasets import class_names
 from detection.data.loader import from_start
 from detection.engine import dev_run
-from detection.engine.completion import Completion, PeriodicCheckpointer
-from detection.engine.hooks import (
+from detection.engine.checkpoint_hooks import (
     BestCheckpointer,
     EarlyStopping,
+    ModelArtifacts,
+    PeriodicCheckpointer,
+)
+from detection.engine.completion import Completion
+from detection.engine.hooks import (
     EvalHook,
     LossNormalizer,
     PeriodicWriter,
@@ -54,16 +53,17 @@ from detection.engine.hooks import (
 )
 from detection.engine.launch import launch
 from detection.engine.prediction_images import PictureHook
-from detection.engine.setup import check, check_output
-from detection.engine.trainer import Trainer, amp_dtype, on_device
+from detection.engine.setup import check, check_output, quiet_setup, set_max_iter
+from detection.engine.trainer import Trainer
 from detection.evaluation.validation_loss import with_validation_losses
 from detection.inference.tta import with_tta
+from detection.modeling.build import on_device, without_pretrained
 from detection.modeling.freezing import freeze
 from detection.solver.ema import EMAHook
-from detection.solver.schedule import set_max_iter
+from detection.solver.precision import amp_dtype
 from detection.utils.errors import UserError
 from detection.utils.failures import explained
-from detection.utils.logging import quiet_console, quiet_setup
+from detection.utils.logging import quiet_console
 from detection.utils.output_lock import locked_output
 
 logger = logging.getLogger("detectron2")

@@ -18,9 +18,10 @@ from detectron2.engine import hooks
 from detectron2.utils.file_io import PathManager
 from tiny_training import TinyModel, tiny_trainer
 
-from detection.checkpoint.artifacts import ModelArtifacts, WandbArtifactHandler
+from detection.checkpoint.artifacts import WandbArtifactHandler
 from detection.checkpoint.checkpointer import WholeFileCheckpointer
-from detection.engine.hooks import BestCheckpointer, EvalHook
+from detection.engine.checkpoint_hooks import BestCheckpointer, ModelArtifacts
+from detection.engine.hooks import EvalHook
 from detection.utils.errors import UserError
 from detection.utils.wandb_runs import tear_down
 

@@ -11,8 +11,8 @@ from conftest import PROJECT_ROOT
 from detectron2.config import instantiate
 from safetensors.torch import save_file
 
-from detection.checkpoint.checkpointer import without_pretrained
 from detection.config import load_config
+from detection.modeling.build import without_pretrained
 from detection.modeling.timm_backbone import TimmBackbone, pixel_statistics
 from detection.utils.errors import UserError
 

@@ -11,7 +11,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 
 from detection import classes
-from detection.checkpoint.checkpointer import WholeFileCheckpointer, load_weights
+from detection.checkpoint.checkpointer import WholeFileCheckpointer
+from detection.checkpoint.load import load_weights
 from detection.config import load_config, parse_args
 from detection.inference.predictor import set_thresholds
 from detection.utils.errors import UserError

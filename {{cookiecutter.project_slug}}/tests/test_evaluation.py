@@ -1,4 +1,4 @@
-"""detection/evaluation/coco_evaluator.py: pycocotools' numbers, whatever the data, and predictions mapped back."""
+"""coco_evaluator.py: pycocotools' numbers, whatever the data, and predictions mapped back."""
 
 import copy
 import json

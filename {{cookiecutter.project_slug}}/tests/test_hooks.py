@@ -16,13 +16,9 @@ from omegaconf import OmegaConf
 from tiny_training import TinyModel, tiny_trainer
 
 from detection.checkpoint.checkpointer import WholeFileCheckpointer, last_checkpoint
-from detection.engine.completion import Completion, PeriodicCheckpointer
-from detection.engine.hooks import (
-    BestCheckpointer,
-    EarlyStopping,
-    EvalHook,
-    PeriodicWriter,
-)
+from detection.engine.checkpoint_hooks import BestCheckpointer, EarlyStopping, PeriodicCheckpointer
+from detection.engine.completion import Completion
+from detection.engine.hooks import EvalHook, PeriodicWriter
 from detection.engine.trainer import Trainer
 from detection.utils.errors import UserError
 from detection.writers.files import JSONWriter

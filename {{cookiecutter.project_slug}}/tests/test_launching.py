@@ -13,7 +13,7 @@ from conftest import PROJECT_ROOT, read_metrics, train_command
 from detectron2.config import instantiate
 from detectron2.utils import comm
 
-from detection.checkpoint.checkpointer import load_weights
+from detection.checkpoint.load import load_weights
 from detection.config import load_config, parse_args
 from detection.engine.launch import ENVIRONMENT, launch
 from detection.utils.errors import UserError

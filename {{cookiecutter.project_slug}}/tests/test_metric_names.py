@@ -1,4 +1,4 @@
-"""detection/writers/metric_names.py: the team's names for what real models and evaluations report."""
+"""metric_names.py: the team's names for what real models and evaluations report."""
 
 import pytest
 import torch

@@ -20,12 +20,12 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from detection.checkpoint.checkpointer import load_weights
+from detection.checkpoint.load import load_weights
 from detection.classes import CLASSES
 from detection.config import load_config
 from detection.evaluation.matching import box_iou
 from detection.evaluation.validation_loss import with_validation_losses
-from detection.inference.predictor import list_images, results_name
+from detection.inference.sources import list_images, results_name
 from detection.inference.tta import DetectorWithTTA, with_tta
 from detection.utils.errors import UserError
 from detection.utils.image_roots import config_root

@@ -15,14 +15,15 @@ from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
-from detection.checkpoint.checkpointer import load_weights, without_pretrained
+from detection.checkpoint.load import load_weights
 from detection.config import load_config
+from detection.engine.setup import set_max_iter
 from detection.evaluation.validation_loss import with_validation_losses
+from detection.modeling.build import without_pretrained
 from detection.modeling.freezing import freeze
 from detection.modeling.timm_backbone import TimmBackbone
 from detection.solver.ema import EMAHook
 from detection.solver.optimizer import block_depths, layer_decayed_params
-from detection.solver.schedule import set_max_iter
 from detection.utils.errors import UserError
 
 SMOKE = str(PROJECT_ROOT / "configs/debug/smoke.py")

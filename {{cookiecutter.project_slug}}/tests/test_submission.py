@@ -1,4 +1,4 @@
-"""detection/workshop/submission/writing.py and its tool: exact text, nothing lost, one line for bad input."""
+"""Submission files and their tool: exact text, nothing lost, one line for bad input."""
 
 import csv
 import io

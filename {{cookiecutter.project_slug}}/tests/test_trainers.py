@@ -15,10 +15,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, hooks
 from omegaconf import OmegaConf
 
-from detection.engine.hooks import BestCheckpointer, EarlyStopping, EvalHook, PeriodicWriter
-from detection.engine.trainer import Trainer, amp_dtype, on_device
+from detection.engine.checkpoint_hooks import BestCheckpointer, EarlyStopping
+from detection.engine.hooks import EvalHook, PeriodicWriter
+from detection.engine.trainer import Trainer
+from detection.modeling.build import on_device
 from detection.modeling.freezing import freeze
 from detection.solver.ema import EMAHook
+from detection.solver.precision import amp_dtype
 from detection.utils.errors import UserError
 from detection.utils.failures import explained
 from detection.utils.output_lock import locked_file, locked_output

@@ -16,7 +16,8 @@ from conftest import PROJECT_ROOT
 from detectron2.config import instantiate
 from safetensors.torch import save_file
 
-from detection.checkpoint.checkpointer import WholeFileCheckpointer, load_weights
+from detection.checkpoint.checkpointer import WholeFileCheckpointer
+from detection.checkpoint.load import load_weights
 from detection.checkpoint.reading import read_weights
 from detection.classes import CLASSES
 from detection.config import load_config

@@ -31,10 +31,12 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import tiny_trainer
 
-from detection.engine.hooks import BestCheckpointer, EvalHook, PeriodicWriter
+from detection.engine.checkpoint_hooks import BestCheckpointer
+from detection.engine.hooks import EvalHook, PeriodicWriter
 from detection.utils.wandb_runs import default_mode, tear_down
-from detection.writers.files import JSONWriter, TensorboardWriter, TqdmMetricPrinter
+from detection.writers.files import JSONWriter, TensorboardWriter
 from detection.writers.metric_names import MetricNames
+from detection.writers.terminal import TqdmMetricPrinter
 from detection.writers.wandb_writer import WandbWriter
 
 pytestmark = pytest.mark.usefixtures("offline")

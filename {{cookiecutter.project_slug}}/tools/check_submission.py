@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.utils.errors import UserError
 from detection.workshop.submission.checks import check_submission
-from detection.workshop.submission.writing import DEFAULT_FORMAT, FORMATS
+from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,8 +26,8 @@ from detection.checks.annotations import check_annotations
 from detection.checks.report import format_findings
 from detection.classes import CLASSES
 from detection.utils.errors import UserError
-from detection.utils.image_folder import ImageFolder
-from detection.utils.json_files import write_all
+from detection.utils.files import write_all
+from detection.utils.image_files import ImageFolder
 from detection.utils.paths import DATASETS, IMAGE_ROOT, in_project
 from detection.workshop.preparation.conversion import to_coco
 from detection.workshop.preparation.foreign_annotations import (

@@ -21,9 +21,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from detection.data.coco import category_id_map, check_images, read_coco, write_json
-from detection.data.results import read_results, write_images
+from detection.data.results import check_truth, read_results, write_images
 from detection.evaluation.average_precision import average_precision
-from detection.evaluation.matching import check_truth
 from detection.inference.fusion import METHODS, fuse_results
 from detection.utils.cli import fraction, named_path, positive
 from detection.utils.errors import UserError

@@ -5,9 +5,9 @@ Turn predictions into a submission.
     python predict.py --config-file configs/… datasets/test.json --output test.json
     python tools/make_submission.py test.json datasets/test.json
 
-The formats are in detection/workshop/submission/writing.py. By default every box goes in, since mAP counts those
-with low scores too. What was written is read back and checked, and scored where the json has
-annotations; tools/check_submission.py does that for any file.
+The formats are in detection/workshop/submission/formats.py. By default every box goes in, since
+mAP counts those with low scores too. What was written is read back and checked, and scored where
+the json has annotations; tools/check_submission.py does that for any file.
 """
 
 import argparse
@@ -21,12 +21,8 @@ from detection.utils.cli import fraction
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
 from detection.workshop.submission.checks import check_submission
-from detection.workshop.submission.writing import (
-    DEFAULT_FORMAT,
-    FORMATS,
-    find_format,
-    write_submission,
-)
+from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS
+from detection.workshop.submission.writing import find_format, write_submission
 
 
 def main(argv: list[str] | None = None) -> int:

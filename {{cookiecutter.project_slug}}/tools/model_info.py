@@ -27,9 +27,8 @@ from detectron2.utils.events import EventStorage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.checkpoint.checkpointer import without_pretrained
 from detection.config import load_config
-from detection.engine.trainer import on_device
+from detection.modeling.build import on_device, without_pretrained
 from detection.utils.errors import UserError
 
 

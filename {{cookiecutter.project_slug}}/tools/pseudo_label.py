@@ -24,12 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from tabulate import tabulate
 
 from detection.data.coco import category_id_map, check_images, read_coco
-from detection.data.results import read_results
-from detection.evaluation.matching import load
+from detection.data.results import load, read_results
 from detection.utils.cli import fraction
 from detection.utils.errors import UserError
-from detection.utils.files import keep_inputs
-from detection.utils.json_files import write_all
+from detection.utils.files import keep_inputs, write_all
 from detection.utils.paths import DATASETS
 from detection.workshop.preparation.pseudo_labels import (
     Quality,

@@ -17,20 +17,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.evaluation.matching import load, match, to_boxes
+from detection.data.results import load
+from detection.evaluation.matching import match, to_boxes
 from detection.utils.cli import named_path
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
 from detection.utils.paths import IMAGE_ROOT, in_project
-from detection.workshop.analysis.runs import (
-    check_classes,
-    read_history,
-    read_image_root,
-    run_section,
-)
+from detection.workshop.analysis.runs import check_classes, read_history, read_image_root
 from detection.workshop.reports.comparison import comparison
 from detection.workshop.reports.errors import class_names, errors_section
 from detection.workshop.reports.page import render_page, write_page
+from detection.workshop.reports.training import run_section
 from detection.workshop.reports.worst_images import worst_section
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
+from detection.data.results import load
 from detection.evaluation.average_precision import average_precision, results_table
-from detection.evaluation.matching import load
 from detection.utils.errors import UserError
 
 

@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.data.coco import read_coco
 from detection.utils.errors import UserError
+from detection.utils.files import write_all
 from detection.utils.image_contents import label_equal
 from detection.utils.image_roots import config_root
-from detection.utils.json_files import write_all
 from detection.utils.paths import DATASETS, in_project
 from detection.workshop.preparation.splits import (
     check_records,

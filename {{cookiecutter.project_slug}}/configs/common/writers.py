@@ -2,8 +2,9 @@
 
 from detectron2.config import LazyCall as L
 
-from detection.writers.files import JSONWriter, TensorboardWriter, TqdmMetricPrinter
+from detection.writers.files import JSONWriter, TensorboardWriter
 from detection.writers.metric_names import MetricNames
+from detection.writers.terminal import TqdmMetricPrinter
 from detection.writers.wandb_writer import WandbWriter
 
 writers = dict(

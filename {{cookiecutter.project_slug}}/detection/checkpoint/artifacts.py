@@ -3,70 +3,19 @@
 import logging
 import os
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import wandb
-from detectron2.engine import HookBase
 from detectron2.utils.file_io import PathHandler, PathManager
-from fvcore.common.checkpoint import Checkpointer
 from iopath.common.file_io import file_lock, get_cache_dir
 
-from detection.checkpoint.classes import KEY
 from detection.utils.errors import UserError
-from detection.utils.files import read_record
 from detection.utils.wandb_runs import default_mode, start_service, tear_down, time_limit
 
 logger = logging.getLogger("detectron2.detection")
 
+
 _QUERIES = 6  # to the server, at most, to know an artifact and its files
-
-
-class ModelArtifacts(HookBase):
-    """
-    Logs the best and the last checkpoint to the W&B run, when training has reached its end.
-
-    They are two versions of the artifact `model-<run id>`, of type "model", with the aliases `best`
-    and `last`; their metadata are the metric, its value, the iteration, the class names and the
-    run's config. A run
-    that stopped early has none, since it can go on. Goes after the hooks that save checkpoints and
-    before the writer that closes the run.
-    """
-
-    def __init__(self, checkpointer: Checkpointer, val_metric: str):
-        """
-        Args:
-            checkpointer: its `save_dir` holds the checkpoints.
-            val_metric: detectron2's name of the metric that picks the best, e.g. "bbox/AP".
-        """
-        self._checkpointer = checkpointer
-        self._val_metric = val_metric
-
-    def after_step(self):
-        if self.trainer.iter + 1 < self.trainer.max_iter:
-            return
-        if wandb.run is None:
-            logger.warning("there is no W&B run, so no checkpoint was logged to it")
-            return
-        folder = Path(self._checkpointer.save_dir)
-        last = {"metric": self._val_metric, "iteration": self.trainer.iter}
-        latest = self.trainer.storage.latest()
-        if self._val_metric in latest:
-            last["value"] = latest[self._val_metric][0]
-        try:
-            if best := read_record(folder / "model_best.json"):
-                self._log(folder / "model_best.pth", best, "best")
-            self._log(Path(self._checkpointer.get_checkpoint_file()), last, "last")
-        except Exception as e:  # a training that is done must not end in an error
-            logger.warning(f"W&B: checkpoints not logged ({e!r})")
-
-    def _log(self, path: Path, metadata: dict, alias: str) -> None:
-        if classes := getattr(self._checkpointer, "classes", None):
-            metadata = {**metadata, KEY: classes}
-        metadata = {**metadata, "config": wandb.run.config.as_dict()}
-        artifact = wandb.Artifact(f"model-{wandb.run.id}", type="model", metadata=metadata)
-        # no copies of hundreds of MB: it is not written to any more
-        artifact.add_file(str(path), policy="immutable", skip_cache=True)
-        wandb.run.log_artifact(artifact, aliases=[alias])
 
 
 class WandbArtifactHandler(PathHandler):

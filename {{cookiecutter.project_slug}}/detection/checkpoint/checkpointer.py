@@ -7,25 +7,28 @@ import re
 import signal
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from fvcore.common.checkpoint import _IncompatibleKeys
-from omegaconf import DictConfig, OmegaConf
 
 from detection.checkpoint import classes as checkpoint_classes
 from detection.checkpoint.files import SafeCheckpointer
-from detection.solver.ema import averaged_weights
 from detection.utils.errors import UserError
 from detection.utils.files import read_record, write_record, write_whole
 
 logger = logging.getLogger("detectron2.detection")
 
+
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")  # a checkpoint, by its iteration
+
+
 FINAL = "model_final"
+
+
 LAST_COMPLETE = "last_complete.json"
 
 
@@ -213,69 +216,6 @@ def repair_best(folder: Path) -> None:
     else:
         logger.warning(f"{path} is damaged: the best model so far is not known")
         path.unlink()
-
-
-def load_weights(
-    model: torch.nn.Module, output_dir: str, checkpoint: str, classes: Sequence[str] | None = None
-) -> str:
-    """
-    Load all weights of a trained model; their moving average, where the checkpoint has one.
-
-    Where the checkpoint has the same classes in another order, the heads are reordered.
-
-    Args:
-        model: gets them.
-        output_dir: of its training.
-        checkpoint: "best" or "last" of that training; or a path, URL or wandb-artifact://.
-        classes: the names of the model's classes, in order; None: CLASSES.
-
-    Returns:
-        The path that was loaded.
-
-    Raises:
-        UserError: there is no such checkpoint, or it is of another model or other classes.
-    """
-    checkpointer = _WholeCheckpointer(model, output_dir, classes=classes)
-    if checkpoint == "best":
-        checkpoint = str(Path(output_dir) / "model_best.pth")
-    elif checkpoint == "last":
-        saved = last_checkpoint(output_dir)
-        if saved is None:
-            raise UserError(f"{output_dir}: no checkpoint there; train first, or name another")
-        checkpoint = str(saved.path)
-    if "://" not in checkpoint and not Path(checkpoint).is_file():
-        raise UserError(f"{checkpoint}: no such checkpoint; train first, or name another")
-    checkpointer.load(checkpoint, checkpointables=[])
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise UserError(
-                f"{checkpoint}: {name} is not finite, the training has diverged; take an earlier "
-                "checkpoint, or train with a lower optimizer.lr"
-            )
-    return checkpoint
-
-
-def without_pretrained(model: DictConfig) -> DictConfig:
-    """The config of a model whose weights all come from a checkpoint: none are downloaded."""
-    model = model.copy()
-    if OmegaConf.select(model, "backbone.bottom_up.pretrained"):
-        model.backbone.bottom_up.pretrained = False
-    return model
-
-
-class _WholeCheckpointer(SafeCheckpointer):
-    """Refuses what upstream's only warns of: weights that are missing or of another shape."""
-
-    def _with_own_classes(self, checkpoint):
-        return checkpoint_classes.permuted(checkpoint, self.model, self.classes)
-
-    def _load_model(self, checkpoint):
-        if (average := averaged_weights(checkpoint)) is not None:
-            logger.info("these are the averaged weights (train.ema)")
-            checkpoint = {**checkpoint, "model": average}
-        incompatible = super()._load_model(checkpoint)
-        refuse_differences(incompatible)
-        return incompatible
 
 
 def refuse_differences(incompatible: _IncompatibleKeys) -> None:

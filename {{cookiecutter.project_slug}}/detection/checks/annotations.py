@@ -9,9 +9,9 @@ import numpy as np
 from detection.checks.class_names import alike_names, children_of, only_spelling
 from detection.checks.findings import Finding, sort_findings
 from detection.classes import CLASSES
-from detection.data.coco import LONGEST_NAME
 from detection.utils.image_files import find_moved, find_twins, is_file, likely_roots
 from detection.utils.run_lengths import run_length_problem
+from detection.utils.text import LONGEST_NAME
 
 WANTED = {
     int: "a whole number from {}",

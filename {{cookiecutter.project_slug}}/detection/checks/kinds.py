@@ -333,15 +333,15 @@ KINDS = {
         WARNING,
         "images that show nothing, or nearly",
         "nothing can be learnt from them, and boxes on them teach the wrong thing",
-        "look at them; set WHITE in detection/utils/bit_depth.py if files of more than 8 bits turn out "
-        "too dark or too bright",
+        "look at them; set WHITE in detection/utils/bit_depth.py if files of more than 8 bits turn "
+        "out too dark or too bright",
     ),
     "only_blank_images": Kind(
         ERROR,
         "images that show nothing, and no others",
         "nothing can be learnt from them",
-        "look at them; set WHITE in detection/utils/bit_depth.py if files of more than 8 bits turn out "
-        "too dark or too bright",
+        "look at them; set WHITE in detection/utils/bit_depth.py if files of more than 8 bits turn "
+        "out too dark or too bright",
     ),
     "unused_bits": Kind(
         WARNING,

@@ -9,8 +9,7 @@ from detection.checks.class_names import describe_differences, spare_categories
 from detection.classes import CLASSES
 from detection.utils.errors import UserError
 from detection.utils.files import write_whole
-
-LONGEST_NAME = 4096  # characters of a class's or a file's name; no file system takes more
+from detection.utils.text import LONGEST_NAME
 
 
 def read_coco(json_file: str) -> dict:

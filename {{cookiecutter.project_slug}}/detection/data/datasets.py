@@ -17,7 +17,7 @@ from detection.checks.annotations import check_annotations
 from detection.checks.kinds import NOTE
 from detection.classes import CLASSES
 from detection.data.coco import category_id_map, parse_coco, read_bytes, read_coco
-from detection.data.masks import require_masks
+from detection.data.samples import require_masks
 from detection.utils.errors import UserError
 from detection.utils.paths import in_project
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from detection.data.masks import as_gt_masks, read_mask, transformed
-from detection.data.samples import Sample
+from detection.data.samples import Sample, as_gt_masks, read_mask, transformed
 from detection.utils.errors import UserError
 from detection.utils.images import read_image
 
@@ -125,8 +124,8 @@ class BoxMapper:
     def _draw(self) -> Sample:
         if self._dataset is None:
             raise UserError(
-                "mixing needs the data set: load with detection.data.loader.build_train_loader, or set "
-                "dataloader.train.mapper.mixing=[]"
+                "mixing needs the data set: load with detection.data.loader.build_train_loader, or "
+                "set dataloader.train.mapper.mixing=[]"
             )
         return _read(self._dataset[np.random.randint(len(self._dataset))])
 

@@ -13,7 +13,9 @@ import unicodedata
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
 
-from detection.data.coco import read_coco, write_json
+import numpy as np
+
+from detection.data.coco import category_id_map, read_coco, write_json
 from detection.utils.errors import UserError
 from detection.utils.run_lengths import run_length_problem
 
@@ -124,3 +126,53 @@ def _is_result(result) -> bool:
     except (KeyError, OverflowError, TypeError, ValueError):
         return False
     return is_finite and min(w, h) >= 0 and all(type(id_) is int for id_ in ids)
+
+
+def load(results_file: str, json_file: str) -> tuple[dict, list[dict]]:
+    """
+    Read a COCO json with annotations, and detections on it.
+
+    Raises:
+        UserError: either is malformed, they do not belong together, or there are none.
+    """
+    coco = read_coco(json_file)
+    _, category_ids = check_truth(coco, json_file)
+    results = read_results(results_file, json_file, coco, category_ids)
+    if not results:
+        raise UserError(f"{results_file}: has no detections; predict again, with --min-score 0")
+    return coco, results
+
+
+def check_truth(coco: dict, json_file: str) -> tuple[set[int], set[int]]:
+    """
+    The image and category ids of a COCO json that can be compared with.
+
+    Raises:
+        UserError: it is malformed, or has no annotations.
+    """
+    category_ids = category_id_map(coco, json_file)
+    if not coco.get("annotations"):
+        raise UserError(f"{json_file}: has no annotations to compare with; give a json that has")
+    image_ids = set()
+    for number, image in enumerate(coco["images"]):
+        if not (isinstance(image, dict) and type(image.get("id")) is int):
+            raise UserError(f"{json_file}: images[{number}] has no id; make check names all")
+        image_ids.add(image["id"])
+    for number, annotation in enumerate(coco["annotations"]):
+        if not _is_annotation(annotation, image_ids, category_ids):
+            raise UserError(
+                f"{json_file}: annotations[{number}] is of an unknown image or class, or has no "
+                "box of four finite numbers; make check names all"
+            )
+    if all(a.get("iscrowd") for a in coco["annotations"]):
+        raise UserError(f"{json_file}: has crowd regions only; give a json with other annotations")
+    return image_ids, set(category_ids)
+
+
+def _is_annotation(annotation, image_ids: set, category_ids: dict) -> bool:
+    try:
+        box = np.array(annotation["bbox"], float)
+        known = annotation["image_id"] in image_ids and annotation["category_id"] in category_ids
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
+    return bool(known and box.shape == (4,) and np.isfinite(box).all())

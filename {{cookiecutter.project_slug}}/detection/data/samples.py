@@ -1,11 +1,68 @@
 """A training image on its way to the model: its pixels, boxes, classes and masks."""
 
+from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
 
+import detectron2.data.transforms as T
 import numpy as np
+import torch
+from detectron2.structures import BitMasks, PolygonMasks, polygons_to_bitmask
+from pycocotools import mask as mask_util
 
-from detection.data.masks import Mask
+from detection.utils.errors import UserError
+
+# of one object: polygons (K, 2) of pixel coordinates, or a bitmap uint8 (H, W)
+Mask = list[np.ndarray] | np.ndarray
+
+
+def require_masks(images: list[dict], json_file: str) -> None:
+    """
+    Raises:
+        UserError: an annotation in detectron2's data set dicts, of that file, has no mask, or all
+            masks are unusable, which are empty lists.
+    """
+    objects = [(i, a) for i in images for a in i["annotations"] if not a["iscrowd"]]
+    lacking = [image["file_name"] for image, a in objects if "segmentation" not in a]
+    if lacking:
+        raise UserError(
+            f"{json_file}: {len(lacking)} of {len(objects)} annotations have no mask "
+            f"(segmentation), the first in {lacking[0]}; train a model of boxes, such as "
+            "configs/faster_rcnn_R_50_FPN.py, or leave those annotations out"
+        )
+    if objects and not any(a["segmentation"] for _, a in objects):
+        raise UserError(
+            f"{json_file}: none of its {len(objects)} annotations has a polygon of three points or "
+            "more; draw masks, or train a model of boxes, such as configs/faster_rcnn_R_50_FPN.py"
+        )
+
+
+def read_mask(segmentation: list | dict) -> Mask:
+    """The mask of detectron2's polygons or run lengths."""
+    if isinstance(segmentation, dict):
+        return mask_util.decode(segmentation)
+    return [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in segmentation]
+
+
+def transformed(mask: Mask, transforms: T.Transform) -> Mask:
+    """The mask as the image is; what leaves the image is not cut off."""
+    if isinstance(mask, np.ndarray):
+        return transforms.apply_segmentation(mask)
+    # `apply_polygons` would need Shapely for crops, and the mask head looks into the box alone
+    return [transforms.apply_coords(polygon.copy()) for polygon in mask]
+
+
+def as_gt_masks(masks: Sequence[Mask], height: int, width: int) -> PolygonMasks | BitMasks:
+    """What detectron2 calls `gt_masks`: polygons if all masks are."""
+    if not any(isinstance(mask, np.ndarray) for mask in masks):
+        return PolygonMasks([[polygon.reshape(-1) for polygon in mask] for mask in masks])
+    bitmaps = [
+        mask
+        if isinstance(mask, np.ndarray)
+        else polygons_to_bitmask([polygon.reshape(-1) for polygon in mask], height, width)
+        for mask in masks
+    ]
+    return BitMasks(torch.from_numpy(np.stack(bitmaps).astype(bool)))
 
 
 class Sample(NamedTuple):

@@ -5,53 +5,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from detection.checkpoint.checkpointer import FINAL, LAST_COMPLETE, NUMBERED
+from detection.checkpoint.checkpointer import LAST_COMPLETE
 from detection.utils.files import write_record
 
 logger = logging.getLogger("detectron2.detection")
 
+
 FLUSHED = 3  # seconds after which W&B's own process has written what it was given
+
+
 WINDOW = 100  # values kept of a scalar, more than writers take the median of
-
-
-class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """
-    Upstream's, but the checkpoints from before a resume count to those that are kept.
-
-    What kills have left goes when training starts: half files, and checkpoints beyond
-    `max_to_keep`.
-    """
-
-    def before_train(self):
-        super().before_train()
-        folder = Path(self.checkpointer.save_dir)
-        for pattern in ("model_*.partial", "last_*.partial"):
-            for partial in folder.glob(pattern):
-                partial.unlink()
-        numbers = {p: NUMBERED.fullmatch(p.name) for p in sorted(folder.glob("model_*.pth"))}
-        self.recent_checkpoints = [
-            str(path)
-            for path, number in numbers.items()
-            if number and int(number[1]) < self.trainer.start_iter  # of the run that goes on
-        ]
-        if self.max_to_keep is not None:
-            for path in self.recent_checkpoints[: -self.max_to_keep]:
-                Path(path).unlink()
-            self.recent_checkpoints = self.recent_checkpoints[-self.max_to_keep :]
-
-    def after_step(self):
-        done = self.trainer.iter + 1
-        if done > self.trainer.start_iter:
-            super().after_step()
-        # Completion's call: it was resumed from this iteration's checkpoint
-        elif done == self.trainer.max_iter and not self._is_final():
-            self.checkpointer.save(FINAL, iteration=self.trainer.iter)
-
-    def _is_final(self) -> bool:
-        return Path(self.checkpointer.get_checkpoint_file()).name == f"{FINAL}.pth"
 
 
 class Completion(HookBase):

@@ -9,13 +9,13 @@ from detectron2.utils import comm
 from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
-from detection.checkpoint.checkpointer import load_weights
+from detection.checkpoint.load import load_weights
 from detection.config import takes
 from detection.data.coco import read_coco, write_json
 from detection.data.datasets import class_names, first_images
-from detection.engine.trainer import on_device
 from detection.inference.predictor import Predictor, batches_file
 from detection.inference.tta import with_tta
+from detection.modeling.build import on_device
 from detection.utils import output_lock
 from detection.utils.errors import UserError
 from detection.utils.paths import DEV_RUN

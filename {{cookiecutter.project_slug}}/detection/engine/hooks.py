@@ -1,31 +1,15 @@
 """Hooks that upstream lacks, or whose state does not survive a resume there."""
 
 import logging
-import math
-import operator
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
-from fvcore.common.checkpoint import Checkpointer
 from torch import distributed
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from detection.checkpoint.checkpointer import (
-    FINAL,
-    interrupts_wait,
-    read_best,
-    repair_best,
-    save_whole,
-)
-from detection.checkpoint.classes import KEY
-from detection.utils.errors import UserError
-from detection.utils.files import write_record
-from detection.writers.metric_names import MetricNames
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -105,136 +89,6 @@ class EvalHook(hooks.EvalHook):
 
     def after_train(self):
         """Nothing is left to do: unlike upstream's, it has evaluated the last iteration."""
-
-
-class BestCheckpointer(HookBase):
-    """
-    Keeps the weights with the best value of a metric as `model_best.pth`.
-
-    Unlike upstream's, it remembers the best value over a resume (in `model_best.json`) and leaves
-    `last_checkpoint` alone, so that a resume starts from the last checkpoint, not from the best.
-    Goes after EvalHook, whose results it reads.
-    """
-
-    def __init__(self, checkpointer: Checkpointer, val_metric: str, mode: str = "max"):
-        """
-        Args:
-            checkpointer: of the model that is evaluated; its `save_dir` is where.
-            val_metric: a metric that EvalHook stores, e.g. "bbox/AP50".
-            mode: "max" or "min".
-        """
-        self._model = checkpointer.model
-        classes = getattr(checkpointer, "classes", None)
-        self._classes = {KEY: classes} if classes else {}
-        self._folder = Path(checkpointer.save_dir)
-        self._val_metric = val_metric
-        self._is_better = {"max": operator.gt, "min": operator.lt}[mode]
-        self._record = self._folder / "model_best.json"
-        self._best = None
-        self._is_told = False
-
-    def before_train(self):
-        if self.trainer.start_iter > 0:
-            if comm.is_main_process():
-                repair_best(self._folder)
-            record = read_best(self._folder, self._val_metric)
-            self._best = record and record["value"]
-        else:
-            self._record.unlink(missing_ok=True)
-
-    def after_step(self):
-        latest = self.trainer.storage.latest()
-        if self._val_metric not in latest:
-            if not self._is_told and any(map(MetricNames.is_evaluation, latest)):
-                self._is_told = True
-                logger.warning(f"the evaluation has no {self._val_metric}: no model_best.pth")
-            return
-        value, iteration = latest[self._val_metric]
-        is_finite = iteration == self.trainer.iter and math.isfinite(value)
-        if not is_finite or not (self._best is None or self._is_better(value, self._best)):
-            return
-        self._best = value
-        record = {"metric": self._val_metric, "value": value, "iteration": iteration}
-        record |= self._classes
-        # a kill while saving must not cost the best model so far
-        with interrupts_wait():
-            save_whole(
-                {"model": self._model.state_dict(), **record}, self._folder / "model_best.pth"
-            )
-            write_record(self._record, record)
-        logger.info(f"best {self._val_metric} so far: {value:.2f}, kept as model_best.pth")
-
-
-class EarlyStopping(HookBase):
-    """
-    Ends the training when evaluations no longer get better.
-
-    It keeps no count of its own but asks BestCheckpointer's record, after which it goes: so a
-    resumed run stops where an uninterrupted one would have.
-    """
-
-    def __init__(
-        self,
-        checkpointer: Checkpointer,
-        val_metric: str,
-        eval_period: int,
-        patience: int | None,
-        is_cut_off: bool = False,
-    ):
-        """
-        Args:
-            checkpointer: saves the last weights as `model_final.pth`.
-            val_metric: the metric of BestCheckpointer.
-            eval_period: iterations between two evaluations.
-            patience: that many evaluations in a row without a better value are the last; None:
-                it never ends early.
-            is_cut_off: as of `Completion`.
-
-        Raises:
-            UserError: there are no evaluations before the end, or no patience at all.
-        """
-        if patience is not None and min(eval_period, patience) < 1:
-            raise UserError("train.early_stopping needs train.eval_period and patience from 1 up")
-        self._checkpointer = checkpointer
-        self._val_metric = val_metric
-        self._eval_period = eval_period
-        self._patience = patience
-        self._is_cut_off = is_cut_off
-
-    def before_train(self):
-        """
-        Raises:
-            UserError: the resumed run has been stopped before.
-        """
-        done = self.trainer.start_iter
-        if done > 0 and not self._is_cut_off and self._is_over(done):
-            raise UserError(
-                f"{self._checkpointer.save_dir}: stopped early after {done} iterations; a higher "
-                "train.early_stopping.patience goes on"
-            )
-
-    def after_step(self):
-        done = self.trainer.iter + 1
-        if done >= self.trainer.max_iter or not self._is_over(done):
-            return
-        logger.info(
-            f"stops early after {done} iterations: {self._val_metric} was not better in the last "
-            f"{self._patience} evaluations"
-        )
-        if comm.is_main_process():
-            # PeriodicCheckpointer came before the evaluation, and could not know
-            self._checkpointer.save(FINAL, iteration=self.trainer.iter)
-        self.trainer.max_iter = done  # not before: the checkpoint holds it
-
-    def _is_over(self, done: int) -> bool:
-        """The same on all processes, of which the main one alone has the results."""
-        if self._patience is None or done % self._eval_period:
-            return False
-        best = read_best(self._checkpointer.save_dir, self._val_metric)
-        late = best is not None and done - 1 - best["iteration"] >= (
-            self._patience * self._eval_period
-        )
-        return comm.all_gather(late)[0]
 
 
 class LossNormalizer(HookBase):

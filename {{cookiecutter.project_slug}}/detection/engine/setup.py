@@ -1,14 +1,27 @@
 """Refuses what cannot end well, before anything is written."""
 
 import argparse
+import logging
+import math
+import os
+import sys
+import threading
+from contextlib import suppress
+from copy import deepcopy
+from functools import partial
 
 import torch
+from detectron2.config import LazyConfig
+from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
+from torch.utils.data import DataLoader
 
 from detection.checkpoint.checkpointer import has_checkpoints
-from detection.engine.trainer import amp_dtype
+from detection.solver.precision import amp_dtype
 from detection.utils.errors import UserError
+from detection.utils.logging import quiet_console
 
 
 def check(args: argparse.Namespace, cfg: DictConfig) -> None:
@@ -45,3 +58,81 @@ def check_output(args: argparse.Namespace, cfg: DictConfig) -> None:
             f"{cfg.train.output_dir} holds a trained run: --resume goes on with it, "
             "train.output_dir=… starts another one beside it"
         )
+
+
+logger = logging.getLogger("detectron2.detection")
+
+
+def quiet_setup(cfg, args) -> None:
+    """
+    detectron2's `default_setup`, with the environment and the full config in log.txt alone.
+
+    An evaluation gets its own log and config, in `<output_dir>/inference`: those of the training
+    stay as they are.
+    """
+    if args.eval_only:
+        cfg = deepcopy(cfg)
+        cfg.train.output_dir = os.path.join(cfg.train.output_dir, "inference")
+    rank, output_dir = comm.get_rank(), cfg.train.output_dir
+    # made as default_setup makes them, which finds them again in setup_logger's cache
+    setup_logger(output_dir, distributed_rank=rank, name="fvcore")
+    setup_logger(output_dir, distributed_rank=rank)
+    with quiet_console():
+        default_setup(cfg, args)
+    threading.excepthook = _report_thread
+    for name in ("detectron2", "fvcore"):
+        for handler in logging.getLogger(name).handlers:
+            if type(handler) is logging.StreamHandler and handler.stream is not sys.stdout:
+                handler.handleError = partial(_end_log, handler)
+
+
+def _report_thread(args: threading.ExceptHookArgs) -> None:
+    """One line; who waits for what the thread does gets the error, too."""
+    logger.warning(
+        f"{args.thread and args.thread.name}: {args.exc_type.__name__}: {args.exc_value}"
+    )
+    with quiet_console():
+        logger.info("its traceback:", exc_info=args[:3])
+
+
+def _end_log(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
+    """Say once that a log cannot be written, where `logging` prints a traceback for each line."""
+    reason = sys.exc_info()[1]
+    for loud in map(logging.getLogger, ("detectron2", "fvcore")):
+        # they share the file
+        loud.handlers = [h for h in loud.handlers if getattr(h, "stream", 0) is not handler.stream]
+    with suppress(OSError):
+        handler.stream.close()
+    logger.warning(f"the log ends here, it cannot be written ({reason})")
+
+
+def set_max_iter(cfg, loader: DataLoader) -> None:
+    """
+    Let `train.max_iter` follow from `train.epochs`, where the config has these.
+
+    An epoch is what the loader takes for one: the images without those that `filter_empty` leaves
+    out, each as often as `repeat_threshold` repeats it.
+
+    Args:
+        cfg: the whole config; it is saved anew.
+        loader: of `detection.data.loader.build_train_loader`.
+
+    Raises:
+        UserError: another loader, which does not tell.
+    """
+    epochs, batch_size = cfg.train.epochs, cfg.dataloader.train.get("total_batch_size")
+    if epochs is None:
+        return
+    size = getattr(getattr(loader, "batch_sampler", None), "epoch_size", None)
+    if size is None:
+        raise UserError(
+            "train.epochs needs detection.data.loader.build_train_loader as dataloader.train; with "
+            "another one set train.max_iter"
+        )
+    cfg.train.max_iter = max(1, math.ceil(epochs * size / batch_size))
+    logger.info(
+        f"{epochs:g} epochs of {size:.0f} images are {cfg.train.max_iter} iterations of "
+        f"{batch_size}; one epoch is {size / batch_size:.1f}"
+    )
+    if comm.is_main_process():
+        LazyConfig.save(cfg, f"{cfg.train.output_dir}/config.yaml")

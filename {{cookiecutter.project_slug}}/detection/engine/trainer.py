@@ -16,8 +16,6 @@ from detection.utils.failures import explained
 
 logger = logging.getLogger("detectron2.detection")
 
-PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 class Trainer(SimpleTrainer):
     """
@@ -166,43 +164,6 @@ class Trainer(SimpleTrainer):
                 + ("" if self._dtype else ", or set train.amp.enabled=True")
                 + "; --resume goes on from the last checkpoint"
             ) from e
-
-
-def on_device(model: torch.nn.Module, device: str, channels_last: bool | None) -> torch.nn.Module:
-    """
-    Move a model to a device, where its convolutions work in one of two layouts.
-
-    Args:
-        model: changed in place, and returned.
-        device: e.g. "cuda".
-        channels_last: images and feature maps as (N, H, W, C) in memory; None: on CPUs.
-    """
-    if channels_last is None:
-        channels_last = device == "cpu"
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return model.to(device).to(memory_format=layout)
-
-
-def amp_dtype(enabled: bool, precision: str, device: str) -> torch.dtype | None:
-    """
-    The dtype of mixed precision on a device; None where it is switched off.
-
-    Raises:
-        UserError: an unknown precision, or one that the device cannot compute in.
-    """
-    if not enabled:
-        return None
-    if precision not in PRECISIONS:
-        raise UserError(f"train.amp.precision={precision}: there are {', '.join(PRECISIONS)}")
-    is_cuda = str(device).startswith("cuda")
-    if precision == "fp16" and not is_cuda:
-        raise UserError(
-            f"fp16 needs a GPU, not {device}: set train.amp.precision=bf16, or "
-            "train.amp.enabled=False"
-        )
-    if precision == "bf16" and is_cuda and not torch.cuda.is_bf16_supported():
-        raise UserError("this GPU cannot compute in bf16: set train.amp.precision=fp16")
-    return PRECISIONS[precision]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detection.data.masks import require_masks
+from detection.data.samples import require_masks
 from detection.utils.errors import UserError
 
 logger = logging.getLogger("detectron2.detection")

@@ -1,6 +1,5 @@
 """Predicts on images of a COCO json, a folder or a glob; goes on where it was cut off."""
 
-import glob
 import hashlib
 import json
 import logging
@@ -23,62 +22,15 @@ from tqdm import tqdm
 from detection.classes import CLASSES
 from detection.config import plain
 from detection.data.batching import detect
-from detection.data.coco import category_id_map, check_images, read_coco
+from detection.data.coco import category_id_map
 from detection.utils.errors import UserError
 from detection.utils.files import write_whole
 from detection.utils.image_files import is_file, likely_roots
-from detection.utils.image_folder import ImageFolder, image_size
-from detection.utils.paths import DATASETS, in_project
 
 logger = logging.getLogger("detectron2.detection")
 
+
 LINES = 10  # of progress, where there is no terminal
-
-
-def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
-    """
-    The images to predict on.
-
-    Args:
-        source: a COCO json, which needs no annotations; a folder, searched with all below it; or
-            a glob pattern, e.g. "images/*.jpg".
-        image_root: what a json's `file_name`s are relative to; None is the json's own folder.
-            For a folder or a pattern, what theirs become relative to: None is the folder itself,
-            or for a pattern the part before its first wildcard.
-
-    Returns:
-        A COCO json with `images` and `categories`, the json's own or numbered from 1 in the
-        order of the names, and the absolute image root.
-
-    Raises:
-        UserError: there is no such file, no image, or an image that cannot be opened.
-    """
-    if source.endswith(".json"):
-        coco = read_coco(source)
-        category_id_map(coco, source)  # refuses other classes than CLASSES
-        check_images(coco, source)
-        image_root = os.path.abspath(image_root or os.path.dirname(source))
-        _check_presence([image["file_name"] for image in coco["images"]], image_root, source)
-        return coco, image_root
-    if os.path.isdir(source):
-        root = image_root or source
-        folder = ImageFolder(source, source)
-        files = [Path(source, path) for path in folder.paths]
-        if folder.passed_over:
-            logger.warning(f"{source}: {folder.passed_over}")
-    else:
-        root = image_root or _fixed_part(source)
-        files = sorted(Path(p) for p in glob.glob(source, recursive=True) if os.path.isfile(p))
-    if not files:
-        raise UserError(f"{source}: no image there; give a COCO json, a folder or a quoted pattern")
-    root = os.path.abspath(root)
-    images = []
-    for number, file in enumerate(files, start=1):
-        width, height = image_size(file)
-        name = Path(os.path.relpath(file, root)).as_posix()
-        images.append({"id": number, "file_name": name, "width": width, "height": height})
-    categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES, start=1)]
-    return {"images": images, "annotations": [], "categories": categories}, root
 
 
 def _check_presence(names: list[str], image_root: str, json_file: str) -> None:
@@ -89,26 +41,6 @@ def _check_presence(names: list[str], image_root: str, json_file: str) -> None:
             f"{json_file}: none of its images is in {image_root}, not {names[0]} either; give "
             f"--image-root{where}"
         )
-
-
-def results_name(source: str) -> str:
-    """
-    What results are called, without a suffix, as the Makefile calls them too.
-
-    datasets/test.json is test, and datasets/folds/0/val.json is folds_0_val, since there are as
-    many val.json as folds; the folder datasets/test is test.folder, and the pattern
-    datasets/test/*.jpg is test_any.jpg.
-    """
-    path = Path(os.path.abspath(source))
-    datasets = os.path.abspath(in_project(DATASETS))
-    name = path.name
-    if path.is_relative_to(datasets) and path != Path(datasets):
-        name = "_".join(path.relative_to(datasets).parts)
-    if source.endswith(".json"):
-        return name.removesuffix(".json")
-    plain = name.replace("**", "any").replace("*", "any").replace("?", "one")
-    plain = plain.replace("[", "").replace("]", "")
-    return plain if plain != name else f"{name}.folder"
 
 
 def set_thresholds(cfg: DictConfig, model: torch.nn.Module, min_score: float, limit: int) -> None:
@@ -284,13 +216,3 @@ def _progress(batches: Iterator[list[dict]], start: int, total: int) -> Iterator
             bar.update()
             if not is_terminal and (number % step == 0 or number == total):
                 logger.info(f"{number}/{total} batches")
-
-
-def _fixed_part(pattern: str) -> str:
-    parts = Path(pattern).parts[:-1]
-    fixed = []
-    for part in parts:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return os.path.join(*fixed) if fixed else "."

@@ -59,9 +59,3 @@ class EMAHook(HookBase):
     def load_state_dict(self, state_dict):
         self.model.load_state_dict(state_dict["model"])
         self._updates = state_dict["updates"]
-
-
-def averaged_weights(checkpoint: dict) -> dict[str, torch.Tensor] | None:
-    """The average that EMAHook put into a loaded checkpoint; None where there is none."""
-    hooks = checkpoint.get("trainer", {}).get("hooks", {})
-    return hooks.get(EMAHook.__qualname__, {}).get("model")

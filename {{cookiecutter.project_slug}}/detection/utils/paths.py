@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
 # the folder of the data; the variable is detectron2's own
 DATASETS = os.environ.get("DETECTRON2_DATASETS", "datasets")
 # what the `file_name`s of annotations are relative to, e.g. f"{DATASETS}/images"

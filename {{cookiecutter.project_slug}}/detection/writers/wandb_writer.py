@@ -31,8 +31,8 @@ from detection.utils.wandb_runs import (
     time_limit,
     without_secrets,
 )
-from detection.writers.files import NewScalars, read_metrics
 from detection.writers.metric_names import MetricNames
+from detection.writers.scalars import NewScalars, read_metrics
 
 logger = logging.getLogger("detectron2.detection")
 

@@ -12,9 +12,9 @@ import yaml
 from detection.checks.class_names import describe_lists
 from detection.utils.errors import UserError
 from detection.utils.image_roots import config_root
-from detection.workshop.reports.charts import lines
 
 LARGEST_CONFIG = 100_000  # values
+
 
 STRETCHES = 300  # about the pixels that a chart is wide
 
@@ -137,52 +137,6 @@ def _plain(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> object:
 _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
 
 
-def run_section(curves: dict[str, list[tuple[int, float]]]) -> dict:
-    """
-    Losses and AP over the iterations of a training.
-
-    Args:
-        curves: {metric: [(iteration, value)]}, by detectron2's names.
-
-    Returns:
-        `run_charts`, and `run_notes`, a line on the best and the last evaluation.
-    """
-    losses = {n: c for n, c in curves.items() if n == "total_loss" or n.startswith("loss_")}
-    losses = dict(sorted(losses.items(), key=lambda item: item[0] != "total_loss"))
-    scores = {n: curves[f"bbox/{n}"] for n in ("AP", "AP50", "AP75") if f"bbox/{n}" in curves}
-    charts = []
-    for title, kind, series in (("Losses", "loss", losses), ("AP", "AP", scores)):
-        if series:
-            charts.append(_run_chart(title, kind, series))
-    notes = []
-    if "AP" in scores:
-        best, last = max(scores["AP"], key=lambda p: p[1]), scores["AP"][-1]
-        notes.append(
-            f"In training the best evaluation was at iteration {best[0] + 1:,}, AP {best[1]:.1f}; "
-            f"the last at {last[0] + 1:,}, AP {last[1]:.1f}."
-        )
-    return {"run_charts": charts, "run_notes": notes}
-
-
-def _run_chart(title: str, kind: str, series: dict[str, list[tuple[int, float]]]) -> dict:
-    values = [v for curve in series.values() for _, v in curve]
-    last = max(i for curve in series.values() for i, _ in curve) + 1
-    y_ticks = _ticks(max(max(values), 1e-6))
-    x_ticks = _ticks(last)
-    points = {name: _points(curve) for name, curve in series.items()}
-    told = "; ".join(f"{n} from {c[0][1]:.3g} to {c[-1][1]:.3g}" for n, c in series.items())
-    svg = lines(
-        f"{title} over {last:,} iterations: {told}",
-        points,
-        x_ticks,
-        y_ticks,
-        "iteration",
-        kind,
-        is_named=True,
-    )
-    return {"title": title, "svg": svg, "caption": told}
-
-
 def _points(curve: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
     """(x, y) of a curve; of a long one the lowest and the highest value of each stretch."""
     xs, ys = np.array([i + 1 for i, _ in curve]), np.array([v for _, v in curve])
@@ -193,11 +147,3 @@ def _points(curve: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
         kept |= {int(part[ys[part].argmin()]), int(part[ys[part].argmax()])}
     kept = sorted(kept)
     return xs[kept], ys[kept]
-
-
-def _ticks(top: float) -> list[tuple[float, str]]:
-    """Round values from 0 to `top` and a little beyond."""
-    rough = top / 4
-    unit = 10 ** np.floor(np.log10(rough))
-    step = next(s * unit for s in (1, 2, 2.5, 5, 10) if s * unit >= rough * (1 - 1e-9))
-    return [(step * k, f"{step * k:,.6g}") for k in range(int(np.ceil(top / step - 1e-9)) + 1)]

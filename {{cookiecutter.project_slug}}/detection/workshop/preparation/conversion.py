@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from shlex import quote
 
 from detection.utils.errors import UserError
-from detection.utils.image_folder import ImageFolder
+from detection.utils.image_files import ImageFolder
 from detection.workshop.preparation.foreign_annotations import ForeignImage
 
 SHOWN = 5  # examples a note names

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from detection.utils.errors import UserError
-from detection.utils.image_folder import EXTENSIONS
+from detection.utils.image_files import EXTENSIONS
 from detection.workshop.preparation.foreign_annotations import (
     ForeignImage,
     parse_xml,

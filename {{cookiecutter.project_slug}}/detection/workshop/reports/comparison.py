@@ -1,4 +1,4 @@
-"""Several models side by side: what detection/workshop/reports/templates/comparison.html.jinja shows."""
+"""Several models side by side: what templates/comparison.html.jinja shows."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The page of `make explore`: what detection/workshop/reports/templates/exploration.html.jinja shows."""
+"""The page of `make explore`: what templates/exploration.html.jinja shows."""
 
 import numpy as np
 

@@ -1,9 +1,10 @@
 """Checks a submission against its json and the competition's sample, and scores it."""
 
 from detection.data.coco import read_coco
+from detection.data.results import check_truth
 from detection.evaluation.average_precision import average_precision, results_table
-from detection.evaluation.matching import check_truth
 from detection.utils.errors import UserError
+from detection.workshop.submission.formats import DEFAULT_FORMAT, Format
 from detection.workshop.submission.reading import (
     Submission,
     columns_of,
@@ -11,7 +12,7 @@ from detection.workshop.submission.reading import (
     read_submission,
     short,
 )
-from detection.workshop.submission.writing import DEFAULT_FORMAT, Format, find_format
+from detection.workshop.submission.writing import find_format
 
 
 def check_submission(

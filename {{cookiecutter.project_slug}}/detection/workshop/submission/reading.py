@@ -9,7 +9,8 @@ from pathlib import Path
 
 from detection.data.results import read_results
 from detection.utils.errors import UserError
-from detection.workshop.submission.writing import FORMATS, Format, image_names, labels_of
+from detection.workshop.submission.formats import FORMATS, Format
+from detection.workshop.submission.writing import image_names, labels_of
 
 SHOWN = 3  # cases that a finding names
 # what is wrong, in the plural, and what helps

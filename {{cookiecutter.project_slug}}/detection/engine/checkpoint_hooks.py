@@ -1,0 +1,241 @@
+"""Hooks that save checkpoints, keep the best one, stop early and log them to W&B."""
+
+import logging
+import math
+import operator
+from pathlib import Path
+
+import wandb
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
+
+from detection.checkpoint.checkpointer import (
+    FINAL,
+    NUMBERED,
+    interrupts_wait,
+    read_best,
+    repair_best,
+    save_whole,
+)
+from detection.checkpoint.classes import KEY
+from detection.utils.errors import UserError
+from detection.utils.files import read_record, write_record
+from detection.writers.metric_names import MetricNames
+
+logger = logging.getLogger("detectron2.detection")
+
+
+class ModelArtifacts(HookBase):
+    """
+    Logs the best and the last checkpoint to the W&B run, when training has reached its end.
+
+    They are two versions of the artifact `model-<run id>`, of type "model", with the aliases `best`
+    and `last`; their metadata are the metric, its value, the iteration, the class names and the
+    run's config. A run
+    that stopped early has none, since it can go on. Goes after the hooks that save checkpoints and
+    before the writer that closes the run.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, val_metric: str):
+        """
+        Args:
+            checkpointer: its `save_dir` holds the checkpoints.
+            val_metric: detectron2's name of the metric that picks the best, e.g. "bbox/AP".
+        """
+        self._checkpointer = checkpointer
+        self._val_metric = val_metric
+
+    def after_step(self):
+        if self.trainer.iter + 1 < self.trainer.max_iter:
+            return
+        if wandb.run is None:
+            logger.warning("there is no W&B run, so no checkpoint was logged to it")
+            return
+        folder = Path(self._checkpointer.save_dir)
+        last = {"metric": self._val_metric, "iteration": self.trainer.iter}
+        latest = self.trainer.storage.latest()
+        if self._val_metric in latest:
+            last["value"] = latest[self._val_metric][0]
+        try:
+            if best := read_record(folder / "model_best.json"):
+                self._log(folder / "model_best.pth", best, "best")
+            self._log(Path(self._checkpointer.get_checkpoint_file()), last, "last")
+        except Exception as e:  # a training that is done must not end in an error
+            logger.warning(f"W&B: checkpoints not logged ({e!r})")
+
+    def _log(self, path: Path, metadata: dict, alias: str) -> None:
+        if classes := getattr(self._checkpointer, "classes", None):
+            metadata = {**metadata, KEY: classes}
+        metadata = {**metadata, "config": wandb.run.config.as_dict()}
+        artifact = wandb.Artifact(f"model-{wandb.run.id}", type="model", metadata=metadata)
+        # no copies of hundreds of MB: it is not written to any more
+        artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        wandb.run.log_artifact(artifact, aliases=[alias])
+
+
+class BestCheckpointer(HookBase):
+    """
+    Keeps the weights with the best value of a metric as `model_best.pth`.
+
+    Unlike upstream's, it remembers the best value over a resume (in `model_best.json`) and leaves
+    `last_checkpoint` alone, so that a resume starts from the last checkpoint, not from the best.
+    Goes after EvalHook, whose results it reads.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, val_metric: str, mode: str = "max"):
+        """
+        Args:
+            checkpointer: of the model that is evaluated; its `save_dir` is where.
+            val_metric: a metric that EvalHook stores, e.g. "bbox/AP50".
+            mode: "max" or "min".
+        """
+        self._model = checkpointer.model
+        classes = getattr(checkpointer, "classes", None)
+        self._classes = {KEY: classes} if classes else {}
+        self._folder = Path(checkpointer.save_dir)
+        self._val_metric = val_metric
+        self._is_better = {"max": operator.gt, "min": operator.lt}[mode]
+        self._record = self._folder / "model_best.json"
+        self._best = None
+        self._is_told = False
+
+    def before_train(self):
+        if self.trainer.start_iter > 0:
+            if comm.is_main_process():
+                repair_best(self._folder)
+            record = read_best(self._folder, self._val_metric)
+            self._best = record and record["value"]
+        else:
+            self._record.unlink(missing_ok=True)
+
+    def after_step(self):
+        latest = self.trainer.storage.latest()
+        if self._val_metric not in latest:
+            if not self._is_told and any(map(MetricNames.is_evaluation, latest)):
+                self._is_told = True
+                logger.warning(f"the evaluation has no {self._val_metric}: no model_best.pth")
+            return
+        value, iteration = latest[self._val_metric]
+        is_finite = iteration == self.trainer.iter and math.isfinite(value)
+        if not is_finite or not (self._best is None or self._is_better(value, self._best)):
+            return
+        self._best = value
+        record = {"metric": self._val_metric, "value": value, "iteration": iteration}
+        record |= self._classes
+        # a kill while saving must not cost the best model so far
+        with interrupts_wait():
+            save_whole(
+                {"model": self._model.state_dict(), **record}, self._folder / "model_best.pth"
+            )
+            write_record(self._record, record)
+        logger.info(f"best {self._val_metric} so far: {value:.2f}, kept as model_best.pth")
+
+
+class EarlyStopping(HookBase):
+    """
+    Ends the training when evaluations no longer get better.
+
+    It keeps no count of its own but asks BestCheckpointer's record, after which it goes: so a
+    resumed run stops where an uninterrupted one would have.
+    """
+
+    def __init__(
+        self,
+        checkpointer: Checkpointer,
+        val_metric: str,
+        eval_period: int,
+        patience: int | None,
+        is_cut_off: bool = False,
+    ):
+        """
+        Args:
+            checkpointer: saves the last weights as `model_final.pth`.
+            val_metric: the metric of BestCheckpointer.
+            eval_period: iterations between two evaluations.
+            patience: that many evaluations in a row without a better value are the last; None:
+                it never ends early.
+            is_cut_off: as of `Completion`.
+
+        Raises:
+            UserError: there are no evaluations before the end, or no patience at all.
+        """
+        if patience is not None and min(eval_period, patience) < 1:
+            raise UserError("train.early_stopping needs train.eval_period and patience from 1 up")
+        self._checkpointer = checkpointer
+        self._val_metric = val_metric
+        self._eval_period = eval_period
+        self._patience = patience
+        self._is_cut_off = is_cut_off
+
+    def before_train(self):
+        """
+        Raises:
+            UserError: the resumed run has been stopped before.
+        """
+        done = self.trainer.start_iter
+        if done > 0 and not self._is_cut_off and self._is_over(done):
+            raise UserError(
+                f"{self._checkpointer.save_dir}: stopped early after {done} iterations; a higher "
+                "train.early_stopping.patience goes on"
+            )
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done >= self.trainer.max_iter or not self._is_over(done):
+            return
+        logger.info(
+            f"stops early after {done} iterations: {self._val_metric} was not better in the last "
+            f"{self._patience} evaluations"
+        )
+        if comm.is_main_process():
+            # PeriodicCheckpointer came before the evaluation, and could not know
+            self._checkpointer.save(FINAL, iteration=self.trainer.iter)
+        self.trainer.max_iter = done  # not before: the checkpoint holds it
+
+    def _is_over(self, done: int) -> bool:
+        """The same on all processes, of which the main one alone has the results."""
+        if self._patience is None or done % self._eval_period:
+            return False
+        best = read_best(self._checkpointer.save_dir, self._val_metric)
+        late = best is not None and done - 1 - best["iteration"] >= (
+            self._patience * self._eval_period
+        )
+        return comm.all_gather(late)[0]
+
+
+class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
+    """
+    Upstream's, but the checkpoints from before a resume count to those that are kept.
+
+    What kills have left goes when training starts: half files, and checkpoints beyond
+    `max_to_keep`.
+    """
+
+    def before_train(self):
+        super().before_train()
+        folder = Path(self.checkpointer.save_dir)
+        for pattern in ("model_*.partial", "last_*.partial"):
+            for partial in folder.glob(pattern):
+                partial.unlink()
+        numbers = {p: NUMBERED.fullmatch(p.name) for p in sorted(folder.glob("model_*.pth"))}
+        self.recent_checkpoints = [
+            str(path)
+            for path, number in numbers.items()
+            if number and int(number[1]) < self.trainer.start_iter  # of the run that goes on
+        ]
+        if self.max_to_keep is not None:
+            for path in self.recent_checkpoints[: -self.max_to_keep]:
+                Path(path).unlink()
+            self.recent_checkpoints = self.recent_checkpoints[-self.max_to_keep :]
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done > self.trainer.start_iter:
+            super().after_step()
+        # Completion's call: it was resumed from this iteration's checkpoint
+        elif done == self.trainer.max_iter and not self._is_final():
+            self.checkpointer.save(FINAL, iteration=self.trainer.iter)
+
+    def _is_final(self) -> bool:
+        return Path(self.checkpointer.get_checkpoint_file()).name == f"{FINAL}.pth"
