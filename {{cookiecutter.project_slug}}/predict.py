@@ -16,7 +16,6 @@ import os
 import sys
 from pathlib import Path
 
-from detectron2.config import instantiate
 from detectron2.utils.logger import setup_logger
 
 from detection.checkpoint.load import load_weights
@@ -31,7 +30,7 @@ from detection.inference.predictor import (
 )
 from detection.inference.sources import list_images, results_name
 from detection.inference.tta import with_tta
-from detection.modeling.build import on_device, without_pretrained
+from detection.modeling.build import build_model
 from detection.utils.cli import fraction, natural, positive
 from detection.utils.errors import UserError
 from detection.utils.failures import explained
@@ -104,8 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     coco, image_root = list_images(args.images, root)
     if args.output is None:
         check_same_images(output, coco["images"], args.images)  # else they are overwritten
-    model = instantiate(without_pretrained(cfg.model)).eval()
-    on_device(model, cfg.train.device, cfg.train.channels_last)
+    model = build_model(cfg, pretrained=False).eval()
     weights = load_weights(model, cfg.train.output_dir, args.checkpoint)
     set_thresholds(cfg, model, args.min_score, args.max_per_image)
 

@@ -29,7 +29,7 @@ OVERRIDE = re.compile(
 )
 
 
-def parse_args(argv: list[str], epilog: str | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None, epilog: str | None = None) -> argparse.Namespace:
     """detectron2's flags and `opts`, the overrides; unlike upstream's, in any order."""
     parser = default_argument_parser(epilog=epilog)
     # upstream's REMAINDER takes each flag behind the first override for another override

@@ -288,16 +288,16 @@ def run_until(folder, values, behind=None, at=None, max_iter=6, patience=None) -
         PeriodicCheckpointer(checkpointer, 2, max_to_keep=2),
         EvalHook(2, evaluate),
         BestCheckpointer(checkpointer, "bbox/AP"),
-        EarlyStopping(checkpointer, "bbox/AP", 2, patience, is_cut_off),
-        PeriodicWriter(JSONWriter(str(folder / "metrics.json"), 4, 3), cfg, is_cut_off),
+        EarlyStopping(checkpointer, "bbox/AP", 2, patience),
+        PeriodicWriter(JSONWriter(str(folder / "metrics.json"), 4, 3), cfg),
     ]
     results = [h for hook in results for h in (hook, Crash(at) if type(hook) is behind else None)]
-    completion = Completion(results, str(folder), is_cut_off)
+    completion = Completion(results, str(folder))
     trainer.register_hooks([CountSteps(), *results, completion])
     if saved:
         checkpointer.resume(saved.path)
     try:
-        trainer.train(start, max_iter)
+        trainer.train(start, max_iter, is_cut_off)
     except RuntimeError as e:
         assert str(e) == "killed"
     return evaluated

@@ -17,6 +17,7 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 
 from detection.checkpoint import classes as checkpoint_classes
 from detection.checkpoint.files import SafeCheckpointer
+from detection.data.datasets import class_names
 from detection.utils.errors import UserError
 from detection.utils.files import read_record, write_record, write_whole
 
@@ -74,6 +75,13 @@ class WholeFileCheckpointer(SafeCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_whole(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())
+
+
+def build_checkpointer(cfg, model: torch.nn.Module, **checkpointables) -> WholeFileCheckpointer:
+    """Build what saves a model, its class names and `checkpointables` in `train.output_dir`."""
+    return WholeFileCheckpointer(
+        model, cfg.train.output_dir, classes=class_names(cfg), **checkpointables
+    )
 
 
 def save_whole(data: dict, path: Path) -> None:

@@ -1,1 +1,43 @@
 """The training loop: trainer, hooks, launch and setup."""
+
+from detection.engine import dev_run
+from detection.engine.checkpoint_hooks import (
+    BestCheckpointer,
+    EarlyStopping,
+    ModelArtifacts,
+    PeriodicCheckpointer,
+)
+from detection.engine.completion import Completion
+from detection.engine.hooks import (
+    EvalHook,
+    LossNormalizer,
+    PeriodicWriter,
+    PreciseBN,
+    SeedIterations,
+    SharedStatistics,
+)
+from detection.engine.launch import run
+from detection.engine.prediction_images import PictureHook
+from detection.engine.setup import find_start, prepared, set_max_iter
+from detection.engine.trainer import build_trainer
+
+__all__ = [
+    "BestCheckpointer",
+    "Completion",
+    "EarlyStopping",
+    "EvalHook",
+    "LossNormalizer",
+    "ModelArtifacts",
+    "PeriodicCheckpointer",
+    "PeriodicWriter",
+    "PictureHook",
+    "PreciseBN",
+    "SeedIterations",
+    "SharedStatistics",
+    "build_trainer",
+    "dev_run",
+    "find_start",
+    "prepared",
+    "run",
+    "set_max_iter",
+]

@@ -19,6 +19,7 @@ from detection.checkpoint.checkpointer import (
     save_whole,
 )
 from detection.checkpoint.classes import KEY
+from detection.engine.hooks import is_cut_off
 from detection.utils.errors import UserError
 from detection.utils.files import read_record, write_record
 from detection.writers.metric_names import MetricNames
@@ -37,17 +38,19 @@ class ModelArtifacts(HookBase):
     before the writer that closes the run.
     """
 
-    def __init__(self, checkpointer: Checkpointer, val_metric: str):
+    def __init__(self, checkpointer: Checkpointer, val_metric: str, enabled: bool = True):
         """
         Args:
             checkpointer: its `save_dir` holds the checkpoints.
             val_metric: detectron2's name of the metric that picks the best, e.g. "bbox/AP".
+            enabled: False: nothing is logged.
         """
+        self._enabled = enabled and comm.is_main_process()
         self._checkpointer = checkpointer
         self._val_metric = val_metric
 
     def after_step(self):
-        if self.trainer.iter + 1 < self.trainer.max_iter:
+        if not self._enabled or self.trainer.iter + 1 < self.trainer.max_iter:
             return
         if wandb.run is None:
             logger.warning("there is no W&B run, so no checkpoint was logged to it")
@@ -146,7 +149,6 @@ class EarlyStopping(HookBase):
         val_metric: str,
         eval_period: int,
         patience: int | None,
-        is_cut_off: bool = False,
     ):
         """
         Args:
@@ -155,7 +157,6 @@ class EarlyStopping(HookBase):
             eval_period: iterations between two evaluations.
             patience: that many evaluations in a row without a better value are the last; None:
                 it never ends early.
-            is_cut_off: as of `Completion`.
 
         Raises:
             UserError: there are no evaluations before the end, or no patience at all.
@@ -166,7 +167,6 @@ class EarlyStopping(HookBase):
         self._val_metric = val_metric
         self._eval_period = eval_period
         self._patience = patience
-        self._is_cut_off = is_cut_off
 
     def before_train(self):
         """
@@ -174,7 +174,7 @@ class EarlyStopping(HookBase):
             UserError: the resumed run has been stopped before.
         """
         done = self.trainer.start_iter
-        if done > 0 and not self._is_cut_off and self._is_over(done):
+        if done > 0 and not is_cut_off(self.trainer) and self._is_over(done):
             raise UserError(
                 f"{self._checkpointer.save_dir}: stopped early after {done} iterations; a higher "
                 "train.early_stopping.patience goes on"
@@ -214,6 +214,8 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
 
     def before_train(self):
         super().before_train()
+        if not comm.is_main_process():
+            return
         folder = Path(self.checkpointer.save_dir)
         for pattern in ("model_*.partial", "last_*.partial"):
             for partial in folder.glob(pattern):
@@ -230,6 +232,8 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             self.recent_checkpoints = self.recent_checkpoints[-self.max_to_keep :]
 
     def after_step(self):
+        if not comm.is_main_process():
+            return
         done = self.trainer.iter + 1
         if done > self.trainer.start_iter:
             super().after_step()

@@ -9,6 +9,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from detection.checkpoint.checkpointer import LAST_COMPLETE
+from detection.engine.hooks import is_cut_off
 from detection.utils.files import write_record
 
 logger = logging.getLogger("detectron2.detection")
@@ -31,16 +32,14 @@ class Completion(HookBase):
     last.
     """
 
-    def __init__(self, hooks: Sequence[HookBase | None], folder: str, is_cut_off: bool):
+    def __init__(self, hooks: Sequence[HookBase | None], folder: str):
         """
         Args:
             hooks: the one that saves checkpoints, and those behind it.
             folder: of the checkpoints.
-            is_cut_off: whether the resumed checkpoint's iteration is not complete.
         """
         self._hooks = [hook for hook in hooks if hook is not None]
         self._record = Path(folder) / LAST_COMPLETE
-        self._is_cut_off = is_cut_off
         self._saved_at = None
         self._completed = None  # (iteration, time) that is not noted yet
         self._resumed = None
@@ -60,11 +59,11 @@ class Completion(HookBase):
 
     def before_train(self):
         start = self.trainer.start_iter
-        if self._is_cut_off:
+        if is_cut_off(self.trainer):
             self.trainer.iter = start - 1
         if self._resumed:
             self._restore_scalars()
-        if self._is_cut_off:
+        if is_cut_off(self.trainer):
             self._complete(start - 1)
         elif start > 0:
             self._note(start - 1)  # less than it was, after a return to an older checkpoint

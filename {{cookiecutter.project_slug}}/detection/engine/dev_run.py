@@ -15,7 +15,7 @@ from detection.data.coco import read_coco, write_json
 from detection.data.datasets import class_names, first_images
 from detection.inference.predictor import Predictor, batches_file
 from detection.inference.tta import with_tta
-from detection.modeling.build import on_device
+from detection.modeling.build import build_model
 from detection.utils import output_lock
 from detection.utils.errors import UserError
 from detection.utils.paths import DEV_RUN
@@ -95,8 +95,7 @@ def finish(cfg: DictConfig) -> None:
         val = MetadataCatalog.get(instantiate(cfg.dataloader.evaluator.dataset_name))
         coco = read_coco(val.json_file)
         coco["images"] = coco["images"][:IMAGES]
-        model = instantiate(cfg.model).eval()
-        on_device(model, cfg.train.device, cfg.train.channels_last)
+        model = build_model(cfg, pretrained=False).eval()
         load_weights(model, cfg.train.output_dir, "last", class_names(cfg))
         predictor = Predictor(cfg, with_tta(cfg, model), coco, val.image_root, 2, 0)
         output = output_dir / "predictions.json"

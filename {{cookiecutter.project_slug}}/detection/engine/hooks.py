@@ -5,13 +5,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from detectron2.engine import HookBase, hooks
+from detectron2.config import instantiate
+from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
+from fvcore.nn.precise_bn import get_bn_modules
+from omegaconf import DictConfig
 from torch import distributed
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detection.data.loader import from_start
+
 logger = logging.getLogger("detectron2.detection")
+
+
+def is_cut_off(trainer: TrainerBase) -> bool:
+    """Whether the iteration before the first one has to be completed; see `Trainer.train`."""
+    return getattr(trainer, "is_cut_off", False)
 
 
 class SeedIterations(HookBase):
@@ -37,6 +47,14 @@ class SeedIterations(HookBase):
 class PreciseBN(hooks.PreciseBN):
     """Upstream's, but on the same batches each time, so that a resumed run computes the same."""
 
+    @classmethod
+    def build(cls, cfg: DictConfig, model: torch.nn.Module) -> "PreciseBN | None":
+        """The hook of `train.precise_bn`; None where it is off or no BatchNorm is trained."""
+        if not cfg.train.precise_bn.enabled or not get_bn_modules(model):
+            return None
+        loader = instantiate(from_start(cfg.dataloader.train))
+        return cls(cfg.train.eval_period, model, loader, cfg.train.precise_bn.num_iter)
+
     def update_stats(self):
         self._data_iter = None
         super().update_stats()
@@ -54,10 +72,10 @@ class SharedStatistics(HookBase):
     def __init__(self, models: Sequence[torch.nn.Module], *periods: int):
         """
         Args:
-            models: whose statistics are averaged.
+            models: whose statistics are averaged, each once.
             periods: of evaluations and of checkpoints, before which it goes; 0: none.
         """
-        self._models = models
+        self._models = list({id(model): model for model in models}.values())
         self._periods = periods
 
     def after_step(self):
@@ -116,22 +134,21 @@ class PeriodicWriter(hooks.PeriodicWriter):
     It writes after each evaluation too, whose results a kill could else take away.
     """
 
-    def __init__(self, writer: EventWriter, cfg, is_cut_off: bool = False):
+    def __init__(self, writer: EventWriter, cfg):
         """
         Args:
             writer: written every `writer.period` iterations, or every `cfg.train.log_period` if
                 it has no such attribute; its `start(start_iter, cfg)` is called before training.
             cfg: the whole config.
-            is_cut_off: as of `Completion`; the writer then starts with the iteration before.
         """
         super().__init__([writer], period=getattr(writer, "period", cfg.train.log_period))
         self._cfg = cfg
         self._eval_period = cfg.train.get("eval_period", 0)
-        self._is_cut_off = is_cut_off
         self._started = False
 
     def before_train(self):
-        first = self.trainer.start_iter - (1 if self._is_cut_off else 0)
+        # with the iteration before where that is made up for
+        first = self.trainer.start_iter - is_cut_off(self.trainer)
         for writer in self._writers:
             if hasattr(writer, "start"):
                 writer.start(first, self._cfg)

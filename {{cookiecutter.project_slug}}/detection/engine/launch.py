@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,16 @@ from detection.utils.errors import UserError
 
 # what torchrun, or a cluster's job, tells each of its processes
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """`launch`, and end the program with one line where that fails by what a user can mend."""
+    try:
+        launch(main, args)
+    except UserError as e:
+        sys.exit(f"error: {e}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; --resume goes on from the last checkpoint")
 
 
 def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:

@@ -6,9 +6,12 @@ import math
 import os
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from detectron2.config import LazyConfig
@@ -18,10 +21,73 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
-from detection.checkpoint.checkpointer import has_checkpoints
+from detection.checkpoint.checkpointer import has_checkpoints, last_checkpoint
+from detection.engine import dev_run
 from detection.solver.precision import amp_dtype
 from detection.utils.errors import UserError
+from detection.utils.failures import explained
 from detection.utils.logging import quiet_console
+from detection.utils.output_lock import locked_output
+
+
+@contextmanager
+def prepared(args: argparse.Namespace, cfg: DictConfig) -> Iterator[None]:
+    """
+    Check settings, lock the output directory of a training, and log into it.
+
+    What the machine does to the work within, such as a full disk, becomes an error of one line.
+
+    Raises:
+        UserError: a setting that cannot be, an output directory in use, or what went wrong.
+    """
+    check(args, cfg)
+    output_dir = cfg.train.output_dir
+    if args.eval_only:
+        with explained(output_dir, remedy="the same command evaluates again"):
+            quiet_setup(cfg, args)
+            yield
+        return
+    with locked_output(output_dir), explained(output_dir):
+        if args.fast_dev_run:
+            dev_run.clear(output_dir)
+        check_output(args, cfg)
+        quiet_setup(cfg, args)
+        yield
+
+
+class Start(NamedTuple):
+    """Where a training begins: with iteration 0, or after its last checkpoint."""
+
+    iteration: int
+    path: Path | None  # of the checkpoint
+    is_cut_off: bool  # a kill cut off the evaluation, or the log, of the iteration before
+
+
+_FRESH = Start(0, None, is_cut_off=False)
+
+
+def find_start(cfg: DictConfig, resume: bool) -> Start:
+    """
+    Find where a training begins, the same on all processes, and let its loader begin there.
+
+    Args:
+        cfg: the whole config; `dataloader.train.start_iter` is set.
+        resume: from the last checkpoint in `train.output_dir`, if there is one.
+
+    Raises:
+        UserError: no checkpoint there loads, or the processes see different ones.
+    """
+    saved = last_checkpoint(cfg.train.output_dir) if resume else None
+    start = Start(saved.iteration + 1, saved.path, saved.is_cut_off) if saved else _FRESH
+    iterations = comm.all_gather(start.iteration)
+    if len(set(iterations)) > 1:
+        raise UserError(
+            f"{cfg.train.output_dir}: the processes see different last checkpoints ({iterations} "
+            "iterations); it has to be on a disk that all machines share"
+        )
+    if "start_iter" in cfg.dataloader.train:  # detectron2's own loader cannot skip batches
+        cfg.dataloader.train.start_iter = start.iteration
+    return start._replace(is_cut_off=comm.all_gather(start.is_cut_off)[0])
 
 
 def check(args: argparse.Namespace, cfg: DictConfig) -> None:
@@ -106,7 +172,7 @@ def _end_log(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
     logger.warning(f"the log ends here, it cannot be written ({reason})")
 
 
-def set_max_iter(cfg, loader: DataLoader) -> None:
+def set_max_iter(cfg, loader: DataLoader, start: Start = _FRESH) -> None:
     """
     Let `train.max_iter` follow from `train.epochs`, where the config has these.
 
@@ -116,13 +182,23 @@ def set_max_iter(cfg, loader: DataLoader) -> None:
     Args:
         cfg: the whole config; it is saved anew.
         loader: of `detection.data.loader.build_train_loader`.
+        start: as `find_start` returns it.
 
     Raises:
-        UserError: another loader, which does not tell.
+        UserError: another loader, which does not tell; or all iterations are done.
     """
+    if cfg.train.epochs is not None:
+        _set_epochs(cfg, loader)
+    if start.iteration >= cfg.train.max_iter + start.is_cut_off:
+        longer = "train.max_iter" if cfg.train.epochs is None else "train.epochs"
+        raise UserError(
+            f"{cfg.train.output_dir}: already trained for {start.iteration} iterations; "
+            f"set a higher {longer} to go on"
+        )
+
+
+def _set_epochs(cfg, loader: DataLoader) -> None:
     epochs, batch_size = cfg.train.epochs, cfg.dataloader.train.get("total_batch_size")
-    if epochs is None:
-        return
     size = getattr(getattr(loader, "batch_sampler", None), "epoch_size", None)
     if size is None:
         raise UserError(

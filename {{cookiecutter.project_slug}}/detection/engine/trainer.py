@@ -8,13 +8,35 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from omegaconf import DictConfig
 
+from detection.solver.precision import amp_dtype
 from detection.utils.errors import UserError
 from detection.utils.failures import explained
 
 logger = logging.getLogger("detectron2.detection")
+
+
+def build_trainer(
+    cfg: DictConfig,
+    model: torch.nn.Module,
+    loader: Iterable[list[dict]],
+    optimizer: torch.optim.Optimizer,
+) -> "Trainer":
+    """Build the training loop with `train.ddp`, `train.amp` and `train.clip_grad`."""
+    # a device of its own for each process, unless they share the CPU
+    devices = {"device_ids": None} if cfg.train.device == "cpu" else {}
+    return Trainer(
+        create_ddp_model(model, **cfg.train.ddp, **devices),
+        loader,
+        optimizer,
+        amp_dtype(**cfg.train.amp, device=cfg.train.device),
+        **cfg.train.clip_grad,
+        output_dir=cfg.train.output_dir,
+    )
 
 
 class Trainer(SimpleTrainer):
@@ -46,6 +68,7 @@ class Trainer(SimpleTrainer):
             output_dir: what hooks write to.
         """
         super().__init__(model, data_loader, optimizer)
+        self.is_cut_off = False  # see `train`
         self._device = next(model.parameters()).device.type
         self._dtype = dtype
         self._clip_norm = norm
@@ -56,9 +79,14 @@ class Trainer(SimpleTrainer):
         # bfloat16 has the exponents of float32: nothing underflows
         self._scaler = torch.amp.GradScaler(self._device, enabled=dtype is torch.float16)
 
-    def train(self, start_iter: int, max_iter: int) -> None:
+    def train(self, start_iter: int, max_iter: int, is_cut_off: bool = False) -> None:
         """
         Run iterations `start_iter` to `max_iter` - 1.
+
+        Args:
+            start_iter: the first iteration.
+            max_iter: one more than the last.
+            is_cut_off: a kill has cut off the evaluation or the log of the iteration before.
 
         Raises:
             UserError: the loss is not finite, memory is short, the disk is full or out of reach,
@@ -67,6 +95,7 @@ class Trainer(SimpleTrainer):
         logger.info(f"training from iteration {start_iter}")
         self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
+        self.is_cut_off = is_cut_off
         with EventStorage(start_iter) as self.storage:
             try:
                 with explained(self._output_dir):

@@ -1,7 +1,34 @@
 """Builds a model from its config node and puts it on its device."""
 
+import logging
+
 import torch
+from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
+
+from detection.modeling.freezing import freeze
+from detection.utils.logging import quiet_console
+
+logger = logging.getLogger("detectron2.detection")
+
+
+def build_model(cfg: DictConfig, pretrained: bool = True) -> torch.nn.Module:
+    """
+    Build `cfg.model` on `train.device`, freeze what `train.freeze` names, and list it in log.txt.
+
+    Args:
+        cfg: the whole config.
+        pretrained: whether the backbone downloads its weights; False: all come from a checkpoint.
+
+    Raises:
+        UserError: `train.freeze` names nothing, or leaves nothing to train.
+    """
+    model = instantiate(cfg.model if pretrained else without_pretrained(cfg.model))
+    with quiet_console():
+        logger.info(f"Model:\n{model}")
+    on_device(model, cfg.train.device, cfg.train.channels_last)
+    freeze(model, cfg.train.freeze)
+    return model
 
 
 def without_pretrained(model: DictConfig) -> DictConfig:

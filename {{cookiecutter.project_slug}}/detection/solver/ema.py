@@ -16,7 +16,13 @@ class EMAHook(HookBase):
     evaluate or save.
     """
 
-    def __init__(self, model: torch.nn.Module, decay: float = 0.9998, warmup: float = 10):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        decay: float = 0.9998,
+        warmup: float = 10,
+        enabled: bool = True,
+    ):
         """
         Args:
             model: what is trained, not wrapped for several processes.
@@ -24,19 +30,24 @@ class EMAHook(HookBase):
             warmup: after n iterations the decay is (1 + n) / (warmup + n), until that exceeds
                 `decay`: the average then reaches over about the last n / (warmup - 1)
                 iterations, whatever the length of the run.
+            enabled: False: `self.model` is `model`, and the hook does nothing.
         """
-        self.model = deepcopy(model).requires_grad_(False)  # the average, ready to evaluate
+        self._enabled = enabled
+        # the average, ready to evaluate
+        self.model = deepcopy(model).requires_grad_(False) if enabled else model
         self._source = model
         self._decay = decay
         self._warmup = warmup
         self._updates = 0
 
     def before_train(self):
-        if self._updates == 0:  # not resumed
+        if self._enabled and self._updates == 0:  # not resumed
             self.model.load_state_dict(self._source.state_dict())
 
     @torch.no_grad()
     def after_step(self):
+        if not self._enabled:
+            return
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (self._warmup + self._updates))
         # a tensor with several names, such as tied weights, is averaged once
@@ -54,8 +65,12 @@ class EMAHook(HookBase):
                 average.loss_normalizer = source.loss_normalizer
 
     def state_dict(self):
+        if not self._enabled:
+            return {}  # which is not saved
         return {"model": self.model.state_dict(), "updates": self._updates}
 
     def load_state_dict(self, state_dict):
+        if not self._enabled:
+            return
         self.model.load_state_dict(state_dict["model"])
         self._updates = state_dict["updates"]

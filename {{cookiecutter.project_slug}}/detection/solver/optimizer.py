@@ -5,7 +5,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
+from detectron2.config import instantiate
 from detectron2.solver.build import get_default_optimizer_params
+from omegaconf import DictConfig
 
 from detection.utils.errors import UserError
 
@@ -13,6 +15,14 @@ from detection.utils.errors import UserError
 _COUNTS = re.compile(
     r"((res|layers?_?|stages?_?|blocks?_?|features_|s|b)\d+|layers|stages|blocks|features)\Z"
 )
+
+
+def build_optimizer(cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Build `cfg.optimizer` for the parameters of `model`."""
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    cfg.optimizer.params.pop("model")
+    return optimizer
 
 
 def scaled_lr(base_lr: float, base_batch_size: int, total_batch_size: int, power: float) -> float:

@@ -1,0 +1,27 @@
+"""Evaluates a model on a loader of validation images."""
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
+
+from detection.data.batching import detect
+
+
+def evaluate(
+    model: torch.nn.Module, loader: Iterable[list[dict]], evaluator: DatasetEvaluator
+) -> dict:
+    """
+    Predict on all images, those of one padded size together, and evaluate.
+
+    Args:
+        model: comes back in the mode, training or evaluation, that it is in.
+        loader: batches of detectron2's model inputs.
+        evaluator: sees inputs and outputs.
+
+    Returns:
+        {task: {metric: value}}.
+    """
+    with inference_context(model):
+        return inference_on_dataset(partial(detect, model), loader, evaluator)
