@@ -18,8 +18,6 @@ from .faster_rcnn_R_50_FPN import (
     writers,
 )
 
-__all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
-
 train.output_dir = "output/faster_rcnn_R_101_FPN"
 train.init_checkpoint = (
     "detectron2://COCO-Detection/faster_rcnn_R_101_FPN_3x/137851257/model_final_f6e8b1.pkl"

@@ -11,8 +11,6 @@ from .faster_rcnn_R_50_FPN import (
     writers,
 )
 
-__all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
-
 train.output_dir = "output/faster_rcnn_R_50_FPN_augmented"
 train.max_iter = 2 * train.max_iter  # harder images take longer to learn
 

@@ -14,8 +14,6 @@ from .faster_rcnn_R_50_FPN import (
     writers,
 )
 
-__all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
-
 train.output_dir = "output/faster_rcnn_X_101_32x8d_FPN"
 train.init_checkpoint = (
     "detectron2://COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x/139173657/model_final_68b088.pkl"

@@ -7,11 +7,7 @@ from .common.train import train
 from .common.writers import writers
 from .models.timm_fpn import model
 
-__all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
-
 train.output_dir = "output/faster_rcnn_convnext_tiny_FPN"
 train.max_iter = 20000  # × 8 images = 40 epochs of 4,000 images
 
 model.backbone.bottom_up.model_name = "convnext_tiny.in12k_ft_in1k"
-dataloader.train.mapper.image_format = "RGB"
-dataloader.train.total_batch_size = 8  # the learning rate follows it

@@ -7,16 +7,10 @@ from .common.train import train
 from .common.writers import writers
 from .models.mvitv2_fpn import model
 
-__all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
-
 train.output_dir = "output/faster_rcnn_mvitv2_t_FPN"
 train.init_checkpoint = (
     "detectron2://MViTv2/mask_rcnn_mvitv2_t_3x/f307611773/model_final_1a1c30.pkl"
 )
-train.max_iter = 10000  # × 8 images = 20 epochs of 4,000 images
-
-dataloader.train.mapper.image_format = "RGB"
-dataloader.train.total_batch_size = 8  # the learning rate follows it
 
 # as upstream
 optimizer.params.overrides = {

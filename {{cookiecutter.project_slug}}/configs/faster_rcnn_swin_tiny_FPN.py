@@ -7,12 +7,8 @@ from .common.train import train
 from .common.writers import writers
 from .models.timm_fpn import model
 
-__all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
-
 train.output_dir = "output/faster_rcnn_swin_tiny_FPN"
 train.max_iter = 20000  # × 8 images = 40 epochs of 4,000 images
 
 model.backbone.bottom_up.model_name = "swin_tiny_patch4_window7_224.ms_in1k"
 model.backbone.bottom_up.model_args = dict(strict_img_size=False)  # images of any size
-dataloader.train.mapper.image_format = "RGB"
-dataloader.train.total_batch_size = 8  # the learning rate follows it

@@ -8,25 +8,10 @@ from .common.tta import tta
 from .common.writers import writers
 from .models.vitdet import model
 
-__all__ = [
-    "dataloader",
-    "dataset",
-    "lr_multiplier",
-    "model",
-    "optimizer",
-    "train",
-    "tta",
-    "writers",
-]
-
 train.output_dir = "output/faster_rcnn_vitdet_b"
 train.init_checkpoint = (
     "detectron2://ViTDet/COCO/mask_rcnn_vitdet_b/f325346929/model_final_61ccd1.pkl"
 )
-train.max_iter = 10000  # × 8 images = 20 epochs of 4,000 images
-
-dataloader.train.mapper.image_format = "RGB"
-dataloader.train.total_batch_size = 8  # the learning rate follows it
 
 # images lie on squares of that size; of larger ones only a part would
 for split in ("train", "test"):

@@ -3,8 +3,6 @@
 from .models.fcos import model
 from .retinanet_R_50_FPN import dataloader, dataset, lr_multiplier, optimizer, train, writers
 
-__all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
-
 train.output_dir = "output/fcos_R_50_FPN"
 train.init_checkpoint = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
 train.max_iter = 2 * train.max_iter  # the pyramid and the head have all to learn

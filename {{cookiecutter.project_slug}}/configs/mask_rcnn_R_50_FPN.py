@@ -3,8 +3,6 @@
 from .faster_rcnn_R_50_FPN import dataloader, dataset, lr_multiplier, optimizer, train, writers
 from .models.mask_rcnn import model
 
-__all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
-
 train.output_dir = "output/mask_rcnn_R_50_FPN"
 train.init_checkpoint = (
     "detectron2://COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl"

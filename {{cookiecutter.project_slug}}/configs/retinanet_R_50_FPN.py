@@ -7,14 +7,10 @@ from .common.train import train
 from .common.writers import writers
 from .models.retinanet import model
 
-__all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
-
 train.output_dir = "output/retinanet_R_50_FPN"
 train.init_checkpoint = (
     "detectron2://COCO-Detection/retinanet_R_50_FPN_3x/190397829/model_final_5bd44e.pkl"
 )
-train.max_iter = 10000  # × 8 images = 20 epochs of 4,000 images
 
-dataloader.train.total_batch_size = 8  # the learning rate follows it
 optimizer.lr.base_lr = 0.01  # upstream trains RetinaNet at half of Faster R-CNN's rate
 model.backbone.bottom_up.freeze_at = 2  # as upstream: the stem and res2 stay as pretrained

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,27 @@ def test_config_takes_a_training_step_and_is_evaluated(config_file, on_toy, tmp_
     assert "AP" in evaluator.evaluate()["bbox"]
     scheduler = instantiate(cfg.lr_multiplier)
     assert scheduler(0.0) < scheduler(0.5) and scheduler(0.999) < scheduler(0.5)
+
+
+def test_images_come_in_the_format_of_the_model():
+    for config_file in LEAVES:
+        cfg = load_config(str(PROJECT_ROOT / config_file))
+        expected = cfg.model.get("input_format", "BGR")
+        for split in ("train", "test"):
+            assert cfg.dataloader[split].mapper.image_format == expected, config_file
+    cfg = load_config("configs/faster_rcnn_R_50_FPN.py", ["model.input_format=RGB"])
+    assert cfg.dataloader.train.mapper.image_format == "RGB"
+    assert cfg.dataloader.test.mapper.image_format == "RGB"
+
+
+def test_one_line_moves_all_images(tmp_path):
+    shutil.copytree(PROJECT_ROOT / "configs", tmp_path / "configs")
+    dataset = tmp_path / "configs/common/dataset.py"
+    text = dataset.read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("IMAGE_ROOT = "))
+    dataset.write_text(text.replace(line, 'IMAGE_ROOT = "/photos"'), encoding="utf-8")
+    cfg = load_config(str(tmp_path / "configs/faster_rcnn_R_50_FPN.py"))
+    assert {cfg.dataset[split].image_root for split in ("train", "val", "pseudo")} == {"/photos"}
 
 
 def test_milestones_follow_max_iter():

@@ -28,7 +28,8 @@ from detection.classes import CLASSES
 from detection.utils.errors import UserError
 from detection.utils.files import write_all
 from detection.utils.image_files import ImageFolder
-from detection.utils.paths import DATASETS, IMAGE_ROOT, in_project
+from detection.utils.image_roots import config_root
+from detection.utils.paths import DATASETS, in_project
 from detection.workshop.preparation.conversion import to_coco
 from detection.workshop.preparation.foreign_annotations import (
     COLUMNS,
@@ -140,6 +141,11 @@ def run(args: argparse.Namespace) -> bool:
     columns = dict(column.partition("=")[::2] for column in args.columns)
     if unknown := columns.keys() - COLUMNS.keys():
         raise UserError(f"--columns knows no {min(unknown)!r}; there are {', '.join(COLUMNS)}")
+    if args.image_root is None:
+        from detection.config import load_config  # slow to import
+
+        dataset = load_config(in_project("configs/common/dataset.py")).dataset
+        args.image_root = config_root(dataset, args.output, "train")
     image_dir = args.images or (guess_image_dir(source) if kind == "yolo" else None)
     folder = ImageFolder(image_dir or args.image_root, args.image_root)
     readers = {
@@ -187,8 +193,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", help="the folder of the images (default: --image-root)")
     parser.add_argument(
         "--image-root",
-        default=in_project(IMAGE_ROOT),
-        help="what file_name shall be relative to (default: %(default)s)",
+        help="what file_name shall be relative to (default: image_root in the config's dataset)",
     )
     parser.add_argument(
         "--output",

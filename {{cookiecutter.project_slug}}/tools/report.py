@@ -22,7 +22,8 @@ from detection.evaluation.matching import match, to_boxes
 from detection.utils.cli import named_path
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
-from detection.utils.paths import IMAGE_ROOT, in_project
+from detection.utils.image_roots import config_root
+from detection.utils.paths import in_project
 from detection.workshop.analysis.runs import check_classes, read_history, read_image_root
 from detection.workshop.reports.comparison import comparison
 from detection.workshop.reports.errors import class_names, errors_section
@@ -133,11 +134,16 @@ def report(args: argparse.Namespace) -> list[str]:
 
 
 def _image_root(args: argparse.Namespace) -> str:
-    """What --image-root says, or else the config of the training."""
+    """What --image-root says, or else the config of the training, or else that of all trainings."""
     if args.image_root:
         return args.image_root
     of_run = read_image_root(args.run, args.json_file) if args.run else None
-    return of_run or in_project(IMAGE_ROOT)
+    if of_run is None:
+        from detection.config import load_config  # slow to import
+
+        dataset = load_config(in_project("configs/common/dataset.py")).dataset
+        of_run = config_root(dataset, args.json_file)
+    return of_run
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,40 +1,58 @@
 """
-Augmentations to choose from; a config takes a list, or its own selection, in one line:
+Augmentations: those that every config has, and more to choose from, by one line of a config:
 
     from .common.augmentations import mixing, strong
     dataloader.train.mapper.mixing = mixing
     dataloader.train.mapper.albumentations = strong
 
 `make preview` shows what comes of them. Any transform of albumentations that keeps boxes can go
-into such a list; the command line takes them too:
+into such a list, by name, as importing that library takes seconds; the command line takes them too:
 
     'dataloader.train.mapper.albumentations=[{_target_: albumentations.VerticalFlip, p: 0.5}]'
 """
 
+import os
+
+import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 
-from detection.data.albumentations import A
 from detection.data.mixing import MixUp, Mosaic
+from detection.data.resizing import ResizeShortestEdge
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks PyPI for a newer one
+
+# what every config has: training images are resized and flipped, all others only resized
+default = [
+    L(ResizeShortestEdge)(
+        short_edge_length=(832, 864, 896, 928, 960, 992, 1024),
+        sample_style="choice",
+        max_size=1333,
+    ),
+    L(T.RandomFlip)(horizontal=True),
+]
+default_test = [L(ResizeShortestEdge)(short_edge_length=1024, max_size=1333)]
 
 # brightness, colour and sharpness: no box moves
 photometric = [
-    L(A.RandomBrightnessContrast)(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
-    L(A.HueSaturationValue)(hue_shift_limit=8, sat_shift_limit=20, val_shift_limit=0, p=0.3),
-    L(A.OneOf)(
+    L("albumentations.RandomBrightnessContrast")(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
+    L("albumentations.HueSaturationValue")(
+        hue_shift_limit=8, sat_shift_limit=20, val_shift_limit=0, p=0.3
+    ),
+    L("albumentations.OneOf")(
         transforms=[
-            L(A.GaussianBlur)(blur_limit=(3, 5)),
-            L(A.GaussNoise)(std_range=(0.01, 0.04)),
-            L(A.ImageCompression)(quality_range=(60, 95)),
+            L("albumentations.GaussianBlur")(blur_limit=(3, 5)),
+            L("albumentations.GaussNoise")(std_range=(0.01, 0.04)),
+            L("albumentations.ImageCompression")(quality_range=(60, 95)),
         ],
         p=0.2,
     ),
 ]
 
 # for what has no upside, such as cells, or the ground from above; a quarter turn keeps boxes tight
-turns = [L(A.SquareSymmetry)(p=0.75)]
+turns = [L("albumentations.SquareSymmetry")(p=0.75)]
 
 # cuts away only what lies outside of all boxes
-crops = [L(A.BBoxSafeRandomCrop)(erosion_rate=0.0, p=0.3)]
+crops = [L("albumentations.BBoxSafeRandomCrop")(erosion_rate=0.0, p=0.3)]
 
 strong = [*crops, *photometric]
 

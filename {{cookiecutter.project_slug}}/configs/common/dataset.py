@@ -1,20 +1,21 @@
 """Where the data lies, and the loaders and the evaluator built on it."""
 
-import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 
 from detection.data.datasets import register_split, training_images
 from detection.data.loader import build_train_loader
 from detection.data.mapper import BoxMapper
-from detection.data.resizing import ResizeShortestEdge
 from detection.evaluation.coco_evaluator import COCOEvaluator
-from detection.utils.paths import DATASETS, IMAGE_ROOT
+from detection.utils.paths import DATASETS
+
+from .augmentations import default, default_test
+
+IMAGE_ROOT = DATASETS  # `image_root` + `file_name` of the json = the image; f"{DATASETS}/images" …
 
 dataset = dict(
     fold=None,  # k: train and val are `folds`/<k>/*.json, and the output directory ends in _fold<k>
     folds=f"{DATASETS}/folds",  # from `make split`
-    # `image_root` + `file_name` of the json = the image
     train=dict(name="train", json_file=f"{DATASETS}/train.json", image_root=IMAGE_ROOT),
     val=dict(name="val", json_file=f"{DATASETS}/val.json", image_root=IMAGE_ROOT),
     # trained on beside train, e.g. what tools/pseudo_label.py makes of predictions on test images
@@ -35,25 +36,18 @@ dataloader = dict(
         ),
         mapper=L(BoxMapper)(
             is_train=True,
-            # in this order; augmentations.py has more for the first two
+            # in this order; all come from augmentations.py
             mixing=[],  # of several images: mosaic, mixup
             albumentations=[],
-            augmentations=[  # detectron2's
-                L(ResizeShortestEdge)(
-                    short_edge_length=(832, 864, 896, 928, 960, 992, 1024),
-                    sample_style="choice",
-                    max_size=1333,
-                ),
-                L(T.RandomFlip)(horizontal=True),
-            ],
-            image_format="BGR",
+            augmentations=default,  # detectron2's
+            image_format="${oc.select:model.input_format,BGR}",  # BGR: FCOS does not say
             # boxes that augmentation leaves smaller (square pixels), or less visible, are dropped
             min_area=1.0,
             min_visibility=0.1,
             keep_emptied=True,  # images that lose all boxes: negative examples; False: replaced
         ),
         repeat_threshold=None,  # e.g. 0.05: what fewer than 5% of the images show comes more often
-        total_batch_size=8,  # over all GPUs
+        total_batch_size=8,  # over all GPUs; the learning rate follows it
         seed="${train.seed}",
         start_iter=0,  # set by a resumed training
         num_workers=4,  # for each GPU
@@ -69,7 +63,7 @@ dataloader = dict(
         ),
         mapper=L(BoxMapper)(
             is_train=False,
-            augmentations=[L(ResizeShortestEdge)(short_edge_length=1024, max_size=1333)],
+            augmentations=default_test,
             image_format="${...train.mapper.image_format}",
         ),
         num_workers=4,

@@ -1,4 +1,4 @@
-"""What the training loop itself needs; each leaf sets its own `output_dir` and `max_iter`."""
+"""What the training loop itself needs; each leaf sets its own `output_dir`."""
 
 import torch
 
@@ -7,7 +7,7 @@ train = dict(
     # a path, a URL, detectron2://… or wandb-artifact://entity/project/name:alias; "": random
     init_checkpoint="",
     seed=42,  # -1: another one each time
-    max_iter=10000,
+    max_iter=10000,  # × 8 images = 20 epochs of 4,000 images
     epochs=None,  # e.g. 20: max_iter follows from the number of images and the batch
     amp=dict(enabled=False, precision="fp16"),  # or bf16, on CPUs too
     # the layout in memory; None: on CPUs, where it is a little faster. Try True on GPUs with amp

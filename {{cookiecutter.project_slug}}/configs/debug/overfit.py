@@ -6,8 +6,6 @@ from detection.data.datasets import first_images
 
 from .smoke import dataloader, dataset, lr_multiplier, model, optimizer, train, writers
 
-__all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
-
 train.output_dir = "output/overfit"
 train.max_iter = 300
 train.eval_period = 100

@@ -9,8 +9,6 @@ from ..common.train import train
 from ..common.writers import writers
 from ..models.faster_rcnn import model
 
-__all__ = ["dataloader", "dataset", "lr_multiplier", "model", "optimizer", "train", "writers"]
-
 dataset.folds = "datasets/toy/folds"
 for split in ("train", "val"):
     dataset[split].json_file = f"datasets/toy/{split}.json"
@@ -24,7 +22,6 @@ train.checkpointer.period = 250
 # the toy images as they are; small ones, so that a step takes a fraction of a second
 dataloader.train.mapper.augmentations[0].short_edge_length = (128,)
 dataloader.test.mapper.augmentations[0].short_edge_length = 128
-dataloader.train.total_batch_size = 8
 # loading them takes less than starting a process for it
 dataloader.train.num_workers = dataloader.test.num_workers = 0
 

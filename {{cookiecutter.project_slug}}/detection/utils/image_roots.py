@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from detection.utils.errors import UserError
-from detection.utils.paths import DATASETS, IMAGE_ROOT, in_project
+from detection.utils.paths import DATASETS, in_project
 
 HELP = (
     "what the file_name of each image is relative to, of all files or, as FILE=ROOT, of one; may "
@@ -52,7 +52,7 @@ def config_root(dataset: Mapping, json_file: str, fallback: str = "val") -> str:
     """
 
     def root(split: str) -> str:
-        return in_project((dataset.get(split) or {}).get("image_root") or IMAGE_ROOT)
+        return in_project((dataset.get(split) or {}).get("image_root") or DATASETS)
 
     for split in ("train", "val", "pseudo"):
         of_split = (dataset.get(split) or {}).get("json_file")

@@ -6,8 +6,6 @@ from pathlib import Path
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 # the folder of the data; the variable is detectron2's own
 DATASETS = os.environ.get("DETECTRON2_DATASETS", "datasets")
-# what the `file_name`s of annotations are relative to, e.g. f"{DATASETS}/images"
-IMAGE_ROOT = DATASETS
 # ends the name of the folder that `train_net.py --fast-dev-run` writes to
 DEV_RUN = "_fast_dev_run"
 
