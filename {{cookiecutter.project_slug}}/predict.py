@@ -11,15 +11,20 @@ list of images that these ids mean is beside them, as `….images.json`. Cut off
 goes on where it was.
 """
 
-import argparse
-import os
 import sys
+
+from detection.utils.cli import early_args, parse_prediction_args
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    early_args(parse_prediction_args, __doc__)
+
+import os
 from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
 from detection.checkpoint.load import load_weights
-from detection.config import find_config, load_config, split_overrides
+from detection.config import load_config
 from detection.data.coco import write_json
 from detection.data.results import check_same_images, images_file, write_images
 from detection.inference.predictor import (
@@ -31,57 +36,12 @@ from detection.inference.predictor import (
 from detection.inference.sources import list_images, results_name
 from detection.inference.tta import with_tta
 from detection.modeling.build import build_model
-from detection.utils.cli import fraction, natural, positive
+from detection.utils.cli import find_config
 from detection.utils.errors import UserError
 from detection.utils.failures import explained
 from detection.utils.files import keep_inputs
 from detection.utils.image_roots import config_root
 from detection.utils.output_lock import locked_file
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", metavar="FILE", default="", help="of the training")
-    parser.add_argument(
-        "--checkpoint",
-        default="best",
-        help="best, last, a path, a URL or wandb-artifact://… (default: %(default)s)",
-    )
-    parser.add_argument(
-        "images",
-        nargs="+",
-        metavar="images or key=value",
-        help="a COCO json, a folder or a quoted glob pattern; and overrides of the config",
-    )
-    parser.add_argument(
-        "--image-root",
-        help="what the file_name of each image is relative to (default: image_root of the split "
-        "that a json is, else dataset.val.image_root)",
-    )
-    parser.add_argument("--output", help="default: <output_dir>/predictions/<images>.json")
-    parser.add_argument("--batch-size", type=positive, default=4, help="default: %(default)s")
-    parser.add_argument("--num-workers", type=natural, default=2, help="default: %(default)s")
-    parser.add_argument(
-        "--min-score",
-        type=fraction,
-        default=0.0,
-        help="leave out boxes below; mAP wants all (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-per-image",
-        type=positive,
-        default=100,
-        help="the best boxes kept (default: %(default)s)",
-    )
-    args = parser.parse_intermixed_args(argv)
-    files, args.opts = split_overrides(args.images)
-    if len(files) != 1:
-        named = "; not " + ", ".join(files) if files else ""
-        parser.error(f"name the images by one json, folder or quoted pattern{named}")
-    (args.images,) = files
-    return args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -91,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     Raises:
         UserError: what cannot be, and the remedy; finished batches are kept.
     """
-    args = parse_args(argv)
+    args = parse_prediction_args(argv, __doc__)
     cfg = load_config(args.config_file, args.opts)
     is_json = args.images.endswith(".json")
     name = results_name(args.images)

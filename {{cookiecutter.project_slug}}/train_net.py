@@ -12,6 +12,11 @@ Any config with `model`, `dataloader.{train,test,evaluator}`, `optimizer` and `l
 do, detectron2's own included; `train` and `writers` come from configs/common where it has none.
 """
 
+from detection.utils.cli import early_args, parse_args
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    args = early_args(parse_args, __doc__)
+
 from collections.abc import Callable
 
 from detectron2.config import instantiate
@@ -20,7 +25,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from detection.checkpoint.checkpointer import build_checkpointer
 from detection.checkpoint.load import load_weights
-from detection.config import load_config, parse_args
+from detection.config import load_config
 from detection.data.datasets import class_names
 from detection.engine import (
     BestCheckpointer,
@@ -36,7 +41,6 @@ from detection.engine import (
     SeedIterations,
     SharedStatistics,
     build_trainer,
-    dev_run,
     find_start,
     prepared,
     run,
@@ -112,8 +116,6 @@ def do_train(args, cfg) -> None:
 
 def main(args) -> None:
     cfg = load_config(args.config_file, args.opts)
-    if args.fast_dev_run:
-        dev_run.shorten(cfg)
     with prepared(args, cfg):
         if args.eval_only:
             model = build_model(cfg, pretrained=False).eval()
@@ -122,9 +124,7 @@ def main(args) -> None:
             do_test(cfg, with_tta(cfg, model))
         else:
             do_train(args, cfg)
-        if args.fast_dev_run:
-            dev_run.finish(cfg)
 
 
 if __name__ == "__main__":
-    run(main, parse_args(epilog=__doc__))
+    run(main, args)

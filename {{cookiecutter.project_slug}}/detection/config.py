@@ -1,17 +1,12 @@
 """Loads a LazyConfig and applies command line overrides, refusing those that name nothing."""
 
-import argparse
 import difflib
-import glob
 import inspect
-import os
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import default_argument_parser
 from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -19,61 +14,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from detection.utils.cli import find_config, split_override
+from detection.utils.cli import parse_args as parse_args
 from detection.utils.errors import UserError
 from detection.utils.paths import PROJECT_ROOT, in_project
-
-# names of a config have no slash, so what has one before its equals sign is a path
-OVERRIDE = re.compile(
-    r"(?=~|[^=]*=)(?P<mark>~|\+\+?)?(?P<key>[^\W\d][\w-]*(?:\.[\w-]+)*)(?:=(?P<value>.*))?",
-    re.DOTALL,
-)
-
-
-def parse_args(argv: list[str] | None = None, epilog: str | None = None) -> argparse.Namespace:
-    """detectron2's flags and `opts`, the overrides; unlike upstream's, in any order."""
-    parser = default_argument_parser(epilog=epilog)
-    # upstream's REMAINDER takes each flag behind the first override for another override
-    next(action for action in parser._actions if action.dest == "opts").nargs = "*"
-    parser.add_argument(
-        "--fast-dev-run",
-        action="store_true",
-        help="train, evaluate, save and predict for a few iterations, to find what would fail",
-    )
-    return parser.parse_intermixed_args(argv)
-
-
-def split_overrides(positional: list[str]) -> tuple[list[str], list[str]]:
-    """
-    Files, and the overrides `key=value` or `~key` among them.
-
-    Args:
-        positional: arguments that are neither options nor values of options. One that names what
-            is there, such as the file "a=b.json" or the pattern "a=b/*.jpg", is no override.
-    """
-    overrides = [
-        text
-        for text in positional
-        if OVERRIDE.fullmatch(text) and next(glob.iglob(text), None) is None
-    ]
-    return [text for text in positional if text not in overrides], overrides
-
-
-def find_config(config_file: str) -> str:
-    """
-    The path of a config file that is relative to the current folder, or else to the project.
-
-    Raises:
-        UserError: there is none in either.
-    """
-    if not config_file:
-        names = sorted(p.name for p in (PROJECT_ROOT / "configs").glob("*.py"))
-        raise UserError(f"--config-file is missing; configs/ has {', '.join(names)}")
-    places = list(dict.fromkeys([os.path.abspath(config_file), in_project(config_file)]))
-    if "://" in config_file or os.path.isfile(config_file):
-        return config_file
-    if not os.path.isfile(places[-1]):
-        raise UserError(f"{config_file}: no such config file; neither {' nor '.join(places)} is")
-    return places[-1]
 
 
 def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
@@ -92,7 +36,7 @@ def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
     _fill_in(cfg)
     apply_overrides(cfg, overrides)
     if OmegaConf.select(cfg, "dataset.fold") is not None:
-        _choose_fold(cfg, {_split(override)[1] for override in overrides})
+        _choose_fold(cfg, {split_override(override)[1] for override in overrides})
     lr = OmegaConf.select(cfg, "optimizer.lr")
     if OmegaConf.is_config(lr):  # the number itself, for all who show or compare it
         cfg.optimizer.lr = instantiate(lr)
@@ -110,7 +54,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         UserError: a malformed override, or a key that does not exist, with the nearest one.
     """
     for override in overrides:
-        mark, key, value = _split(override)
+        mark, key, value = split_override(override)
         if "+" not in mark and not _exists(cfg, key):
             nearest = difflib.get_close_matches(key, all_keys(cfg), n=1, cutoff=0.0)
             hint = f"did you mean {nearest[0]}?" if nearest else "the config is empty"
@@ -169,14 +113,6 @@ def plain(cfg) -> object:
     if callable(cfg) and hasattr(cfg, "__qualname__"):
         return f"{cfg.__module__}.{cfg.__qualname__}"
     return str(cfg)
-
-
-def _split(override: str) -> tuple[str, str, str]:
-    """The mark (~, + or none), key and value of an override."""
-    parts = OVERRIDE.fullmatch(override)
-    if not parts:
-        raise UserError(f"cannot read the override {override!r}: it has to be key=value or ~key")
-    return parts["mark"] or "", parts["key"], parts["value"] or ""
 
 
 def _value(cfg: DictConfig, key: str, text: str) -> object:

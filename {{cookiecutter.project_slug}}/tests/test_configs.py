@@ -1,23 +1,26 @@
 """Every config builds and takes a step; overrides reach it, and mistyped ones do not pass."""
 
 import math
+import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import PROJECT_ROOT
 from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import default_argument_parser
 from detectron2.utils.events import EventStorage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-import predict
 from detection.classes import CLASSES
-from detection.config import apply_overrides, load_config, parse_args
-from detection.utils.cli import named_path
+from detection.config import apply_overrides, load_config
+from detection.utils.cli import named_path, parse_args, parse_prediction_args
 from detection.utils.errors import UserError
 
 LEAVES = sorted(
@@ -217,7 +220,7 @@ def test_values_of_options_are_no_overrides(checkpoint, images, overrides, rando
     parts = [["--checkpoint", checkpoint], ["--config-file", "a=b.py"], [images]]
     parts += [[override] for override in overrides]
     order = random.sample(parts, len(parts))
-    args = predict.parse_args([text for part in order for text in part])
+    args = parse_prediction_args([text for part in order for text in part], "")
     given = [part[0] for part in order if part[0] in overrides]
     assert (args.checkpoint, args.config_file, args.images) == (checkpoint, "a=b.py", images)
     assert args.opts == given
@@ -231,13 +234,13 @@ def test_what_is_there_is_no_override(monkeypatch, tmp_path):
     Path("set=a").mkdir()
     Path("set=a/1.jpg").touch()
     for images in ("a=b.json", "set=a", "set=a/*.jpg"):
-        args = predict.parse_args(["a.b=1", images, "--config-file", "a.py", "c=2"])
+        args = parse_prediction_args(["a.b=1", images, "--config-file", "a.py", "c=2"], "")
         assert args.images == images and args.opts == ["a.b=1", "c=2"]
     assert named_path("a=b.json") == ("a=b.json", "a=b.json")
     assert named_path("a=c.json") == ("a", "c.json")
     for arguments in (["c=2"], ["a=b.json", "set=a"]):
         with pytest.raises(SystemExit):
-            predict.parse_args(arguments)
+            parse_prediction_args(arguments, "")
 
 
 def test_config_file_of_the_current_folder_or_the_project(monkeypatch, tmp_path):
@@ -251,6 +254,56 @@ def test_config_file_of_the_current_folder_or_the_project(monkeypatch, tmp_path)
         load_config("configs/none.py")
     for folder in (tmp_path, PROJECT_ROOT):
         assert f"{folder}/configs/none.py" in str(error.value)
+
+
+TOOLS = sorted(p.stem for p in (PROJECT_ROOT / "tools").glob("*.py") if p.stem != "__init__")
+SMOKE = "configs/debug/smoke.py"
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "named"),
+    [
+        *((["-m", f"tools.{tool}", "--help"], 0, "--help") for tool in TOOLS),
+        *(
+            ([f"{program}.py", "--help"], 0, "--config-file")
+            for program in ("train_net", "predict")
+        ),
+        (["train_net.py", "--resme"], 2, "--resme"),
+        (["train_net.py"], 1, "--config-file"),
+        (["train_net.py", "--config-file", "configs/none.py"], 1, "configs/none.py"),
+        (["train_net.py", "--config-file", SMOKE, "train.max_iter"], 1, "train.max_iter"),
+        (["predict.py", "--config-file", SMOKE, "--outptu=a.json", "a.json"], 2, "--outptu"),
+        (
+            ["predict.py", "--config-file", "configs/none.py", "pyproject.toml"],
+            1,
+            "configs/none.py",
+        ),
+        (["predict.py", "--config-file", SMOKE, "none/test.json"], 1, "none/test.json"),
+        (["-m", "tools.model_info", "configs/none.py"], 1, "configs/none.py"),
+        (["-m", "tools.explore_dataset", "--config-file=configs/none.py"], 1, "configs/none.py"),
+        (["-m", "tools.preview_augmentations", "--config-file=none.py"], 1, "none.py"),
+        (["-m", "tools.submit", "--config-file=configs/none.py"], 1, "configs/none.py"),
+    ],
+    ids=lambda value: "-".join(value).replace("/", ".") if isinstance(value, list) else "",
+)
+def test_help_and_mistakes_are_answered_without_torch(command, status, named):
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", *command],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    imports = re.findall(r"^import time:.*\| +(\S+)$", process.stderr, re.MULTILINE)
+    assert "argparse" in imports and "torch" not in imports
+    answer = process.stdout + re.sub(r"^import time:.*\n", "", process.stderr, flags=re.MULTILINE)
+    assert process.returncode == status and named in answer
+    assert "Traceback" not in answer
+
+
+def test_options_are_those_of_detectron2():
+    ours, theirs = vars(parse_args([])), vars(default_argument_parser().parse_args([]))
+    assert ours == theirs | {"fast_dev_run": False}
 
 
 def test_flags_may_come_after_overrides():

@@ -6,7 +6,7 @@ from detectron2.config import instantiate
 
 from detection.classes import CLASSES
 from detection.config import load_config
-from tools.model_info import count, memory, speed
+from detection.workshop.analysis.model_size import count, memory, speed
 
 CONFIG = str(PROJECT_ROOT / "configs/debug/smoke.py")
 

@@ -17,14 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.config import load_config, split_overrides
 from detection.utils import image_roots
+from detection.utils.cli import find_config, split_overrides
 from detection.utils.errors import UserError
 from detection.utils.paths import DATASETS, PROJECT_ROOT, in_project
-from detection.workshop.analysis.anchors import find_anchors, resize_factors
 from detection.workshop.analysis.dataset_statistics import read_splits
 from detection.workshop.reports.contact_sheet import sheet_section
-from detection.workshop.reports.exploration import anchor_section, overview
 from detection.workshop.reports.page import render_page, write_page
 
 
@@ -76,6 +74,12 @@ def explore(args: argparse.Namespace) -> list[str]:
         UserError: the config or an annotation file cannot be used, or there is nothing to see.
     """
     files, overrides = split_overrides(args.inputs)
+    find_config(args.config_file)
+    # slow to import
+    from detection.config import load_config
+    from detection.workshop.analysis.anchors import find_anchors, resize_factors
+    from detection.workshop.reports.exploration import anchor_section, overview
+
     cfg = load_config(args.config_file, overrides)
     sources = _sources(cfg, files, args.image_root)
     notes = [f"No {name} here: {path} is not there." for name, path in _absent(sources).items()]

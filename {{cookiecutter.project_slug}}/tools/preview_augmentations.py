@@ -16,13 +16,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.config import instantiate
-from detectron2.data import MetadataCatalog
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.config import load_config
+from detection.utils.cli import find_config
 from detection.utils.drawing import Box, BoxPainter
 from detection.utils.errors import UserError
 from detection.utils.files import write_whole
@@ -83,6 +81,13 @@ def preview(config_file: str, overrides: list[str], count: int, output: str, cel
     Raises:
         UserError: the config, its overrides or the data are not fit for training.
     """
+    find_config(config_file)
+    # slow to import
+    from detectron2.config import instantiate
+    from detectron2.data import MetadataCatalog
+
+    from detection.config import load_config
+
     cfg = load_config(config_file, overrides)
     cfg.dataloader.train.num_workers = 0  # a few images are loaded before a process has started
     loader = instantiate(cfg.dataloader.train)

@@ -21,8 +21,8 @@ sys.path.insert(0, str(PROJECT_ROOT))
 
 import submitit  # noqa: E402
 
-from detection.config import find_config, load_config  # noqa: E402
-from detection.config import parse_args as parse_training  # noqa: E402
+from detection.utils.cli import find_config  # noqa: E402
+from detection.utils.cli import parse_args as parse_training  # noqa: E402
 from detection.utils.errors import UserError  # noqa: E402
 
 
@@ -126,8 +126,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--num-gpus and --num-machines do not go here: set --gpus and --nodes")
     if not all("=" in option for option in args.slurm):
         raise UserError(f"--slurm {' '.join(args.slurm)}: each has to be KEY=VALUE")
-    load_config(of_training.config_file, of_training.opts)
     config_file = find_config(of_training.config_file)
+    from detection.config import load_config  # slow to import
+
+    load_config(of_training.config_file, of_training.opts)
     if "://" not in config_file and Path.cwd() != PROJECT_ROOT:  # where the job runs
         training = [*training, "--config-file", os.path.abspath(config_file)]
     args.name = args.name or Path(of_training.config_file).stem

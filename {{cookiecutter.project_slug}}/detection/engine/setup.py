@@ -35,11 +35,14 @@ def prepared(args: argparse.Namespace, cfg: DictConfig) -> Iterator[None]:
     """
     Check settings, lock the output directory of a training, and log into it.
 
-    What the machine does to the work within, such as a full disk, becomes an error of one line.
+    With `--fast-dev-run` the config is shortened before, and the end predicts. What the machine
+    does to the work within, such as a full disk, becomes an error of one line.
 
     Raises:
         UserError: a setting that cannot be, an output directory in use, or what went wrong.
     """
+    if args.fast_dev_run:
+        dev_run.shorten(cfg)
     check(args, cfg)
     output_dir = cfg.train.output_dir
     if args.eval_only:
@@ -53,6 +56,8 @@ def prepared(args: argparse.Namespace, cfg: DictConfig) -> Iterator[None]:
         check_output(args, cfg)
         quiet_setup(cfg, args)
         yield
+        if args.fast_dev_run:
+            dev_run.finish(cfg)
 
 
 class Start(NamedTuple):
