@@ -55,12 +55,10 @@ run.log({"report/classes": wandb.Table(["name", "AP"], [["can", 1.0]])})
 assert finish_run(run)
 """
 SWEEP = """
-import runpy
-import sys
+from detection.utils.wandb_runs import run_command
 Path("sweep.yaml").write_text("{program: a.py, method: random, parameters: {a: {value: 1}}}")
-sys.argv = ["wandb", "sweep", "sweep.yaml"]
 try:
-    runpy.run_module("detection.utils.wandb_runs", run_name="__main__")
+    run_command("sweep", "sweep.yaml")
 except SystemExit as e:
     assert e.code, "there is no server"
 """

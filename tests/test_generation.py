@@ -38,7 +38,6 @@ RENDERED = {
     "detection/classes.py",
     "detection/workshop/submission/formats.py",
     "pyproject.toml",
-    "sweep.yaml",
 }
 # One of each kind, where a test reads every file.
 SOME = ["default", "detectron2_source=git", "one class", "hard names"]

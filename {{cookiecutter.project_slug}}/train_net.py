@@ -115,8 +115,9 @@ def do_train(args, cfg) -> None:
 
 
 def main(args) -> None:
-    cfg = load_config(args.config_file, args.opts)
-    with prepared(args, cfg):
+    notes = []  # on the learning rate, for the log
+    cfg = load_config(args.config_file, args.opts, notes)
+    with prepared(args, cfg, notes):
         if args.eval_only:
             model = build_model(cfg, pretrained=False).eval()
             weights = "last" if args.resume else cfg.train.init_checkpoint

@@ -20,7 +20,9 @@ from detection.utils.errors import UserError
 from detection.utils.paths import PROJECT_ROOT, in_project
 
 
-def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
+def load_config(
+    config_file: str, overrides: list[str] = (), notes: list[str] | None = None
+) -> DictConfig:
     """
     Load a config and apply `key=value` overrides, as `apply_overrides` reads them.
 
@@ -28,6 +30,11 @@ def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
     `train` and `writers`, wherever they say nothing of their own. With `dataset.fold` set, the
     config's annotations and output directory become those of the fold, unless an override names
     others.
+
+    Args:
+        config_file: as `find_config` finds it.
+        overrides: as `apply_overrides` reads them.
+        notes: gets a sentence for the log, where the learning rate in force comes from.
 
     Raises:
         UserError: no such file, a malformed override, a key that does not exist, or no such fold.
@@ -40,7 +47,23 @@ def load_config(config_file: str, overrides: list[str] = ()) -> DictConfig:
     lr = OmegaConf.select(cfg, "optimizer.lr")
     if OmegaConf.is_config(lr):  # the number itself, for all who show or compare it
         cfg.optimizer.lr = instantiate(lr)
+    if notes is not None and lr is not None:
+        notes.append(f"learning rate: {cfg.optimizer.lr:g}{_origin(lr)}")
     return cfg
+
+
+def _origin(lr: DictConfig | float) -> str:
+    """Where a learning rate comes from: the batch, by `scaled_lr`, or the config itself."""
+    if not OmegaConf.is_config(lr):
+        return ", set as it is: another batch does not change it"
+    try:
+        power = "" if lr.power == 1 else f"^{lr.power:g}"
+        return (
+            f" = {lr.base_lr:g} × ({lr.total_batch_size}/{lr.base_batch_size}){power}, "
+            "optimizer.lr.base_lr for the batch"
+        )
+    except OmegaConfBaseException:  # another rule
+        return f", by {plain(lr)['_target_']}"
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import PROJECT_ROOT
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser
@@ -22,7 +23,9 @@ from detection.classes import CLASSES
 from detection.config import apply_overrides, load_config
 from detection.utils.cli import named_path, parse_args, parse_prediction_args
 from detection.utils.errors import UserError
+from tools import show_config
 
+SMOKE = "configs/debug/smoke.py"
 LEAVES = sorted(
     str(path.relative_to(PROJECT_ROOT))
     for folder in ("configs", "configs/debug")
@@ -256,8 +259,33 @@ def test_config_file_of_the_current_folder_or_the_project(monkeypatch, tmp_path)
         assert f"{folder}/configs/none.py" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("config", "overrides", "lr", "parts"),
+    [
+        ("faster_rcnn_R_50_FPN", [], 0.01, ["0.02", "8/16"]),
+        ("faster_rcnn_R_50_FPN", ["dataloader.train.total_batch_size=4"], 0.005, ["0.02", "4/16"]),
+        ("retinanet_R_50_FPN", [], 0.005, ["0.01", "8/16"]),
+        ("faster_rcnn_swin_tiny_FPN", [], 1e-4 * 0.5**0.5, ["0.0001", "8/16", "^0.5"]),
+        ("faster_rcnn_R_50_FPN", ["optimizer.lr=0.03"], 0.03, []),
+    ],
+)
+def test_learning_rate_is_explained(config, overrides, lr, parts):
+    notes = []
+    cfg = load_config(f"configs/{config}.py", overrides, notes)
+    assert cfg.optimizer.lr == pytest.approx(lr)
+    (note,) = notes
+    assert f"{lr:g}" in note and all(part in note for part in parts)
+    assert bool(parts) == ("×" in note)
+
+
+def test_config_is_shown_as_training_has_it(capsys):
+    show_config.main(["--config-file", SMOKE, "train.max_iter=7", "optimizer.lr=0.5"])
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["optimizer"]["lr"] == 0.5 and shown["writers"]["tqdm"]["max_iter"] == 7
+    assert shown["dataloader"]["test"]["mapper"]["image_format"] == "BGR"
+
+
 TOOLS = sorted(p.stem for p in (PROJECT_ROOT / "tools").glob("*.py") if p.stem != "__init__")
-SMOKE = "configs/debug/smoke.py"
 
 
 @pytest.mark.parametrize(

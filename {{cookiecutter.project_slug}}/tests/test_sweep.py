@@ -5,16 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import PROJECT_ROOT, read_metrics, read_wandb_records
 from detectron2.data import MetadataCatalog
 from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
-from wandb.sdk.launch.sweeps.utils import load_sweep_config
 from wandb.wandb_agent import Agent
 
 from detection.config import load_config, parse_args
+from detection.utils.errors import UserError
 from detection.writers.metric_names import MetricNames
+from tools.create_sweep import read_sweep
 
-SWEEP = load_sweep_config(str(PROJECT_ROOT / "sweep.yaml"))
+SWEEP = read_sweep("sweep.yaml")
 CONFIG = SWEEP["command"][SWEEP["command"].index("--config-file") + 1]
 
 
@@ -65,6 +67,23 @@ def test_metric_and_project_are_those_that_the_writer_logs():
     assert SWEEP["metric"] == {"name": names("bbox/AP", 1)[0], "goal": "maximize"}
     assert SWEEP["project"] == cfg.writers.wandb.project
     assert SWEEP.get("entity", "") == cfg.writers.wandb.entity
+
+
+def test_what_the_file_says_goes_before_the_config(tmp_path):
+    own = {"project": "mine", "entity": "us", "metric": {"name": "loss", "goal": "minimize"}}
+    path = tmp_path / "other.yaml"
+    text = (PROJECT_ROOT / "sweep.yaml").read_text(encoding="utf-8")
+    path.write_text(text + yaml.safe_dump(own), encoding="utf-8")
+    assert read_sweep(str(path)) == SWEEP | own
+
+
+@pytest.mark.parametrize("text", ["command: [", "- a", "command: [--config-file]", "method: grid"])
+def test_unusable_file_is_one_line(text, tmp_path):
+    path = tmp_path / "other.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_sweep(str(path))
+    assert str(path) in str(error.value)
 
 
 def test_runs_are_compared_before_they_end():

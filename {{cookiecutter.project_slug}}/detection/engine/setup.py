@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import partial
@@ -31,9 +31,11 @@ from detection.utils.output_lock import locked_output
 
 
 @contextmanager
-def prepared(args: argparse.Namespace, cfg: DictConfig) -> Iterator[None]:
+def prepared(
+    args: argparse.Namespace, cfg: DictConfig, notes: Sequence[str] = ()
+) -> Iterator[None]:
     """
-    Check settings, lock the output directory of a training, and log into it.
+    Check settings, lock the output directory of a training, and log into it, `notes` first.
 
     With `--fast-dev-run` the config is shortened before, and the end predicts. What the machine
     does to the work within, such as a full disk, becomes an error of one line.
@@ -55,6 +57,8 @@ def prepared(args: argparse.Namespace, cfg: DictConfig) -> Iterator[None]:
             dev_run.clear(output_dir)
         check_output(args, cfg)
         quiet_setup(cfg, args)
+        for note in notes:
+            logger.info(note)
         yield
         if args.fast_dev_run:
             dev_run.finish(cfg)

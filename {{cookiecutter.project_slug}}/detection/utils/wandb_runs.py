@@ -313,8 +313,9 @@ class _Messages:
     error = warning
 
 
-if __name__ == "__main__":  # W&B's own commands, which end as well
+def run_command(*args: str) -> None:
+    """Run one of W&B's own commands, such as `wandb sweep`; ends Python, and W&B's process too."""
     from wandb.cli.cli import cli
 
     start_service(silent=False)
-    cli(prog_name="wandb")
+    cli(args, prog_name="wandb")
