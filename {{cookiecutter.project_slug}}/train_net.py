@@ -103,7 +103,6 @@ def do_train(args, cfg) -> None:
     model = build_model(cfg, pretrained=start.path is None)
     train_loader = instantiate(cfg.dataloader.train)
     set_max_iter(cfg, train_loader, start)
-
     trainer = build_trainer(cfg, model, train_loader, build_optimizer(cfg, model))
     checkpointer = build_checkpointer(cfg, model, trainer=trainer)
     trainer.register_hooks(build_hooks(cfg, model, checkpointer))

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessRaisedException
 
-from detection.utils.errors import UserError
+from detection.utils.errors import RAISED, UserError
 
 # what torchrun, or a cluster's job, tells each of its processes
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -63,8 +63,7 @@ def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace)
             args=(main, args),
         )
     except ProcessRaisedException as e:
-        # all that is left of another process's exception is its traceback as text
-        if f"{UserError.__module__}.UserError: " in str(e):
+        if RAISED.search(str(e)):
             raise UserError(str(e)) from None
         raise
 

@@ -3,14 +3,15 @@
 import re
 
 LONGEST = 1000  # characters of a line; names in it may have any length
+# before the message, where PyTorch hands on another process's exception as a traceback's text
+RAISED = re.compile(r"^detection\.[\w.]+Error: ", re.MULTILINE)
 
 
 class UserError(Exception):
     """One line that says what is wrong, where, and what to do; `train_net.py` prints it alone."""
 
     def __init__(self, message: str):
-        # PyTorch hands on what a worker raised with the worker's whole traceback before it
-        message = message.rpartition(f"{__name__}.UserError: ")[2].rstrip()
+        message = RAISED.split(message)[-1].rstrip()
         if len(message) > LONGEST:
             half = LONGEST // 2
             message = f"{message[:half]} … {message[-half:]}"

@@ -60,6 +60,7 @@ def make_settings(capture: list[str], **settings) -> wandb.Settings:
     """Settings that keep W&B quiet and let it record no more than `capture`, keys of CAPTURE."""
     settings = {
         "silent": True,
+        "finish_timeout": 60.0,  # W&B's own default is 0: no limit
         "finish_timeout_raises": True,
         "x_transaction_log_flush_interval": 1.0,  # what a kill may cost, in seconds
         **_CAPTURE_NOTHING,

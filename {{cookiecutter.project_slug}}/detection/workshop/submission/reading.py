@@ -145,12 +145,14 @@ def read_csv(path: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
         raise UserError(f"{path}: cannot be read ({e.strerror or e}); name a submission") from e
     except UnicodeDecodeError as e:
         raise UserError(f"{path}: byte {e.start} is not UTF-8; save it in that encoding") from e
-    csv.field_size_limit(2**31 - 1)  # an image may have thousands of boxes
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    limit = csv.field_size_limit(2**31 - 1)  # an image may have thousands of boxes
     try:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as e:
         raise UserError(f"{path}: line {reader.line_num}: {e}; write the file again") from e
+    finally:
+        csv.field_size_limit(limit)  # of the whole process, other files included
     if not rows:
         raise UserError(f"{path}: is empty; write the file again")
     return rows[0][1], iter(rows[1:])
