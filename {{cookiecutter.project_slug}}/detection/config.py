@@ -53,15 +53,13 @@ def load_config(
 
 
 def _origin(lr: DictConfig | float) -> str:
-    """Where a learning rate comes from: the batch, by `scaled_lr`, or the config itself."""
+    """How a learning rate follows from `optimizer.lr`: by a rule, or as it is."""
     if not OmegaConf.is_config(lr):
-        return ", set as it is: another batch does not change it"
+        return ", as optimizer.lr sets it; it does not follow the batch"
     try:
-        power = "" if lr.power == 1 else f"^{lr.power:g}"
-        return (
-            f" = {lr.base_lr:g} × ({lr.total_batch_size}/{lr.base_batch_size}){power}, "
-            "optimizer.lr.base_lr for the batch"
-        )
+        batches = f"{lr.total_batch_size}/{lr.base_batch_size}"
+        factor = batches if lr.power == 1 else f"({batches})^{lr.power:g}"
+        return f" = {lr.base_lr:g} × {factor} (base_lr × total_batch_size / base_batch_size)"
     except OmegaConfBaseException:  # another rule
         return f", by {plain(lr)['_target_']}"
 

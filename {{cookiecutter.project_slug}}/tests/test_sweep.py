@@ -1,6 +1,7 @@
 """sweep.yaml: what W&B's agent makes of it, and that train_net.py takes it."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from conftest import PROJECT_ROOT, read_metrics, read_wandb_records
 from detectron2.data import MetadataCatalog
 from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
 from wandb.wandb_agent import Agent
+from wandb_server import WandbServer
 
 from detection.config import load_config, parse_args
 from detection.utils.errors import UserError
@@ -75,6 +77,25 @@ def test_what_the_file_says_goes_before_the_config(tmp_path):
     text = (PROJECT_ROOT / "sweep.yaml").read_text(encoding="utf-8")
     path.write_text(text + yaml.safe_dump(own), encoding="utf-8")
     assert read_sweep(str(path)) == SWEEP | own
+
+
+def test_server_gets_the_whole_sweep(tmp_path):
+    with WandbServer() as server:
+        env = {name: text for name, text in os.environ.items() if not name.startswith("WANDB_")}
+        env |= {"HOME": str(tmp_path), "WANDB_CONFIG_DIR": str(tmp_path)}
+        env |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0123456789" * 4}
+        command = [sys.executable, "tools/create_sweep.py"]
+        process = subprocess.run(
+            command, cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=250
+        )
+    output = process.stdout + process.stderr
+    assert process.returncode == 0, output
+    assert "/sweep1" in output, "what to run on each machine"
+    (sent,) = server.sweeps
+    assert sent["projectName"] == SWEEP["project"]
+    assert (sent["entityName"] or None) == SWEEP.get("entity")
+    config = yaml.safe_load(sent["config"])
+    assert config["metric"] == SWEEP["metric"] and config["parameters"] == SWEEP["parameters"]
 
 
 @pytest.mark.parametrize("text", ["command: [", "- a", "command: [--config-file]", "method: grid"])

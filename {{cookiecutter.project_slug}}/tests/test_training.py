@@ -94,6 +94,11 @@ def test_artifacts(output_dir):
     assert isinstance(results, list)
 
 
+def test_log_has_the_learning_rate_in_force(output_dir):
+    log = (output_dir / "log.txt").read_text(encoding="utf-8")
+    assert len(re.findall("learning rate.* 0.03", log)) == 2, "of the run, and of its end"
+
+
 def test_wandb_has_the_numbers_of_metrics_json(output_dir):
     killed, resumed = sorted((output_dir / "wandb").glob("offline-run-*"))
     assert killed.name.split("-")[-1] == resumed.name.split("-")[-1], "one run, one id"

@@ -32,6 +32,7 @@ class WandbServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.runs: dict[str, Run] = {}
+        self.sweeps: list[dict] = []  # the variables of each request for a new one
         self.status = 200
         self.requests = []  # "method path", and GraphQL's operations by name
         self.released = threading.Event()
@@ -103,6 +104,12 @@ class _Handler(BaseHTTPRequestHandler):
                 for name in variables["files"]
             ]
             return {"createRunFiles": {"runID": "3", "uploadHeaders": [], "files": files}}
+        if operation == "Viewer":
+            return {"viewer": {"id": "4", "entity": "entity", "teams": {"edges": []}}}
+        if "config" in variables:  # the one without a name
+            self.server.sweeps.append(variables)
+            sweep = {"name": "sweep1", "project": project}
+            return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
         return {}
 
     @staticmethod
