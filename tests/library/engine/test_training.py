@@ -1,0 +1,301 @@
+"""A run as its owner sees it: it trains, is killed, goes on, and is evaluated."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT_ROOT, read_metrics, read_wandb_rows, train_command
+from detection.classes import CLASSES
+from detection.config import load_config, parse_args
+from detection.utils.errors import UserError
+from detection.writers.metric_names import MetricNames
+from detectron2.data import MetadataCatalog
+from train_net import do_train, main
+
+SMOKE = str(PROJECT_ROOT / "configs/debug/smoke.py")
+SHORT = (
+    "train.max_iter=30",
+    "train.eval_period=10",
+    "train.checkpointer.period=7",
+    "train.log_period=4",
+)
+LATE_CHECKPOINTS = ("model_0000013.pth", "model_0000020.pth", "model_0000027.pth")
+
+
+@pytest.fixture(scope="module")
+def output_dir(tmp_path_factory, on_toy, train_net):
+    """A run that was killed after its first checkpoint, and then resumed to its end."""
+    output_dir = tmp_path_factory.mktemp("output") / "my run"
+    args = [*SHORT, f"train.output_dir='{output_dir}'"]
+    log = (output_dir.parent / "killed.log").open("w")
+    process = subprocess.Popen(
+        train_command(on_toy, *args), cwd=PROJECT_ROOT, stdout=log, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 300
+    last = output_dir / "last_checkpoint"
+    while not last.exists() or last.read_text() not in LATE_CHECKPOINTS:
+        assert process.poll() is None, (output_dir.parent / "killed.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)  # a fast machine would come to the end meanwhile
+    time.sleep(1.5)  # W&B writes its file every second
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = train_net("--resume", *args)
+    assert re.search("from iteration (14|21|28)", resumed.stdout)
+    return output_dir
+
+
+def test_every_iteration_is_written_once(output_dir):
+    rows = read_metrics(output_dir)
+    iterations = [row["iteration"] for row in rows]
+    assert iterations == sorted(set(iterations))
+    assert [r["iteration"] for r in rows if "bbox/AP" in r] == [9, 19, 29]
+    losses = [r["iteration"] for r in rows if "total_loss" in r]
+    assert losses == [3, 7, 9, 11, 15, 19, 23, 27, 29], "each period's and each evaluation's"
+
+
+def test_resumed_run_is_as_if_never_killed(output_dir, train_net, tmp_path):
+    train_net(*SHORT, f"train.output_dir={tmp_path}")
+    killed, whole = (
+        torch.load(folder / "model_final.pth")["model"] for folder in (output_dir, tmp_path)
+    )
+    assert killed.keys() == whole.keys()
+    assert all(torch.equal(killed[k], whole[k]) for k in whole)
+    one, other = (list(map(_numbers, read_metrics(f))) for f in (output_dir, tmp_path))
+    assert one == other
+
+
+def test_evaluations_name_every_class(output_dir):
+    last = read_metrics(output_dir)[-1]
+    annotated = {k.removeprefix("bbox/AP50-") for k in last if k.startswith("bbox/AP50-")}
+    assert annotated <= set(CLASSES) and annotated
+    assert all(0 <= v <= 100 for k, v in last.items() if k.startswith("bbox/"))
+
+
+def test_artifacts(output_dir):
+    assert (output_dir / "last_checkpoint").read_text() == "model_final.pth"
+    best = json.loads((output_dir / "model_best.json").read_text())
+    evaluations = {r["iteration"]: r["bbox/AP"] for r in read_metrics(output_dir) if "bbox/AP" in r}
+    assert best["value"] == max(evaluations.values())
+    assert evaluations[best["iteration"]] == best["value"]
+    for name in ("model_final.pth", "model_best.pth", "config.yaml", "log.txt"):
+        assert (output_dir / name).stat().st_size > 0
+    assert list(output_dir.glob("events.out.tfevents.*"))
+    results = json.loads((output_dir / "inference/coco_instances_results.json").read_text())
+    assert isinstance(results, list)
+
+
+def test_log_has_the_learning_rate_in_force(output_dir):
+    log = (output_dir / "log.txt").read_text(encoding="utf-8")
+    assert len(re.findall("learning rate.* 0.03", log)) == 2, "of the run, and of its end"
+
+
+def test_wandb_has_the_numbers_of_metrics_json(output_dir):
+    killed, resumed = sorted((output_dir / "wandb").glob("offline-run-*"))
+    assert killed.name.split("-")[-1] == resumed.name.split("-")[-1], "one run, one id"
+    before, after = read_wandb_rows(killed), read_wandb_rows(resumed)
+    assert [row["iter"] for row in before][:4] == [3, 7, 9, 11], "the killed run left its history"
+
+    MetadataCatalog.get("wandb test").thing_classes = list(CLASSES)
+    metric_names = MetricNames(_preset(output_dir), "wandb test")
+    metrics = read_metrics(output_dir)
+    logged = {row["iter"]: row for row in before + after}
+    assert [row["iter"] for row in before + after] == sorted(logged), "once each"
+    # W&B's file is written every second: what came in the last one before the kill may be lost
+    lost = {r["iteration"] for r in metrics} - set(logged)
+    assert all(before[-1]["iter"] < iteration < after[0]["iter"] for iteration in lost)
+    for scalars in metrics:
+        iteration = scalars.pop("iteration")
+        if iteration in lost:
+            continue
+        # what the killed run logged beyond its checkpoint stays; its medians reach further back
+        is_repeated = 14 <= iteration <= before[-1]["iter"]
+        for name, value in scalars.items():
+            if metric_names.is_evaluation(name) or not is_repeated:
+                new_name, expected = metric_names(name, value)
+                assert logged[iteration][new_name] == pytest.approx(expected), (iteration, name)
+
+
+def _preset(output_dir) -> str:
+    for line in (output_dir / "config.yaml").read_text().splitlines():
+        if "preset:" in line:
+            return line.split("preset: ")[1].split(",")[0].strip(" }")
+    raise AssertionError("config.yaml names no preset")
+
+
+def test_fresh_start_does_not_overwrite(output_dir, train_net):
+    before = (output_dir / "metrics.json").read_text()
+    process = train_net(*SHORT, f"train.output_dir='{output_dir}'", check=False)
+    assert process.returncode == 1
+    assert process.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "--resume" in process.stderr
+    assert (output_dir / "metrics.json").read_text() == before
+
+
+def cut_off(checkpoint) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "override", "said"),
+    [
+        (Path.unlink, "train.max_iter=40", "model_final.pth, which is missing"),
+        (cut_off, "train.max_iter=40", "model_final.pth, which is truncated"),
+        (None, "train.freeze=[backbone]", "is of another optimizer or train.freeze"),
+        (
+            None,
+            f"model.roi_heads.num_classes={len(CLASSES) + 1}",
+            "is of another model than the config: roi_heads.",
+        ),
+        (None, "train.max_iter=30", "already trained for 30 iterations"),
+    ],
+)
+def test_what_cannot_be_resumed_is_one_line(damage, override, said, output_dir, on_toy, tmp_path):
+    for name in ("model_final.pth", "last_checkpoint", "last_complete.json"):
+        shutil.copy(output_dir / name, tmp_path)
+    if damage:
+        damage(tmp_path / "model_final.pth")
+    overrides = [*on_toy, "train.max_iter=40", f"train.output_dir={tmp_path}", override]
+    with pytest.raises(UserError) as error:
+        do_train(parse_args(["--resume"]), load_config(SMOKE, overrides))
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+KILL_IN_EVALUATION = """
+import os, signal, sys
+import train_net
+from detection import config
+from detection.engine import hooks
+
+def evaluate(self, rest=[int(sys.argv[1])]):
+    rest[0] -= 1
+    if rest[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(self)
+
+original, hooks.EvalHook._do_eval = hooks.EvalHook._do_eval, evaluate
+train_net.main(config.parse_args(sys.argv[2:]))
+"""
+EQUAL_PERIODS = (
+    *("train.max_iter=20", "train.eval_period=10", "train.checkpointer.period=10"),
+    *("train.log_period=4", "train.pictures.count=1", "train.val_loss.enabled=True"),
+)
+
+
+def test_evaluations_that_kills_cut_off_are_made_up_for(on_toy, train_net, tmp_path):
+    """Each comes right after a checkpoint; the second is the last."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train_net(*EQUAL_PERIODS, f"train.output_dir={whole}")
+    arguments = train_command(on_toy, *EQUAL_PERIODS, f"train.output_dir={killed}")[2:]
+    for evaluation, flags in (("1", []), ("1", ["--resume"]), ("2", ["--resume"])):
+        command = [sys.executable, "-c", KILL_IN_EVALUATION, evaluation, *flags, *arguments]
+        process = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True)
+        assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    train_net("--resume", *EQUAL_PERIODS, f"train.output_dir={killed}")
+
+    for name in ("model_final.pth", "model_best.pth"):
+        one, other = (torch.load(folder / name)["model"] for folder in (whole, killed))
+        assert all(torch.equal(one[k], other[k]) for k in one), name
+    for name in ("model_best.json", "last_checkpoint"):
+        assert (killed / name).read_text() == (whole / name).read_text()
+    one, other = (list(map(_numbers, read_metrics(folder))) for folder in (whole, killed))
+    assert one == other and [9, 19] == [r["iteration"] for r in one if "val_loss/loss_cls" in r]
+    one, other = map(_wandb_history, (whole, killed))
+    assert one == other and [9, 19] == [r["_step"] for r in one if "pictures/1._type" in r]
+    again = train_net("--resume", *EQUAL_PERIODS, f"train.output_dir={killed}", check=False)
+    assert again.returncode == 1 and "already trained for 20 iterations" in again.stderr
+
+
+def _numbers(row: dict) -> dict:
+    """A row less times, and what names files."""
+    return {k: v for k, v in row.items() if "time" not in k and "eta" not in k and "." not in k} | {
+        k: v for k, v in row.items() if k.endswith("_type")
+    }
+
+
+def _wandb_history(folder: Path) -> list[dict]:
+    parts = sorted((folder / "wandb").glob("offline-run-*"))
+    assert len({part.name.split("-")[-1] for part in parts}) == 1, "one run, one id"
+    return [_numbers(row) for part in parts for row in read_wandb_rows(part)]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.checkpointer.period=0", "train.checkpointer.period must be 1 or more"),
+        ("train.device=cuda", "PyTorch sees no GPU: set train.device=cpu"),
+    ],
+)
+def test_refused_before_anything_is_written(override, said, on_toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    output = f"train.output_dir={tmp_path}/output"
+    with pytest.raises(UserError) as error:
+        main(parse_args(["--config-file", SMOKE, *on_toy, output, override]))
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_best_checkpoint_scores_as_recorded(output_dir, train_net, tmp_path):
+    train_net(
+        "--eval-only",
+        f"train.init_checkpoint='{output_dir}/model_best.pth'",
+        f"train.output_dir={tmp_path}",
+    )
+    log = (tmp_path / "inference" / "log.txt").read_text()
+    best = json.loads((output_dir / "model_best.json").read_text())["value"]
+    assert f"\nAP {best:.1f}  AP50 " in log
+
+
+@pytest.mark.slow
+def test_overfit_config_trains_and_evaluates(train_net, tmp_path):
+    train_net(
+        *("train.max_iter=2", "train.log_period=1", f"train.output_dir={tmp_path}"),
+        config="configs/debug/overfit.py",
+    )
+    assert "bbox/AP" in read_metrics(tmp_path)[-1]
+
+
+def test_one_training_in_a_folder(on_toy, train_net, tmp_path):
+    """Neither a fresh start nor a resume goes beside one that runs; after a kill one does."""
+    args = [f"train.output_dir={tmp_path}", "train.eval_period=0", "train.checkpointer.period=2"]
+    args += ["train.log_period=1", "dataloader.train.num_workers=1"]
+    process = subprocess.Popen(
+        train_command(on_toy, *args, "train.max_iter=10000"),
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "model_0000003.pth").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGSTOP)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        for resume in ([], ["--resume"]):
+            refused = train_net(*args, "train.max_iter=6", *resume, check=False)
+            assert refused.returncode == 1
+            assert refused.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path}: in use")
+            assert f"process {process.pid} on " in refused.stderr
+        files = [path for path in tmp_path.rglob("*") if path not in tmp_path.glob("wandb/**/*")]
+        assert all(before.get(path) == path.stat().st_mtime_ns for path in files)
+    finally:
+        process.kill()
+        process.wait()
+    resumed = train_net(*args, "train.max_iter=40", "--resume")
+    assert "from iteration" in resumed.stdout
+
+
+def test_log_that_cannot_be_written(train_net, tmp_path):
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    process = train_net("train.max_iter=1", "train.eval_period=0", f"train.output_dir={tmp_path}")
+    said = process.stdout + process.stderr
+    assert said.count("the log ends here") == 1 and "Traceback" not in said
+    assert (tmp_path / "model_final.pth").exists()
