@@ -67,16 +67,6 @@ def values(results: list[dict]) -> np.ndarray:
     return np.array([[r["image_id"], r["category_id"], r["score"], *r["bbox"]] for r in results])
 
 
-@pytest.mark.slow
-def test_same_as_the_evaluation(predict, trained, toy):
-    said = predict(f"{toy}/val.json", "--batch-size", "1", "--min-score", "0.001")
-    results = read(trained / "predictions" / "val.json")
-    assert f"4 images, {len(results)} boxes" in said
-    expected = read(trained / "inference" / "coco_instances_results.json")
-    assert values(results) == pytest.approx(values(expected), rel=1e-5)
-    assert not list((trained / "predictions").glob("*.batches"))
-
-
 SHAPES = [(96, 96), (96, 50), (52, 96), (96, 90), (64, 64), (40, 96), (96, 40)]
 
 

@@ -15,7 +15,6 @@ from conftest import PROJECT_ROOT, read_metrics
 from detection.config import load_config
 from detection.utils.errors import UserError
 from detection.workshop.preparation.splits import deal, hold_out, join_labels
-from detectron2.config import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -377,8 +376,6 @@ def test_labels_join_through_one_another():
 
 # -- dataset.fold ----------------------------------------------------------------------------------
 
-LEAVES = sorted(map(str, (PROJECT_ROOT / "configs").glob("*.py")))
-LEAVES += sorted(map(str, (PROJECT_ROOT / "configs/debug").glob("*.py")))
 LEAF = str(PROJECT_ROOT / "configs/faster_rcnn_R_50_FPN.py")
 
 
@@ -404,16 +401,6 @@ def test_a_fold_brings_its_files_and_output_directory(toy_folds, fold, ends):
     assert cfg.train.output_dir == f"output/faster_rcnn_R_50_FPN{ends}"
     assert cfg.dataloader.evaluator.output_dir == f"{cfg.train.output_dir}/inference"
     assert cfg.dataloader.test.dataset.names.json_file == cfg.dataset.val.json_file
-
-
-@pytest.mark.parametrize("config_file", LEAVES, ids=lambda path: Path(path).stem)
-def test_every_config_takes_a_fold(toy_folds, config_file):
-    cfg = load_config(config_file, [f"dataset.folds={toy_folds}", "dataset.fold=1"])
-    assert cfg.train.output_dir == f"{load_config(config_file).train.output_dir}_fold1"
-    train = cfg.dataloader.train.dataset
-    names = (train if "names" in train else train.dataset).names  # of first_images, in overfit.py
-    assert names.json_file == f"{toy_folds}/1/train.json"
-    assert instantiate(cfg.dataloader.evaluator.dataset_name) in ("train", "val")
 
 
 def test_overrides_win_over_the_fold(toy_folds):

@@ -100,14 +100,6 @@ def test_exact_text(name, capsys):
     assert [p.name for p in Path("out").iterdir()] == ["submission"]
 
 
-def test_the_default_is_one_of_the_formats():
-    name = submission.DEFAULT_FORMAT
-    tool.main(["results.json", "test.json"])
-    (written,) = Path().glob("submission.*")
-    assert written.read_text(encoding="utf-8") == EXPECTED[name]
-    assert written.suffix == submission.FORMATS[name].suffix
-
-
 @pytest.mark.parametrize("name", submission.FORMATS)
 def test_without_results_every_image_is_there(name):
     save("results.json", [])

@@ -10,8 +10,6 @@ import yaml
 from conftest import PROJECT_ROOT, read_metrics, read_wandb_records
 from detection.config import load_config, parse_args
 from detection.utils.errors import UserError
-from detection.writers.metric_names import MetricNames
-from detectron2.data import MetadataCatalog
 from tools.create_sweep import read_sweep
 from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
 from wandb.wandb_agent import Agent
@@ -59,15 +57,6 @@ def test_wandb_takes_it():
     for name, parameter in SWEEP["parameters"].items():
         for value in parameter.values():
             assert not isinstance(value, str) or value.startswith("log_"), f"{name}: YAML's 1e-5"
-
-
-def test_metric_and_project_are_those_that_the_writer_logs():
-    cfg = load_config(str(PROJECT_ROOT / CONFIG))
-    MetadataCatalog.get("sweep test").set(thing_classes=["a"])
-    names = MetricNames(cfg.writers.wandb.metric_names.preset, "sweep test")
-    assert SWEEP["metric"] == {"name": names("bbox/AP", 1)[0], "goal": "maximize"}
-    assert SWEEP["project"] == cfg.writers.wandb.project
-    assert SWEEP.get("entity", "") == cfg.writers.wandb.entity
 
 
 def test_what_the_file_says_goes_before_the_config(tmp_path):

@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 from conftest import PROJECT_ROOT
-from detection.config import load_config
 from detectron2.config import instantiate
 from PIL import Image
+
+from detection.config import load_config
 from tools.preview_augmentations import main
 
 CONFIG = ["--config-file", str(PROJECT_ROOT / "configs/faster_rcnn_R_50_FPN_augmented.py")]

@@ -1,0 +1,20 @@
+"""sweep.yaml compares runs by what the W&B writer logs, in its project."""
+
+import yaml
+from conftest import PROJECT_ROOT
+from detectron2.data import MetadataCatalog
+
+from detection.config import load_config
+from detection.writers.metric_names import MetricNames
+
+SWEEP = yaml.safe_load((PROJECT_ROOT / "sweep.yaml").read_text(encoding="utf-8"))
+CONFIG = SWEEP["command"][SWEEP["command"].index("--config-file") + 1]
+
+
+def test_metric_and_project_are_those_that_the_writer_logs():
+    wandb = load_config(str(PROJECT_ROOT / CONFIG)).writers.wandb
+    MetadataCatalog.get("sweep test").set(thing_classes=["a"])
+    names = MetricNames(wandb.metric_names.preset, "sweep test")
+    assert SWEEP["metric"] == {"name": names("bbox/AP", 1)[0], "goal": "maximize"}
+    assert SWEEP["project"] == wandb.project
+    assert SWEEP.get("entity", "") == wandb.entity
