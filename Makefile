@@ -10,10 +10,13 @@ unexport PYTHONDONTWRITEBYTECODE
 UV ?= $(or $(shell command -v uv),$(CURDIR)/.uv/bin/uv)
 export UV
 DEMO := build/demo
+# what the library's tests need beside the packages of the project that they run in
+LIBRARY_TOOLS := $(CURDIR)/build/test/library_tools
+PYTHON ?= $(abspath $(PROJECT))/.venv/bin/python
 
-.PHONY: help setup demo test test-fast lint benchmarks
+.PHONY: help setup demo test test-fast library-tests lint benchmarks
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(CURDIR)/.uv/bin/uv:
 	@echo "== uv, into .uv"
@@ -30,10 +33,19 @@ demo: setup  ## generate a project; install, train, evaluate and draw in it; und
 	$(MAKE) -C $(DEMO)/recycling-trash-detection demo
 
 test: setup lint  ## all tests; a generated project is installed and trained
-	$(UV) run --no-sync pytest
+	$(UV) run --no-sync pytest --durations=10
 
 test-fast: setup lint  ## what needs no generated project to be installed
 	$(UV) run --no-sync pytest -m "not slow"
+
+library-tests: $(filter $(CURDIR)/%,$(UV))  ## the library's tests in PROJECT=…, a generated project after `make setup`
+	@[ -x "$(PYTHON)" ] || { echo "$(PYTHON): missing; set PROJECT to a project after \`make setup\`"; exit 2; }
+	$(UV) pip install --quiet --python $(PYTHON) --target $(LIBRARY_TOOLS) --no-deps \
+	    -r tests/library/requirements.txt
+	cd $(PROJECT) && OMP_NUM_THREADS=1 PYTHONPATH=$(LIBRARY_TOOLS)$${PYTHONPATH:+:$$PYTHONPATH} \
+	    $(PYTHON) -m pytest -c $(CURDIR)/tests/library/pytest.ini --rootdir $(CURDIR)/tests/library \
+	    --confcutdir $(CURDIR)/tests/library -n 2 --dist loadfile --durations=10 \
+	    $(abspath $(or $(TESTS),tests/library)) $(ARGS)
 
 lint: setup
 	$(UV) run --no-sync ruff check

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT + 300)]
 
 # kept between runs, so that the environment is installed once
 WORKSHOP = TEMPLATE / "build" / "test"
+QUIET = "--quiet --tb=short --show-capture=no"  # of pytest
 
 
 def run(
@@ -65,11 +67,40 @@ def python(project) -> str:
     return str(venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
-def test_own_lint_and_tests_pass(project):
+@pytest.fixture(scope="session")
+def own_data(project, python, tmp_path_factory) -> dict[str, str]:
+    """A variable that makes toy data a project's own train.json and val.json."""
+    folder = tmp_path_factory.mktemp("datasets")
+    command = [python, "tools/make_toy_dataset.py", "--output", str(folder)]
+    run(*command, "--train", "8", "--val", "4", cwd=project)
+    for file in folder.glob("*.json"):
+        coco = read(file)
+        for image in coco["images"]:
+            image["file_name"] = f"images/{image['file_name']}"
+        file.write_text(json.dumps(coco), encoding="utf-8")
+    return {"DETECTRON2_DATASETS": str(folder)}
+
+
+@pytest.fixture
+def passes(capsys) -> Callable[..., None]:
+    """Runs a test suite, of which no test may fail or be skipped; shows its slowest tests."""
+
+    def passes(*command: str, cwd: Path, **variables: str) -> None:
+        out = run(*command, cwd=cwd, **variables).stdout
+        assert " passed" in out and " skipped" not in out, out[-20000:]
+        with capsys.disabled():
+            print("", *out.splitlines()[-14:], sep="\n")
+
+    return passes
+
+
+def test_own_lint_and_tests_pass(project, own_data, passes):
     run("make", "lint", cwd=project)
-    result = run("make", "test", "ARGS=--tb=short --show-capture=no", cwd=project)
-    assert " passed" in result.stdout and " skipped" not in result.stdout
-    print(result.stdout[-400:])
+    passes("make", "test", f"ARGS={QUIET}", cwd=project, **own_data)
+
+
+def test_library_passes(project, passes):
+    passes("make", "library-tests", f"PROJECT={project}", f"ARGS={QUIET}", cwd=TEMPLATE)
 
 
 @pytest.fixture(scope="session")
@@ -93,15 +124,24 @@ def on_main(checkout, python, tmp_path_factory) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-def test_own_tests_pass_on_main(bake, python, on_main):
+@pytest.fixture(scope="session")
+def project_on_main(bake, python, on_main) -> Path:
+    """A project of upstream's main, which `python` imports with the variables of `on_main`."""
     path = bake(fresh=True, detectron2_source="git")
     code = "import detectron2; print(detectron2.__file__)"
     where = run(python, "-c", code, cwd=path, **on_main).stdout
     assert where.startswith(on_main["PYTHONPATH"])
-    command = [python, "-m", "pytest", "--tb=short", "--show-capture=no"]
-    result = run(*command, cwd=path, **on_main)
-    assert " passed" in result.stdout and " skipped" not in result.stdout
-    print(result.stdout[-400:])
+    return path
+
+
+def test_own_tests_pass_on_main(project_on_main, python, on_main, own_data, passes):
+    command = [python, "-m", "pytest", "--durations=10", *QUIET.split()]
+    passes(*command, cwd=project_on_main, **on_main, **own_data)
+
+
+def test_library_passes_on_main(project_on_main, python, on_main, passes):
+    command = ["make", "library-tests", f"PROJECT={project_on_main}", f"PYTHON={python}"]
+    passes(*command, f"ARGS={QUIET}", cwd=TEMPLATE, **on_main)
 
 
 def test_git_source_resolves(bake, checkout):
@@ -135,7 +175,8 @@ def test_trains_by_upstreams_tool(bake, python, checkout, on_main, installed):
 @pytest.mark.parametrize("name", ["one class", "hard names"])
 def test_trains_with_other_classes(bake, python, name):
     path = bake(fresh=True, **COMBINATIONS[name])
-    run(python, "-m", "pytest", "-q", "-m", "not slow", "tests/test_training.py", cwd=path)
+    tests = [f"tests/test_{part}.py" for part in ("training", "submission", "metric_names")]
+    run(python, "-m", "pytest", *QUIET.split(), *tests, cwd=path)
 
 
 def test_trains_on_real_images(bake, python, data_dir):
