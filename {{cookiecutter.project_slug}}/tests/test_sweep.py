@@ -1,13 +1,13 @@
 """sweep.yaml compares runs by what the W&B writer logs, in its project."""
 
-import yaml
 from conftest import PROJECT_ROOT
 from detectron2.data import MetadataCatalog
 
 from detection.config import load_config
 from detection.writers.metric_names import MetricNames
+from tools.create_sweep import read_sweep
 
-SWEEP = yaml.safe_load((PROJECT_ROOT / "sweep.yaml").read_text(encoding="utf-8"))
+SWEEP = read_sweep(str(PROJECT_ROOT / "sweep.yaml"))
 CONFIG = SWEEP["command"][SWEEP["command"].index("--config-file") + 1]
 
 
