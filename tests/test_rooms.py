@@ -87,4 +87,4 @@ def test_nothing_refers_to_a_deleted_room(bake, room):
     for file, names in left.items():
         assert not {room_of(name) for name in names} & gone, file
     tools = {file.stem for file in project.glob("tools/*.py")}
-    assert {"make_toy_dataset", "model_info", "submit"} <= tools
+    assert {"make_toy_dataset", "preview_augmentations", "submit"} <= tools

@@ -74,7 +74,7 @@ def test_update_keeps_changes_of_both(run, tmp_path, source):
     # the template changes a rendered file, by a new filter too, and one that is copied as it is
     newer = template / PROJECT.name
     replace(newer / "configs/common/train.py", "log_period=20", "log_period=33")
-    replace(newer / "train_net.py", "import sys\n", "import sys  # newer\n")
+    replace(newer / "train_net.py", "import Callable\n", "import Callable  # newer\n")
     replace(newer / "README.md", "project_name | markdown_text", "project_name | loud")
     prompts = template / "detectron2_prompts.py"
     loud = 'def loud(text):\n    return f"{text}!"\n\n\n'
@@ -87,7 +87,7 @@ def test_update_keeps_changes_of_both(run, tmp_path, source):
     train = (project / "configs/common/train.py").read_text(encoding="utf-8")
     assert "max_iter=777" in train and "log_period=33" in train
     assert (project / "tools/mine.py").exists()
-    assert "import sys  # newer\n" in (project / "train_net.py").read_text(encoding="utf-8")
+    assert "import Callable  # newer\n" in (project / "train_net.py").read_text(encoding="utf-8")
     readme = (project / "README.md").read_text(encoding="utf-8")
     assert readme.startswith("# Recycling Trash Detection!")
     assert (project / "third_party").exists() == (source == "pypi")

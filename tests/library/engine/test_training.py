@@ -1,5 +1,6 @@
 """Runs that are killed in an evaluation, resumed from damaged files, or share a folder."""
 
+import re
 import shutil
 import signal
 import subprocess

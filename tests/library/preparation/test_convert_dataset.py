@@ -15,6 +15,7 @@ import make_toy_dataset
 import numpy as np
 import pytest
 from detection.checks.annotations import check_annotations
+from detection.utils import paths
 from PIL import Image
 
 XML_BOMB = (
@@ -493,6 +494,14 @@ def test_csv_with_codes_for_classes(root):
     assert "/m/02" in text
     path.write_text(text, encoding="utf-8")
     assert_same(root, convert(root, path, "--names", str(root / "names.csv")), tolerance=1e-3)
+
+
+def test_images_are_where_the_config_has_them(root, monkeypatch):
+    monkeypatch.setattr(paths, "DATASETS", str(root))  # which IMAGE_ROOT is, unless changed
+    output = root / "out.json"
+    source, images = write_voc(root), f"--images={root}/toy/images"
+    assert tool.main([str(source), images, f"--output={output}"]) == 0
+    assert_same(root, json.loads(output.read_text(encoding="utf-8")))
 
 
 def test_csv_of_one_class_needs_no_column(root, monkeypatch):

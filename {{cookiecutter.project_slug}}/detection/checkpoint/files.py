@@ -80,6 +80,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         if not path:
             return {}
+        if path.startswith("wandb-artifact://"):  # W&B is imported where it is used
+            from detection.checkpoint import artifacts  # noqa: F401  registers the prefix
         self._has_other_names = path.endswith(_HEURISTICS)
         path = fetch(path.removesuffix(_HEURISTICS))
         return super().load(path, *args, **kwargs)

@@ -126,7 +126,10 @@ def early_args(
             split_override(override)
         images = getattr(args, "images", ".")
         if "://" not in images and not (os.path.exists(images) or glob.glob(images)):
-            raise UserError(f"{images}: no such file; give a COCO json, a folder or a pattern")
+            raise UserError(
+                f"{images}: cannot be read (no such file); give a COCO json, a folder or a quoted "
+                "pattern"
+            )
     except UserError as e:
         sys.exit(f"error: {e}")
     return args
