@@ -92,7 +92,7 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
         BestCheckpointer(build_checkpointer(cfg, evaluated), **train.best_checkpointer),
         EarlyStopping(checkpointer, val_metric, train.eval_period, **train.early_stopping),
         ModelArtifacts(checkpointer, val_metric, **train.artifacts),  # to W&B, once all are saved
-        *(PeriodicWriter(writer, cfg) for writer in writers),  # what the hooks above have stored
+        *(PeriodicWriter(writer, cfg) for writer in writers),  # W&B and the others, last
     ]
     return [*step_hooks, *result_hooks, Completion(result_hooks, train.output_dir)]
 

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     from detection.workshop.analysis.model_size import count, memory, speed
 
     heading = f"{'':40} {'parameters (M)':>15} {'GFLOPs':>8}"
-    print(heading + f" {'GB an image':>12} {'images/s':>9}" * args.measure)
+    print(heading + f" {'GB per image':>12} {'images/s':>9}" * args.measure)
     for config in args.configs:
         cfg = load_config(config)
         model = instantiate(without_pretrained(cfg.model))

@@ -19,7 +19,7 @@ ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_A
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """`launch`, and end the program with one line where that fails by what a user can mend."""
+    """`launch`, and end the program with status 1 and one line for a `UserError` or Ctrl-C."""
     try:
         launch(main, args)
     except UserError as e:
