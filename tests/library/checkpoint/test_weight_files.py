@@ -3,6 +3,7 @@
 import functools
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 import torch
 from conftest import PROJECT_ROOT
 from detection.checkpoint.checkpointer import WholeFileCheckpointer
+from detection.checkpoint.files import fetch
 from detection.checkpoint.load import load_weights
 from detection.checkpoint.reading import read_weights
 from detection.classes import CLASSES
@@ -93,6 +95,14 @@ def test_of_a_url(server, of_80_classes, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="404") as error:
         load(model, f"{server}/gone.pkl")
     assert f"put it at {tmp_path}/gone.pkl" in str(error.value)
+
+
+def test_server_that_never_answers(monkeypatch, tmp_path):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr("detection.checkpoint.files.SILENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UserError) as error:
+        fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/model.pkl")
+    assert f"put it at {tmp_path}/model.pkl" in str(error.value)
 
 
 def test_of_the_zoo_from_the_place_that_the_error_names(of_80_classes, monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlparse
@@ -25,6 +26,9 @@ _HEURISTICS = "?matching_heuristics=True"  # upstream main: names as in other li
 _CLASS_LAYER = re.compile(r"(cls_score|bbox_pred|mask_head\.predictor)\.(weight|bias)$")
 
 
+SILENCE = 60  # seconds after which a server that sends nothing is given up
+
+
 def fetch(path: str) -> str:
     """
     The local path of a file that may be a URL of any scheme iopath knows.
@@ -36,6 +40,8 @@ def fetch(path: str) -> str:
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file of weights")
         return path
+    limit = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)  # iopath sets none
     try:
         return PathManager.get_local_path(path)
     except (OSError, ValueError) as e:  # a URL that cannot be opened is an OSError
@@ -48,6 +54,8 @@ def fetch(path: str) -> str:
             f"cannot fetch {url} ({reason}); fetch it elsewhere and put it at {cached}, or name "
             "a local file in its place"
         ) from e
+    finally:
+        socket.setdefaulttimeout(limit)
 
 
 class SafeCheckpointer(DetectionCheckpointer):
