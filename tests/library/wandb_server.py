@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             return {"createRunFiles": {"runID": "3", "uploadHeaders": [], "files": files}}
         if operation == "Viewer":
             return {"viewer": {"id": "4", "entity": "entity", "teams": {"edges": []}}}
-        if "config" in variables:  # the one without a name
+        if "config" in (variables or {}):  # the one without a name
             self.server.sweeps.append(variables)
             sweep = {"name": "sweep1", "project": project}
             return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}

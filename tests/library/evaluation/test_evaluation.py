@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import distributed
 
 SIDE = 300
 # sparse and not in order; the fourth is annotated nowhere, the last never detected
@@ -299,6 +300,9 @@ def evaluate_share(json_file: str, folder: str) -> None:
     scores = evaluator.evaluate()
     with open(f"{folder}/rank{comm.get_rank()}.json", "w") as f:
         json.dump(scores, f)
+    comm.synchronize()  # the first to end takes the others' store along
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @pytest.mark.slow
