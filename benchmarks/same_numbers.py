@@ -155,7 +155,9 @@ def record(root: Path, file: Path) -> None:
         (half / "last_checkpoint").write_text("model_0000003.pth")
         project.train("configs/debug/smoke.py", half, "--resume")
         found["resumed"] = project.outcome(half) | {"wandb": None}
-        project.train("configs/debug/smoke.py", work / "two", "--num-gpus", "2")
+        project.train(
+            "configs/debug/smoke.py", work / "two", "--num-gpus", "2", "--dist-url", "auto"
+        )
         found["two processes"] = project.outcome(work / "two")
 
         print("predictions, submissions, report", flush=True)
