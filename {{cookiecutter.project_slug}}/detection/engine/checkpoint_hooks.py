@@ -33,9 +33,8 @@ class ModelArtifacts(HookBase):
 
     They are two versions of the artifact `model-<run id>`, of type "model", with the aliases `best`
     and `last`; their metadata are the metric, its value, the iteration, the class names and the
-    run's config. A run
-    that stopped early has none, since it can go on. Goes after the hooks that save checkpoints and
-    before the writer that closes the run.
+    run's config. A run that stopped early has none, since it can go on. Goes after the hooks that
+    save checkpoints and before the writer that closes the run.
     """
 
     def __init__(self, checkpointer: Checkpointer, val_metric: str, enabled: bool = True):

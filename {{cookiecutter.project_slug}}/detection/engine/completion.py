@@ -1,4 +1,4 @@
-"""Saves checkpoints, and makes up for what a kill cut off between one and the next iteration."""
+"""Makes up for what a kill cut off between a checkpoint and the next iteration."""
 
 import logging
 import time

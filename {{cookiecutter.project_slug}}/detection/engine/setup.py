@@ -1,4 +1,4 @@
-"""Refuses what cannot end well, before anything is written."""
+"""What happens before a training or an evaluation: checks, lock, log, where to start."""
 
 import argparse
 import logging
@@ -28,6 +28,8 @@ from detection.utils.errors import UserError
 from detection.utils.failures import explained
 from detection.utils.logging import quiet_console
 from detection.utils.output_lock import locked_output
+
+logger = logging.getLogger("detectron2.detection")
 
 
 @contextmanager
@@ -133,9 +135,6 @@ def check_output(args: argparse.Namespace, cfg: DictConfig) -> None:
             f"{cfg.train.output_dir} holds a trained run: --resume goes on with it, "
             "train.output_dir=… starts another one beside it"
         )
-
-
-logger = logging.getLogger("detectron2.detection")
 
 
 def quiet_setup(cfg, args) -> None:
