@@ -6,9 +6,8 @@ Predict on images with a trained model, for submissions, ensembles and reports:
     python predict.py --config-file … --checkpoint model.pth "photos/*.jpg" --output photos.json
     python predict.py --config-file … datasets/test.json tta.enabled=True
 
-Writes COCO results with the json's own image and category ids; a folder's images are numbered. The
-list of images that these ids mean is beside them, as `….images.json`. Cut off, the same command
-goes on where it was.
+Writes COCO results with the json's image and category ids; the images of a folder are numbered.
+`….images.json` beside the results lists the images. If interrupted, the same command continues.
 """
 
 import sys
@@ -49,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     Predict as the command line, or `argv`, says.
 
     Raises:
-        UserError: what cannot be, and the remedy; finished batches are kept.
+        UserError: the problem and its remedy; finished batches are kept.
     """
     args = parse_prediction_args(argv, __doc__)
     cfg = load_config(args.config_file, args.opts)
@@ -62,7 +61,9 @@ def main(argv: list[str] | None = None) -> None:
         root = config_root(cfg.dataset, args.images)
     coco, image_root = list_images(args.images, root)
     if args.output is None:
-        check_same_images(output, coco["images"], args.images)  # else they are overwritten
+        check_same_images(
+            output, coco["images"], args.images
+        )  # instead of overwriting their results
     model = build_model(cfg, pretrained=False).eval()
     weights = load_weights(model, cfg.train.output_dir, args.checkpoint)
     set_thresholds(cfg, model, args.min_score, args.max_per_image)
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         min_score=args.min_score,
         max_per_image=args.max_per_image,
     )
-    remedy, workers = "the same command goes on", "--num-workers or --batch-size"
+    remedy, workers = "the same command continues", "--num-workers or --batch-size"
     with locked_file(output), explained(str(output), remedy, workers):
         results = predictor.predict(output, settings)
         if os.path.realpath(images_file(output)) != os.path.realpath(args.images):
@@ -94,4 +95,4 @@ if __name__ == "__main__":
     except UserError as e:
         sys.exit(f"error: {e}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+        sys.exit("interrupted; the same command continues")

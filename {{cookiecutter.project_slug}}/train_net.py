@@ -8,8 +8,9 @@ Train or evaluate a detector that a LazyConfig describes:
     python train_net.py --config-file … --fast-dev-run
     torchrun --nproc-per-node 4 train_net.py --config-file …
 
-Any config with `model`, `dataloader.{train,test,evaluator}`, `optimizer` and `lr_multiplier` will
-do, detectron2's own included; `train` and `writers` come from configs/common where it has none.
+The config must define `model`, `dataloader.{train,test,evaluator}`, `optimizer` and
+`lr_multiplier`, so detectron2's own configs work too; `train` and `writers` default to those in
+configs/common.
 """
 
 from detection.utils.cli import early_args, parse_args
@@ -56,7 +57,7 @@ from detection.writers.build import build_writers
 
 
 def build_test(cfg, model, *onlookers: DatasetEvaluator) -> Callable[[], dict]:
-    """The evaluation on `dataloader.test`, built now: bad data fails before training starts."""
+    """Build the evaluation on `dataloader.test` now: bad data fails before training starts."""
     loader = instantiate(cfg.dataloader.test)
     evaluators = DatasetEvaluators([instantiate(cfg.dataloader.evaluator), *onlookers])
     return lambda: evaluate(model, loader, evaluators)
@@ -68,7 +69,7 @@ def do_test(cfg, model) -> dict:
 
 
 def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
-    """What happens around each iteration, in this order; `model` is what is trained."""
+    """The hooks of a training, in the order in which they run around each iteration."""
     train, val_metric = cfg.train, cfg.train.best_checkpointer.val_metric
     writers = build_writers(cfg)  # terminal, metrics.json, TensorBoard, W&B
     test_set = instantiate(cfg.dataloader.evaluator.dataset_name)
@@ -81,14 +82,16 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
         SeedIterations(train.seed),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
         LossNormalizer(model),
-        ema,  # before whatever evaluates or saves the average
-        PreciseBN.build(cfg, evaluated),  # before whatever uses the statistics that it sets
+        ema,  # before anything evaluates or saves the average
+        PreciseBN.build(cfg, evaluated),  # before anything uses the statistics that it sets
         SharedStatistics([model, evaluated], train.eval_period, train.checkpointer.period),
     ]
-    result_hooks = [  # a resumed run repeats these if a kill has cut them off
-        PeriodicCheckpointer(checkpointer, **train.checkpointer),  # no evaluation can lose it
+    result_hooks = [  # a resumed run repeats these if a kill cut them off
+        PeriodicCheckpointer(
+            checkpointer, **train.checkpointer
+        ),  # a crash in the evaluation loses no training
         EvalHook(train.eval_period, test),
-        pictures,  # draws what the evaluation has predicted
+        pictures,  # draws what the evaluation has just predicted
         BestCheckpointer(build_checkpointer(cfg, evaluated), **train.best_checkpointer),
         EarlyStopping(checkpointer, val_metric, train.eval_period, **train.early_stopping),
         ModelArtifacts(checkpointer, val_metric, **train.artifacts),  # to W&B, once all are saved

@@ -187,7 +187,7 @@ def test_a_file_of_several(serve, tmp_path):
         ("wandb-artifact://e//model", "entity/project/name:alias"),
         ("wandb-artifact://e/p/other:best", "'other:best' not found in 'e/p'"),
         ("wandb-artifact://e/p/model:best/c.pth", "no file c.pth; there are a.pth, b.pth"),
-        ("wandb-artifact://e/p/model:best", "several or none; there are a.pth, b.pth"),
+        ("wandb-artifact://e/p/model:best", "there are a.pth, b.pth"),
     ],
 )
 def test_what_cannot_be_had_is_one_line(serve, path, says):

@@ -99,7 +99,7 @@ def test_of_a_url(server, of_80_classes, monkeypatch, tmp_path):
 
 def test_server_that_never_answers(monkeypatch, tmp_path):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
-    monkeypatch.setattr("detection.checkpoint.files.SILENCE", 0.2)
+    monkeypatch.setattr("detection.checkpoint.files.DOWNLOAD_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UserError) as error:
         fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/model.pkl")
     assert f"put it at {tmp_path}/model.pkl" in str(error.value)

@@ -242,7 +242,7 @@ def test_names_without_a_font_are_numbers(monkeypatch):
 @pytest.mark.slow
 def test_two_processes_show_each_others_predictions(train_net, toy, tmp_path):
     train_net(
-        *("--num-gpus", "2", "--dist-url", "auto", "train.max_iter=1"),
+        *("--num-gpus", "2", "train.max_iter=1"),
         *("model.roi_heads.box_predictor.test_score_thresh=0.0", f"train.output_dir={tmp_path}"),
     )
     (run_dir,) = (tmp_path / "wandb").glob("offline-run-*")

@@ -6,8 +6,8 @@ from detectron2.solver.build import get_default_optimizer_params
 
 from detection.solver.optimizer import adamw, layer_decayed_params, scaled_lr
 
-# `lr` follows the batch: total_batch_size=4 alone is enough. `optimizer.lr=0.005` sets it as it is,
-# `optimizer.lr.base_lr=0.01` sets what is scaled.
+# `lr` follows total_batch_size. `optimizer.lr=0.005` sets it as it is; `optimizer.lr.base_lr=0.01`
+# sets the value that is scaled.
 SGD = L(torch.optim.SGD)(
     params=L(get_default_optimizer_params)(weight_decay_norm=0.0),
     lr=L(scaled_lr)(

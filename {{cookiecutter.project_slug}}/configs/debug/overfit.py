@@ -1,4 +1,4 @@
-"""Four images learnt by heart: AP near 100, or something between data and loss is broken."""
+"""Overfits four images: if AP does not approach 100, the data, the model or the loss is broken."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""The whole road in minutes on two CPU cores, on the toy data of tools/make_toy_dataset.py."""
+"""Runs everything once, in minutes on two CPU cores, on the data of tools/make_toy_dataset.py."""
 
 from detectron2.layers import ShapeSpec
 
@@ -22,10 +22,10 @@ train.checkpointer.period = 250
 # the toy images as they are; small ones, so that a step takes a fraction of a second
 dataloader.train.mapper.augmentations[0].short_edge_length = (128,)
 dataloader.test.mapper.augmentations[0].short_edge_length = 128
-# loading them takes less than starting a process for it
+# loading them takes less time than starting a process
 dataloader.train.num_workers = dataloader.test.num_workers = 0
 
-# trained from random weights, so with a short warm-up and BatchNorm that learns
+# trained from random weights: a short warm-up, and BatchNorm instead of frozen statistics
 optimizer.lr = 0.03
 lr_multiplier.warmup = 0.1
 backbone = model.backbone.bottom_up

@@ -1,1 +1,1 @@
-"""Weight files and checkpoints: reading them safely, writing them whole, resuming."""
+"""Weight files and checkpoints: safe reading, atomic writing, resuming."""

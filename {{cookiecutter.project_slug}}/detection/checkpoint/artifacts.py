@@ -22,7 +22,7 @@ class WandbArtifactHandler(PathHandler):
     """
     `wandb-artifact://entity/project/name:alias[/file.pth]`, downloaded once into iopath's cache.
 
-    Without a file it is `model_best.pth`, or else the one .pth file of the artifact.
+    Without a file name it is `model_best.pth`, or the only .pth file of the artifact.
     """
 
     PREFIX = "wandb-artifact://"
@@ -30,7 +30,7 @@ class WandbArtifactHandler(PathHandler):
     def __init__(self, timeout: int = 15):
         """
         Args:
-            timeout: seconds to wait for an answer of W&B's server.
+            timeout: seconds to wait for an answer from W&B's server.
         """
         super().__init__()
         self._timeout = timeout
@@ -50,7 +50,7 @@ class WandbArtifactHandler(PathHandler):
             try:
                 self._local_paths[path] = self._download(path, get_cache_dir(cache_dir))
             except (wandb.Error, OSError, ValueError) as e:
-                # after a refusal it may answer nobody, a run that begins later neither
+                # after a refusal W&B's process may not answer again, not even to a later run
                 tear_down(timeout=2)
                 raise UserError(f"{path}: {str(e).strip().splitlines()[0]}") from e
         return self._local_paths[path]
@@ -66,27 +66,27 @@ class WandbArtifactHandler(PathHandler):
         with time_limit(_QUERIES * self._timeout):
             artifact = wandb.Api(timeout=self._timeout).artifact(f"{entity}/{project}/{name}")
             files = list(artifact.manifest.entries)
-        # W&B waits without a bound for the next bytes of a file
+        # W&B would wait for ever for the next bytes of a file
         session = artifact.manifest.storage_policy._session
         session.request = partial(session.request, timeout=self._timeout)
         file = _choose(path, file, files)
-        # an alias moves on, a version stays
+        # the version, since an alias moves
         collection = name.split(":")[0]
         root = os.path.join(
             cache_dir, "wandb-artifact", entity, project, f"{collection}-{artifact.version}"
         )
         os.makedirs(root, exist_ok=True)
-        with file_lock(root):  # one process downloads, the others find it there
+        with file_lock(root):  # one process downloads, the others wait and use its file
             logger.info(f"W&B: {file} of {artifact.qualified_name}, into {root}")
             return str(artifact.get_entry(file).download(root, skip_cache=True))
 
 
 def _parse(path: str) -> tuple[str, str, str, str]:
-    """Entity, project, name:alias and file, which may be empty."""
+    """Split a path into entity, project, name:alias and file, which may be empty."""
     parts = path.removeprefix(WandbArtifactHandler.PREFIX).split("/", 3)
     if len(parts) < 3 or not all(parts[:3]):
         form = f"{WandbArtifactHandler.PREFIX}entity/project/name:alias[/file.pth]"
-        raise UserError(f"{path}: has to be {form}")
+        raise UserError(f"{path}: must be {form}")
     entity, project, name = parts[:3]
     name = name if ":" in name else f"{name}:latest"
     return entity, project, name, "".join(parts[3:])
@@ -101,7 +101,7 @@ def _choose(path: str, file: str, files: list[str]) -> str:
         for candidates in (best, weights):
             if len(candidates) == 1:
                 return candidates[0]
-    lacks = f"has no file {file}" if file else "holds not one .pth file, but several or none"
+    lacks = f"has no file {file}" if file else "does not hold exactly one .pth file"
     raise UserError(f"{path}: {lacks}; there are {', '.join(sorted(files)) or 'none'}")
 
 

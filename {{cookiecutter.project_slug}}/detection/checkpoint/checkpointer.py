@@ -1,4 +1,4 @@
-"""What a training has saved: looked at without loading it, or loaded whole."""
+"""Saves checkpoints atomically, finds the one to resume from, and resumes."""
 
 import logging
 import math
@@ -23,27 +23,22 @@ from detection.utils.files import read_record, write_record, write_whole
 
 logger = logging.getLogger("detectron2.detection")
 
-
-NUMBERED = re.compile(r"model_(\d{7,})\.pth")  # a checkpoint, by its iteration
-
-
+NUMBERED = re.compile(r"model_(\d{7,})\.pth")  # the number is the iteration
 FINAL = "model_final"
-
-
 LAST_COMPLETE = "last_complete.json"
 
 
 class WholeFileCheckpointer(SafeCheckpointer):
-    """Saves whole files or none, also at a kill; resumes the same model and classes alone."""
+    """Saves whole files or none, even if killed; resumes only the same model and classes."""
 
     _is_resumed = False
 
     def resume(self, path: Path) -> None:
         """
-        Load all of a checkpoint in `save_dir`, which becomes the last one.
+        Load a whole checkpoint of `save_dir`; it becomes the last one.
 
         Raises:
-            UserError: the weights cannot be loaded, or are of another model.
+            UserError: the weights cannot be loaded, or belong to another model.
         """
         self._is_resumed = True
         self.load(str(path))
@@ -78,7 +73,7 @@ class WholeFileCheckpointer(SafeCheckpointer):
 
 
 def build_checkpointer(cfg, model: torch.nn.Module, **checkpointables) -> WholeFileCheckpointer:
-    """Build what saves a model, its class names and `checkpointables` in `train.output_dir`."""
+    """Build the checkpointer of `train.output_dir`, which saves the class names too."""
     return WholeFileCheckpointer(
         model, cfg.train.output_dir, classes=class_names(cfg), **checkpointables
     )
@@ -86,10 +81,10 @@ def build_checkpointer(cfg, model: torch.nn.Module, **checkpointables) -> WholeF
 
 def save_whole(data: dict, path: Path) -> None:
     """
-    `torch.save` that leaves the file as it was until all is written.
+    `torch.save` to a file that stays as it was until everything is written.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -102,9 +97,9 @@ def save_whole(data: dict, path: Path) -> None:
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Let Ctrl-C wait: within `torch.save` it would leave half a file, and a RuntimeError."""
+    """Delay Ctrl-C: within `torch.save` it would leave half a file and a RuntimeError."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals do not come here
+        yield  # signals arrive in the main thread only
         return
     interrupts = []
     handler = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
@@ -113,15 +108,15 @@ def interrupts_wait() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, handler)
     if interrupts:
-        signal.raise_signal(signal.SIGINT)  # which a run in the background ignores
+        signal.raise_signal(signal.SIGINT)  # a run in the background ignores it
 
 
 class SavedCheckpoint(NamedTuple):
-    """A checkpoint of a training, looked at without loading its weights."""
+    """What is known of a training's checkpoint without loading its weights."""
 
     path: Path
     iteration: int  # after which it was saved
-    is_cut_off: bool  # a kill cut off the evaluation, or the log, of that iteration
+    is_cut_off: bool  # a kill cut off the evaluation or the log of that iteration
 
 
 def has_checkpoints(folder: str | Path) -> bool:
@@ -131,13 +126,13 @@ def has_checkpoints(folder: str | Path) -> bool:
 
 def last_checkpoint(folder: str | Path) -> SavedCheckpoint | None:
     """
-    The checkpoint to resume from; None where there is none.
+    Find the checkpoint to resume from; None if there is none.
 
-    It is the one that the file `last_checkpoint` names. Where that one cannot be loaded it is the
-    latest that can, and a warning says so.
+    It is the one that the file `last_checkpoint` names, or the newest that loads if that one does
+    not; a warning says so.
 
     Raises:
-        UserError: there are checkpoints, but none can be loaded.
+        UserError: there are checkpoints, but none of them loads.
     """
     folder = Path(folder)
     if not has_checkpoints(folder):
@@ -148,18 +143,18 @@ def last_checkpoint(folder: str | Path) -> SavedCheckpoint | None:
         name = tag.read_bytes().decode("utf-8", "replace").strip()
         if not re.fullmatch(r"[^\0\n]{1,200}", name):
             problem = "names no file"
-        elif checkpoint := _look_at(folder / name):
+        elif checkpoint := _inspect(folder / name):
             return checkpoint
         else:
             problem = f"names {name}, which {_problem(folder / name)}"
-    others = list(filter(None, map(_look_at, _find_checkpoints(folder))))
+    others = list(filter(None, map(_inspect, _find_checkpoints(folder))))
     if not others:
         raise UserError(
-            f"{tag} {problem}, and no other checkpoint there can be loaded; "
+            f"{tag} {problem}, and no other checkpoint there loads; "
             "train.output_dir=… starts another run"
         )
     latest = max(others, key=lambda checkpoint: checkpoint.iteration)
-    logger.warning(f"{tag} {problem}: using {latest.path.name}, the latest that can be loaded")
+    logger.warning(f"{tag} {problem}: using {latest.path.name}, the newest that loads")
     return latest
 
 
@@ -168,12 +163,12 @@ def _find_checkpoints(folder: Path) -> list[Path]:
     return [folder / n for n in names if NUMBERED.fullmatch(n) or n == f"{FINAL}.pth"]
 
 
-def _look_at(path: Path) -> SavedCheckpoint | None:
+def _inspect(path: Path) -> SavedCheckpoint | None:
     try:
-        # memory-mapped: the weights stay on the disk
+        # memory-mapped, so that the weights stay on disk
         saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         iteration, hooks = saved["iteration"], saved.get("trainer", {}).get("hooks", {})
-    except Exception:  # there is no saying what torch makes of a damaged file
+    except Exception:  # torch raises anything on a damaged file
         return None
     complete = read_record(path.parent / LAST_COMPLETE).get("iteration")
     is_complete = isinstance(complete, int) and complete >= iteration
@@ -181,7 +176,7 @@ def _look_at(path: Path) -> SavedCheckpoint | None:
 
 
 def _problem(path: Path) -> str:
-    """Why a checkpoint, or last_checkpoint, cannot be used; "" for the latter where it can."""
+    """Why a checkpoint or `last_checkpoint` cannot be used; "" if the latter can."""
     if not path.exists():
         return "is missing"
     if path.is_dir():
@@ -192,44 +187,46 @@ def _problem(path: Path) -> str:
         return "is empty"
     if path.name == "last_checkpoint":
         return ""
-    return "is no checkpoint of a training" if zipfile.is_zipfile(path) else "is truncated"
+    return "is not a checkpoint of a training" if zipfile.is_zipfile(path) else "is truncated"
 
 
 def read_best(output_dir: str | Path, metric: str) -> dict | None:
-    """`value` and `iteration` for which BestCheckpointer kept `model_best.pth`; None without it."""
+    """The `value` and `iteration` of `model_best.pth` by `metric`; None without it."""
     best = read_record(Path(output_dir) / "model_best.json")
     return best if best.get("metric") == metric and is_best(best) else None
 
 
 def is_best(record: dict) -> bool:
-    """Whether it is what BestCheckpointer writes."""
+    """Whether a record has what BestCheckpointer writes."""
     value, iteration = record.get("value"), record.get("iteration")
     is_number = isinstance(value, int | float) and math.isfinite(value)
     return isinstance(record.get("metric"), str) and is_number and isinstance(iteration, int)
 
 
 def repair_best(folder: Path) -> None:
-    """Write a damaged `model_best.json` again as `model_best.pth` has it, or remove it."""
+    """Restore a damaged `model_best.json` from `model_best.pth`, or remove it."""
     path = folder / "model_best.json"
     if not path.exists() or is_best(read_record(path)):
         return
     try:
         best = torch.load(folder / "model_best.pth", "cpu", mmap=True, weights_only=True)
         record = {key: value for key, value in best.items() if key != "model"}
-    except Exception:  # there is no saying what torch makes of a damaged file
+    except Exception:  # torch raises anything on a damaged file
         record = {}
     if is_best(record):
-        logger.warning(f"{path} is damaged: written again from model_best.pth")
+        logger.warning(f"{path} is damaged: restored from model_best.pth")
         write_record(path, record)
     else:
-        logger.warning(f"{path} is damaged: the best model so far is not known")
+        logger.warning(f"{path} is damaged: the best model so far is unknown")
         path.unlink()
 
 
 def refuse_differences(incompatible: _IncompatibleKeys) -> None:
     """
+    Refuse weights that lack parameters of the model.
+
     Raises:
-        UserError: weights of the model are missing from what was loaded, or of another shape.
+        UserError: a parameter is missing, or has another shape.
     """
     problems = [
         f"{name} is {tuple(found)}, not {tuple(wanted)}"
@@ -239,6 +236,6 @@ def refuse_differences(incompatible: _IncompatibleKeys) -> None:
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise UserError(
-            f"the checkpoint is of another model than the config: {problems[0]}{more}; "
-            "give the config, and the class list, that it was trained with"
+            f"the checkpoint belongs to another model than the config: {problems[0]}{more}; "
+            "give the config and the class list that it was trained with"
         )

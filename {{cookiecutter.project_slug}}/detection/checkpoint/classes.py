@@ -1,4 +1,4 @@
-"""The class names in a checkpoint, and the rows of the heads that belong to each class."""
+"""Maps the rows of a checkpoint's heads to the model's classes by name."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ _CLASS_LAYER = re.compile(r"(cls_score|mask_head\.predictor)\.weight$")
 
 
 def recorded_classes(checkpoint: dict) -> list[str] | None:
-    """The class names in a loaded checkpoint; None where it has none."""
+    """The class names in a loaded checkpoint; None if it has none."""
     names = checkpoint.get(KEY)
     is_list = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     return names if is_list else None
@@ -38,7 +38,7 @@ def are_unrecorded(checkpoint: dict, model: torch.nn.Module) -> bool:
 
 def class_rows(name: str, state: dict[str, torch.Tensor], count: int) -> torch.Tensor | None:
     """
-    Which rows of a parameter belong to which class, in the layouts of detectron2's heads.
+    Find which rows of a parameter belong to which class, in the layouts of detectron2's heads.
 
     Args:
         name: of the parameter, e.g. "roi_heads.box_predictor.cls_score.bias".
@@ -46,8 +46,8 @@ def class_rows(name: str, state: dict[str, torch.Tensor], count: int) -> torch.T
         count: of the classes.
 
     Returns:
-        Row numbers (count, rows per class); None for a parameter that all classes share. Rows that
-        are not among them are the background's.
+        Row numbers of shape (count, rows per class); None for a parameter that all classes share.
+        The remaining rows are the background's.
     """
     layer, _, _ = name.rpartition(".")
     rows = len(state[name]) if state[name].ndim else 0
@@ -77,11 +77,11 @@ def map_class_rows(
 
     Args:
         state: weights from a checkpoint.
-        own: the model's own weights, which stay for the classes that `recorded` lacks.
+        own: the model's weights; kept for the classes that `recorded` lacks.
         recorded, wanted: the class names of checkpoint and model, in order.
 
     Returns:
-        The weights with these parameters replaced, and the names of these parameters.
+        The weights with mapped parameters, and the names of the mapped parameters.
     """
     pairs = [(k, wanted.index(name)) for k, name in enumerate(recorded) if name in wanted]
     mapped = {}
@@ -104,10 +104,10 @@ def map_class_rows(
 
 def permuted(checkpoint: dict, model: torch.nn.Module, wanted: Sequence[str]) -> dict:
     """
-    The checkpoint with its classes in the order of `wanted`, for inference.
+    Reorder the checkpoint's classes to `wanted`, for inference.
 
     Raises:
-        UserError: its classes have other names, or no head that this module knows holds them.
+        UserError: its classes have other names, or the model has no head with a known layout.
     """
     recorded = recorded_classes(checkpoint)
     if recorded is None or recorded == list(wanted):
@@ -129,8 +129,10 @@ def permuted(checkpoint: dict, model: torch.nn.Module, wanted: Sequence[str]) ->
 
 def require_same(checkpoint: dict, wanted: Sequence[str]) -> None:
     """
+    Refuse to resume with other classes.
+
     Raises:
-        UserError: the classes of a training that is to be resumed differ, in name or order.
+        UserError: the classes differ in name or order.
     """
     recorded = recorded_classes(checkpoint)
     if recorded is not None and recorded != list(wanted):
@@ -142,7 +144,7 @@ def require_same(checkpoint: dict, wanted: Sequence[str]) -> None:
 
 
 def taken_by_name(checkpoint: dict, model: torch.nn.Module, wanted: Sequence[str]) -> dict:
-    """The checkpoint with the rows of classes that the model has too, for fine-tuning."""
+    """Keep the rows of classes that the model has too, for fine-tuning."""
     recorded = recorded_classes(checkpoint)
     if recorded is None or recorded == list(wanted):
         return checkpoint

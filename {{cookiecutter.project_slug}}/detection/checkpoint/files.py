@@ -1,4 +1,4 @@
-"""Weights in files of any source: fetched, loaded, and accounted for."""
+"""Fetches weight files, loads them safely, and reports what was not loaded."""
 
 import logging
 import os
@@ -25,23 +25,22 @@ _HEURISTICS = "?matching_heuristics=True"  # upstream main: names as in other li
 # the last layers of detectron2's heads, whose outputs are counted in classes
 _CLASS_LAYER = re.compile(r"(cls_score|bbox_pred|mask_head\.predictor)\.(weight|bias)$")
 
-
-SILENCE = 60  # seconds after which a server that sends nothing is given up
+DOWNLOAD_TIMEOUT = 60  # seconds to wait for a server that sends nothing
 
 
 def fetch(path: str) -> str:
     """
-    The local path of a file that may be a URL of any scheme iopath knows.
+    Return the local path of a file, after a download if it is a URL of a scheme of iopath.
 
     Raises:
-        UserError: it is not there, or cannot be downloaded.
+        UserError: the file is missing, or cannot be downloaded.
     """
     if "://" not in path:
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file of weights")
         return path
     limit = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE)  # iopath sets none
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # iopath sets none
     try:
         return PathManager.get_local_path(path)
     except (OSError, ValueError) as e:  # a URL that cannot be opened is an OSError
@@ -51,17 +50,15 @@ def fetch(path: str) -> str:
         cached = os.path.join(get_cache_dir(), urlparse(url).path.lstrip("/"))
         reason = str(e).splitlines()[0]
         raise UserError(
-            f"cannot fetch {url} ({reason}); fetch it elsewhere and put it at {cached}, or name "
-            "a local file in its place"
+            f"cannot fetch {url} ({reason}); download it elsewhere and put it at {cached}, or "
+            "name a local file instead"
         ) from e
     finally:
         socket.setdefaulttimeout(limit)
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """
-    Upstream's, but no file can run code, .safetensors are read too, and classes keep their names.
-    """
+    """detectron2's checkpointer for files that cannot run code; it matches classes by name."""
 
     def __init__(
         self,
@@ -73,10 +70,10 @@ class SafeCheckpointer(DetectionCheckpointer):
     ):
         """
         Args:
-            model: gets the weights.
-            save_dir: where checkpoints are.
+            model: receives the weights.
+            save_dir: folder of the checkpoints.
             classes: the names of the model's classes, in order; None: CLASSES.
-            kwargs: of upstream's.
+            kwargs: passed on to DetectionCheckpointer.
         """
         super().__init__(model, save_dir, **kwargs)
         self.classes = list(CLASSES if classes is None else classes)
@@ -84,7 +81,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     def load(self, path: str, *args, **kwargs) -> dict:
         """
         Raises:
-            UserError: the file cannot be fetched, or is not one of weights.
+            UserError: the file cannot be fetched, or does not hold weights.
         """
         if not path:
             return {}
@@ -107,7 +104,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             incompatible = super()._load_model(checkpoint)
         if is_unrecorded:
             logger.warning(
-                "the weights do not record the names of their classes: they have to be those of "
+                "the weights do not record their class names: these have to be the ones in "
                 "detection/classes.py, in that order"
             )
         return incompatible
@@ -117,10 +114,10 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _log_incompatible_keys(self, incompatible) -> None:
         """
-        One line for each way in which file and model differ, in place of one for each tensor.
+        Log one line per kind of difference, instead of one per tensor.
 
         Raises:
-            UserError: nothing in the file is of this model.
+            UserError: nothing in the file fits the model.
         """
         names = {n for n in self.model.state_dict() if not n.endswith("num_batches_tracked")}
         differing = {name: shapes for name, *shapes in incompatible.incorrect_shapes}
@@ -128,7 +125,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         loaded = names - missing - set(differing)
         if not loaded - {"pixel_mean", "pixel_std"}:
             raise UserError(
-                "nothing in these weights fits the model: they are of another one, or of a "
+                "nothing in these weights fits the model: they belong to another one, or to a "
                 "backbone alone; see train.init_checkpoint"
             )
         fresh = {name for name, shapes in differing.items() if _is_of_classes(name, *shapes)}
@@ -148,7 +145,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             logger.warning(f"start fresh, since the weights lack them: {_parts(missing, loaded)}")
         if incompatible.unexpected_keys:
             unused = _parts(set(incompatible.unexpected_keys), names)
-            logger.info(f"not used of the weights, since the model lacks them: {unused}")
+            logger.info(f"weights not used, since the model lacks them: {unused}")
 
 
 def _is_of_classes(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -156,7 +153,7 @@ def _is_of_classes(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -
 
 
 def _parts(names: set[str], others: set[str]) -> str:
-    """The modules that hold these parameters and none of the others, some of them by name."""
+    """Name the modules that hold these parameters and none of `others`; a few of them."""
     modules = {}  # in order, each once
     for name in sorted(names):
         steps = name.split(".")

@@ -1,4 +1,4 @@
-"""Loads all weights of a trained model, or refuses."""
+"""Loads all weights of a trained model, or none."""
 
 import logging
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ def load_weights(
     model: torch.nn.Module, output_dir: str, checkpoint: str, classes: Sequence[str] | None = None
 ) -> str:
     """
-    Load all weights of a trained model; their moving average, where the checkpoint has one.
+    Load all weights of a trained model; their moving average if the checkpoint has one.
 
-    Where the checkpoint has the same classes in another order, the heads are reordered.
+    If the checkpoint has the same classes in another order, the heads are reordered.
 
     Args:
-        model: gets them.
+        model: receives the weights.
         output_dir: of its training.
         checkpoint: "best" or "last" of that training; or a path, URL or wandb-artifact://.
         classes: the names of the model's classes, in order; None: CLASSES.
 
     Returns:
-        The path that was loaded.
+        The path of the loaded file.
 
     Raises:
-        UserError: there is no such checkpoint, or it is of another model or other classes.
+        UserError: there is no such checkpoint, or it belongs to another model or other classes.
     """
     checkpointer = _WholeCheckpointer(model, output_dir, classes=classes)
     if checkpoint == "best":
@@ -40,7 +40,7 @@ def load_weights(
     elif checkpoint == "last":
         saved = last_checkpoint(output_dir)
         if saved is None:
-            raise UserError(f"{output_dir}: no checkpoint there; train first, or name another")
+            raise UserError(f"{output_dir}: no checkpoint there; train first, or name one")
         checkpoint = str(saved.path)
     if "://" not in checkpoint and not Path(checkpoint).is_file():
         raise UserError(f"{checkpoint}: no such checkpoint; train first, or name another")
@@ -48,14 +48,14 @@ def load_weights(
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise UserError(
-                f"{checkpoint}: {name} is not finite, the training has diverged; take an earlier "
+                f"{checkpoint}: {name} is not finite: the training has diverged; use an earlier "
                 "checkpoint, or train with a lower optimizer.lr"
             )
     return checkpoint
 
 
 class _WholeCheckpointer(SafeCheckpointer):
-    """Refuses what upstream's only warns of: weights that are missing or of another shape."""
+    """Refuses missing weights and other shapes, where detectron2's only warns."""
 
     def _with_own_classes(self, checkpoint):
         return checkpoint_classes.permuted(checkpoint, self.model, self.classes)
@@ -71,9 +71,9 @@ class _WholeCheckpointer(SafeCheckpointer):
 
 def averaged_weights(checkpoint: dict) -> dict[str, torch.Tensor] | None:
     """
-    The average in a loaded checkpoint; None where there is none.
+    The averaged weights in a loaded checkpoint; None if it has none.
 
-    detectron2 saves the state of a hook, here that of `solver.ema.EMAHook`, under its class's name.
+    detectron2 saves the state of a hook, here `solver.ema.EMAHook`, under its class's name.
     """
     hooks = checkpoint.get("trainer", {}).get("hooks", {})
     return hooks.get("EMAHook", {}).get("model")

@@ -1,4 +1,4 @@
-"""Reads files of weights, of any source and in any state: arrays by their names, and no code."""
+"""Reads weight files from any source: arrays by name, never code."""
 
 import mmap
 import os
@@ -27,13 +27,13 @@ _ARRAY_PARTS = {
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
 _LARGEST_HEADER = 100_000_000  # bytes: safetensors' own limit
-# a pickle makes up to 100 times its size of objects: those of real weights have thousands of steps
+# a pickle can create objects of 100 times its size; real weights need some thousand steps
 _MOST_STEPS = 1_000_000
 _LARGEST_PICKLE = 32_000_000  # bytes, beside the arrays of a .pth
 
 _AGAIN = "copy or download it again"
 _OTHER = "give a .pth, .pkl or .safetensors with the weights of a model"
-_NO_CODE = "take weights without code, best a .safetensors, from a source that you trust"
+_NO_CODE = "use weights without code, ideally a .safetensors, from a source that you trust"
 
 
 class _Unusable(Exception):
@@ -45,27 +45,27 @@ def read_weights(filename: str) -> dict:
     Read .pth, .pkl of detectron2's model zoo, .pyth of pycls or .safetensors.
 
     Returns:
-        `model`, the arrays by their names; and what else the file has, for detectron2's
+        `model`, the arrays by name, and the other entries of the file, for detectron2's
         checkpointer.
 
     Raises:
-        UserError: it is not such a file, is damaged, or holds code.
+        UserError: the file has another format, is damaged, or holds code.
     """
     refuse_damaged(filename)
     try:
         with warnings.catch_warnings(action="ignore"):  # of PyTorch's, about damaged files
             loaded = _read(filename)
         if not _has_arrays(loaded):
-            raise _Unusable("it has no arrays by their names", _OTHER)
+            raise _Unusable("it has no named arrays", _OTHER)
         return loaded
-    # no list of types: the parsers of four formats raise whatever a damaged byte leads them to
+    # the parsers of four formats raise anything on damaged bytes
     except Exception as e:
         raise _refusal(filename, e) from e
 
 
 def refuse_damaged(filename: str) -> None:
     """
-    Tell common mistakes apart, and refuse what would fill the memory, before any parser sees it.
+    Recognize common mistakes, and files that would fill the memory, before any parser runs.
 
     Raises:
         UserError: the file cannot hold weights.
@@ -77,14 +77,14 @@ def refuse_damaged(filename: str) -> None:
 
 
 def explain(error: Exception) -> tuple[str, str]:
-    """Why a file of weights cannot be read, and what to do, in plain words."""
+    """Return why a weight file cannot be read, and the remedy."""
     if isinstance(error, _Unusable):
         return error.args
     if isinstance(error, OSError):
         return f"it cannot be read ({error.strerror or error})", _AGAIN
     if isinstance(error, MemoryError):
-        return "it claims more than the memory holds", _AGAIN
-    # PyTorch's, which goes on to recommend to run the code
+        return "it claims more than fits into memory", _AGAIN
+    # PyTorch's text recommends running the code
     if code := re.search(r"(?:GLOBAL|class|function|global) ([\w.]*\w\.\w+)", str(error)):
         return _calls(code[1]), _NO_CODE
     return "it is cut off or damaged", _AGAIN
@@ -92,11 +92,11 @@ def explain(error: Exception) -> tuple[str, str]:
 
 def _refusal(filename: str, error: Exception) -> UserError:
     reason, remedy = explain(error)
-    return UserError(f"{filename}: not a file of weights: {reason}; {remedy}")
+    return UserError(f"{filename}: not a usable weight file: {reason}; {remedy}")
 
 
 def _calls(function: str) -> str:
-    return f"it would call {function}, and no code in weights is run"
+    return f"it would call {function}, and code in weights is never run"
 
 
 def _check_content(filename: str) -> None:
@@ -111,12 +111,12 @@ def _check_content(filename: str) -> None:
             raise _Unusable("it is a pointer of Git LFS", "fetch the file with `git lfs pull`")
         if filename.endswith(".safetensors"):
             if int.from_bytes(start[:8], "little") > min(size - 8, _LARGEST_HEADER):
-                raise _Unusable("it has no header of safetensors, or is cut off", _AGAIN)
+                raise _Unusable("its safetensors header is missing or cut off", _AGAIN)
         elif start.startswith(b"PK") and not filename.endswith(".pkl"):
             _check_archive(filename, size)
         else:
             with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                # PyTorch's old format has five pickles, and then the arrays
+                # PyTorch's old format: five pickles, then the arrays
                 for _ in range(1 if filename.endswith(".pkl") else 5):
                     _check_steps(content)
 
@@ -131,20 +131,20 @@ def _check_archive(filename: str, size: int) -> None:
     if not any(name.rpartition("/")[2] == "data.pkl" for name in names):
         raise _Unusable(f"it is an archive of other files ({', '.join(names[:3])[:100]})", _OTHER)
     if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
-        raise _Unusable("it is a TorchScript model, which is code", _NO_CODE)
+        raise _Unusable("it is a TorchScript model, which contains code", _NO_CODE)
     pickles = [part.file_size for part in parts if part.filename.endswith(".pkl")]
-    # PyTorch compresses nothing
+    # PyTorch does not compress
     if sum(part.file_size for part in parts) > size or max(pickles) > _LARGEST_PICKLE:
-        raise _Unusable("its parts claim more than the file has", _AGAIN)
+        raise _Unusable("its parts claim to be larger than the file", _AGAIN)
 
 
 def _check_steps(content: BinaryIO) -> None:
-    """Go through a pickle without doing what it says."""
+    """Read a pickle's instructions without executing them."""
     for number, (step, argument, _) in enumerate(pickletools.genops(content)):
-        # an array of that length would be made at once
+        # unpickling would allocate an array of that length
         is_too_far = "PUT" in step.name and argument is not None and int(argument) > number
         if is_too_far or number > _MOST_STEPS:
-            raise _Unusable("it claims more than weights need", _AGAIN)
+            raise _Unusable("it has more instructions than weights need", _AGAIN)
 
 
 def _read(filename: str) -> dict:
@@ -194,7 +194,7 @@ def _is_array(value) -> bool:
 
 
 class _Array(np.ndarray):
-    """An array that is as large as the bytes it is given, and of numbers."""
+    """An array of numbers, as large as its bytes."""
 
     def __new__(cls, *args):
         raise pickle.UnpicklingError("an array without content")  # of any size
@@ -218,7 +218,7 @@ def _dtype(text: str, *_) -> np.dtype:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Makes arrays, numbers, strings, lists and dicts, and calls nothing else."""
+    """Creates arrays, numbers, strings, lists and dicts; calls nothing else."""
 
     def find_class(self, module, name):
         if module == "numpy" and name in ("ndarray", "dtype"):

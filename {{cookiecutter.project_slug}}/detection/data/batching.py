@@ -1,4 +1,4 @@
-"""Runs a detector on batches of images of several sizes without a box depending on its batch."""
+"""Runs a detector on images of several sizes so that no box depends on its batch."""
 
 from collections import defaultdict
 
@@ -7,10 +7,10 @@ import torch
 
 def detect(model: torch.nn.Module, batch: list[dict]) -> list[dict]:
     """
-    What the model finds in each image, whatever other images are in the batch.
+    Detect in each image, independently of the other images in the batch.
 
-    detectron2 pads all images of a batch to the largest; a detector sees the padding and scores
-    boxes otherwise. Hence only images that are padded to the same size go through it together.
+    detectron2 pads all images of a batch to the largest, and the padding changes scores. So only
+    images of the same padded size share a batch here.
 
     Args:
         model: in evaluation mode.

@@ -1,4 +1,4 @@
-"""Makes up for what a kill cut off between a checkpoint and the next iteration."""
+"""Completes, on resume, what a kill cut off between a checkpoint and the next iteration."""
 
 import logging
 import time
@@ -14,38 +14,34 @@ from detection.utils.files import write_record
 
 logger = logging.getLogger("detectron2.detection")
 
-
-FLUSHED = 3  # seconds after which W&B's own process has written what it was given
-
-
-WINDOW = 100  # values kept of a scalar, more than writers take the median of
+FLUSHED = 3  # seconds after which W&B's process has written the data it received
+WINDOW = 100  # values kept per scalar; writers take the median of fewer
 
 
 class Completion(HookBase):
     """
-    Makes up, when a run is resumed, for the evaluation and the log that a kill cut off.
+    Repeats, when a run is resumed, the evaluation and the log rows that a kill cut off.
 
     A checkpoint is saved before its iteration's evaluation, so that a crash there loses no
-    training. It holds the scalars so far, and `last_complete.json` the last checkpoint's iteration
-    after which all hooks have run. For one that is not complete they run again before the
-    training continues: each of them leaves what is there already as it is, or replaces it. Goes
-    last.
+    training. It holds the scalars so far; `last_complete.json` names the last checkpointed
+    iteration after which all hooks ran. If the checkpoint is newer, its hooks run again before
+    training continues: each keeps or replaces what it wrote before. Must be the last hook.
     """
 
     def __init__(self, hooks: Sequence[HookBase | None], folder: str):
         """
         Args:
-            hooks: the one that saves checkpoints, and those behind it.
+            hooks: the one that saves checkpoints, and those after it.
             folder: of the checkpoints.
         """
         self._hooks = [hook for hook in hooks if hook is not None]
         self._record = Path(folder) / LAST_COMPLETE
         self._saved_at = None
-        self._completed = None  # (iteration, time) that is not noted yet
+        self._completed = None  # (iteration, time), not yet recorded
         self._resumed = None
 
     def state_dict(self):
-        self._saved_at = self.trainer.iter  # nothing but a checkpoint asks for it
+        self._saved_at = self.trainer.iter  # only a checkpoint calls this
         storage, scalars = self.trainer.storage, {}
         for name, is_smoothed in storage.smoothing_hints().items():
             values = storage.history(name).values()[-WINDOW:]
@@ -66,7 +62,7 @@ class Completion(HookBase):
         if is_cut_off(self.trainer):
             self._complete(start - 1)
         elif start > 0:
-            self._note(start - 1)  # less than it was, after a return to an older checkpoint
+            self._note(start - 1)  # lower than before if an older checkpoint was used
         elif comm.is_main_process():
             self._record.unlink(missing_ok=True)
 
@@ -95,14 +91,14 @@ class Completion(HookBase):
 
     def _complete(self, iteration: int) -> None:
         trainer = self.trainer
-        logger.info(f"iteration {iteration}: its evaluation or log was cut off, and is made up for")
+        logger.info(f"iteration {iteration}: its evaluation or log was cut off; repeating it")
         max_iter = trainer.max_iter
-        # of the run that was cut off: a longer one has no end here
+        # of the run that was cut off: with a higher max_iter this is not the end
         trainer.max_iter = end = min(max_iter, self._resumed["max_iter"])
         for hook in self._hooks:
             hook.after_step()
         self._completed = iteration, time.monotonic()
-        if trainer.max_iter == end:  # else it stops early
+        if trainer.max_iter == end:  # otherwise a hook has stopped the training early
             trainer.max_iter = max_iter
         trainer.iter = trainer.storage.iter = iteration + 1
 

@@ -26,15 +26,15 @@ IMAGES = 8  # to evaluate and to predict on
 
 def shorten(cfg: DictConfig) -> None:
     """
-    Make it a short run, in place, with an output directory of its own.
+    Shorten the run, in place, and give it an output directory of its own.
 
-    Model, data, batch size and loaders stay as they are, and so does what can go wrong with them.
+    Model, data, batch size and loaders stay as they are, so that their errors show up.
     """
     train, dataloader = cfg.train, cfg.dataloader
-    # the learning rates that the whole training begins with
+    # the learning rates at the beginning of the whole training
     OmegaConf.resolve(cfg.lr_multiplier)
     part = min(1.0, ITERATIONS / train.max_iter)
-    cfg.lr_multiplier = LazyCall(Beginning)(schedule=cfg.lr_multiplier, part=part)
+    cfg.lr_multiplier = LazyCall(FirstPart)(schedule=cfg.lr_multiplier, part=part)
     train.output_dir = train.output_dir.rstrip("/") + DEV_RUN
     train.max_iter, train.epochs = ITERATIONS, None
     train.eval_period = train.checkpointer.period = ITERATIONS // 2
@@ -44,21 +44,21 @@ def shorten(cfg: DictConfig) -> None:
         cfg.writers.wandb.mode = "offline"
 
     evaluator, test = dataloader.evaluator, dataloader.test
-    if "names" in test.dataset:  # to which the evaluator's name usually refers, and which moves
+    if "names" in test.dataset:  # the evaluator's name usually refers to it, and it moves below
         evaluator.dataset_name = test.dataset.names
     test.dataset = LazyCall(first_images)(dataset=test.dataset, count=IMAGES)
     if takes(evaluator._target_, "only_seen"):
         evaluator.only_seen = True
 
 
-class Beginning(ParamScheduler):
+class FirstPart(ParamScheduler):
     """The first part of another schedule."""
 
     def __init__(self, schedule: ParamScheduler, part: float):
         """
         Args:
             schedule: of the whole training.
-            part: the fraction of it that is gone through.
+            part: the fraction of it to use.
         """
         self._schedule = schedule
         self._part = part
@@ -69,13 +69,13 @@ class Beginning(ParamScheduler):
 
 def clear(output_dir: str) -> None:
     """
-    Remove what the dev run before has left.
+    Remove the files of an earlier dev run.
 
     Raises:
-        UserError: the output directory cannot be removed, or is none on this machine.
+        UserError: they cannot be removed, or the output directory is not on this machine.
     """
     if "://" in output_dir:
-        raise UserError(f"{output_dir}: --fast-dev-run wants a folder for train.output_dir")
+        raise UserError(f"{output_dir}: --fast-dev-run needs a local folder as train.output_dir")
     if comm.is_main_process():
         try:
             for path in Path(output_dir).iterdir():
@@ -89,7 +89,7 @@ def clear(output_dir: str) -> None:
 
 
 def finish(cfg: DictConfig) -> None:
-    """Predict with the weights that the training has saved, and say that all is well."""
+    """Predict with the weights that the training saved, and report success."""
     if comm.is_main_process():
         output_dir = Path(cfg.train.output_dir)
         val = MetadataCatalog.get(instantiate(cfg.dataloader.evaluator.dataset_name))

@@ -1,4 +1,4 @@
-"""Hooks that upstream lacks, or whose state does not survive a resume there."""
+"""Hooks for seeding, BatchNorm statistics, evaluation and writers; all resume exactly."""
 
 import logging
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ logger = logging.getLogger("detectron2.detection")
 
 
 def is_cut_off(trainer: TrainerBase) -> bool:
-    """Whether the iteration before the first one has to be completed; see `Trainer.train`."""
+    """Whether the evaluation before the first iteration is still due; see `Trainer.train`."""
     return getattr(trainer, "is_cut_off", False)
 
 
 class SeedIterations(HookBase):
     """
-    Makes the random numbers of an iteration follow from the seed, the iteration and the process.
+    Seeds each iteration from the seed, the iteration and the process.
 
-    So a resumed run draws what an uninterrupted one would have drawn, on any number of processes,
-    and nothing has to be saved.
+    A resumed run therefore draws the same random numbers as an uninterrupted one, and no random
+    state is saved.
     """
 
     def __init__(self, seed: int):
         """
         Args:
-            seed: negative leaves the random numbers alone.
+            seed: of the run; negative: do not seed.
         """
         self._seed = seed
 
@@ -45,11 +45,11 @@ class SeedIterations(HookBase):
 
 
 class PreciseBN(hooks.PreciseBN):
-    """Upstream's, but on the same batches each time, so that a resumed run computes the same."""
+    """Recomputes BatchNorm's statistics, on the same batches each time: a resume is exact."""
 
     @classmethod
     def build(cls, cfg: DictConfig, model: torch.nn.Module) -> "PreciseBN | None":
-        """The hook of `train.precise_bn`; None where it is off or no BatchNorm is trained."""
+        """The hook of `train.precise_bn`; None if it is off or no BatchNorm is trained."""
         if not cfg.train.precise_bn.enabled or not get_bn_modules(model):
             return None
         loader = instantiate(from_start(cfg.dataloader.train))
@@ -63,17 +63,18 @@ class PreciseBN(hooks.PreciseBN):
 
 class SharedStatistics(HookBase):
     """
-    Averages BatchNorm's statistics, and loss normalizers, over the processes.
+    Averages BatchNorm's statistics and loss normalizers over the processes.
 
-    Each process has statistics of its own images, and the main one's are saved: without this the
-    others would evaluate, and go on with, a model that is not the one in the checkpoint.
+    Each process has statistics of its own images, and only the main one's are saved: without this
+    hook the others would evaluate, and continue with, a model that differs from the checkpoint.
+    All processes take part in `after_step`.
     """
 
     def __init__(self, models: Sequence[torch.nn.Module], *periods: int):
         """
         Args:
             models: whose statistics are averaged, each once.
-            periods: of evaluations and of checkpoints, before which it goes; 0: none.
+            periods: iterations between evaluations, and between checkpoints; 0: none.
         """
         self._models = list({id(model): model for model in models}.values())
         self._periods = periods
@@ -94,10 +95,10 @@ class SharedStatistics(HookBase):
 
 class EvalHook(hooks.EvalHook):
     """
-    Upstream's, but the last evaluation belongs to the last iteration like every other.
+    Evaluates every `eval_period` iterations, and after the last iteration as part of it.
 
-    Upstream runs it after training and stores it at `max_iter`, an iteration that never was: a
-    later resume with a higher `max_iter` would log that iteration twice.
+    Upstream's stores the last evaluation at `max_iter`, after training: a later resume with a
+    higher `max_iter` would log that iteration twice.
     """
 
     def after_step(self):
@@ -106,11 +107,11 @@ class EvalHook(hooks.EvalHook):
             self._do_eval()
 
     def after_train(self):
-        """Nothing is left to do: unlike upstream's, it has evaluated the last iteration."""
+        """Do nothing: the last iteration has been evaluated, unlike upstream's."""
 
 
 class LossNormalizer(HookBase):
-    """Saves the running normalizer of RetinaNet's and FCOS's losses, which upstream forgets."""
+    """Saves the running normalizer of RetinaNet's and FCOS's losses, as upstream does not."""
 
     def __init__(self, model: torch.nn.Module):
         self._modules = dict(model.named_modules())
@@ -129,9 +130,9 @@ class LossNormalizer(HookBase):
 
 class PeriodicWriter(hooks.PeriodicWriter):
     """
-    Upstream's, for one writer at its own `period`, told beforehand where training starts.
+    Runs one writer at its own `period` and after each evaluation.
 
-    It writes after each evaluation too, whose results a kill could else take away.
+    A writer may have `start(start_iter, cfg)`, which is called before training, and `period`.
     """
 
     def __init__(self, writer: EventWriter, cfg):
@@ -147,7 +148,7 @@ class PeriodicWriter(hooks.PeriodicWriter):
         self._started = False
 
     def before_train(self):
-        # with the iteration before where that is made up for
+        # includes the iteration before, if its evaluation is still due
         first = self.trainer.start_iter - is_cut_off(self.trainer)
         for writer in self._writers:
             if hasattr(writer, "start"):
@@ -162,5 +163,5 @@ class PeriodicWriter(hooks.PeriodicWriter):
                 writer.write()
 
     def after_train(self):
-        if self._started:  # not when another hook failed before training began
+        if self._started:  # else another hook has failed before training
             super().after_train()

@@ -1,4 +1,4 @@
-"""Runs a training in one process, in several that it starts, or in those that torchrun started."""
+"""Runs a training in one process, in processes that it starts, or in those of torchrun."""
 
 import argparse
 import os
@@ -14,8 +14,15 @@ from torch.multiprocessing import ProcessRaisedException
 
 from detection.utils.errors import RAISED, UserError
 
-# what torchrun, or a cluster's job, tells each of its processes
-ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# what torchrun or a cluster's job sets for each process
+TORCHRUN_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
@@ -25,7 +32,7 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
     except UserError as e:
         sys.exit(f"error: {e}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; --resume goes on from the last checkpoint")
+        sys.exit("interrupted; --resume continues from the last checkpoint")
 
 
 def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
@@ -38,12 +45,18 @@ def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace)
             `machine_rank` and `dist_url`; they stay at their defaults under torchrun.
 
     Raises:
-        UserError: from `main`, or for more processes than GPUs, or processes started twice.
+        UserError: from `main`, or for more processes than GPUs, processes started twice, or
+            several machines without an address.
     """
-    is_started = all(name in os.environ for name in ENVIRONMENT)
+    is_started = all(name in os.environ for name in TORCHRUN_VARIABLES)
     if is_started and args.num_gpus * args.num_machines > 1:
         raise UserError(
             "torchrun has started the processes already: leave out --num-gpus and --num-machines"
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise UserError(
+            f"{args.num_machines} machines need an address to meet at: give each of them "
+            "--dist-url tcp://HOST:PORT, a free port of machine 0"
         )
     processes = int(os.environ["LOCAL_WORLD_SIZE"]) if is_started else args.num_gpus
     gpus = torch.cuda.device_count()
@@ -69,16 +82,16 @@ def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace)
 
 
 def _join() -> None:
-    """Join the processes that the environment tells of."""
+    """Join the process group that the environment describes."""
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(local_rank)
-    # long enough for what the main process does alone
+    # the others wait while the main process works alone
     distributed.init_process_group("nccl" if has_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(local_size)
-    else:  # v0.6; every process has to take part in making the group of every machine
+    else:  # v0.6; each process takes part in making the group of every machine
         for first in range(0, comm.get_world_size(), local_size):
             group = distributed.new_group(list(range(first, first + local_size)))
             if first <= comm.get_rank() < first + local_size:
@@ -87,7 +100,7 @@ def _join() -> None:
 
 def _call(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-        # else each process takes all cores
+        # otherwise each process would use all cores
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
     main(args)
     if distributed.is_initialized():

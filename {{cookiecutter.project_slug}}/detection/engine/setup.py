@@ -1,4 +1,4 @@
-"""What happens before a training or an evaluation: checks, lock, log, where to start."""
+"""Prepares a training or an evaluation: checks, lock, log, and where to start."""
 
 import argparse
 import logging
@@ -37,13 +37,13 @@ def prepared(
     args: argparse.Namespace, cfg: DictConfig, notes: Sequence[str] = ()
 ) -> Iterator[None]:
     """
-    Check settings, lock the output directory of a training, and log into it, `notes` first.
+    Check the settings, lock a training's output directory, and start its log with `notes`.
 
-    With `--fast-dev-run` the config is shortened before, and the end predicts. What the machine
-    does to the work within, such as a full disk, becomes an error of one line.
+    `--fast-dev-run` shortens the config first, and predicts at the end. Errors of the machine,
+    such as a full disk, become a UserError.
 
     Raises:
-        UserError: a setting that cannot be, an output directory in use, or what went wrong.
+        UserError: an invalid setting, an output directory in use, or an error of the machine.
     """
     if args.fast_dev_run:
         dev_run.shorten(cfg)
@@ -67,7 +67,7 @@ def prepared(
 
 
 class Start(NamedTuple):
-    """Where a training begins: with iteration 0, or after its last checkpoint."""
+    """Where a training begins: at iteration 0, or after its last checkpoint."""
 
     iteration: int
     path: Path | None  # of the checkpoint
@@ -79,14 +79,14 @@ _FRESH = Start(0, None, is_cut_off=False)
 
 def find_start(cfg: DictConfig, resume: bool) -> Start:
     """
-    Find where a training begins, the same on all processes, and let its loader begin there.
+    Find where a training begins, the same on all processes, and start its loader there.
 
     Args:
         cfg: the whole config; `dataloader.train.start_iter` is set.
         resume: from the last checkpoint in `train.output_dir`, if there is one.
 
     Raises:
-        UserError: no checkpoint there loads, or the processes see different ones.
+        UserError: no checkpoint can be loaded, or the processes see different ones.
     """
     saved = last_checkpoint(cfg.train.output_dir) if resume else None
     start = Start(saved.iteration + 1, saved.path, saved.is_cut_off) if saved else _FRESH
@@ -94,7 +94,7 @@ def find_start(cfg: DictConfig, resume: bool) -> Start:
     if len(set(iterations)) > 1:
         raise UserError(
             f"{cfg.train.output_dir}: the processes see different last checkpoints ({iterations} "
-            "iterations); it has to be on a disk that all machines share"
+            "iterations); put it on a disk that all machines share"
         )
     if "start_iter" in cfg.dataloader.train:  # detectron2's own loader cannot skip batches
         cfg.dataloader.train.start_iter = start.iteration
@@ -103,21 +103,25 @@ def find_start(cfg: DictConfig, resume: bool) -> Start:
 
 def check(args: argparse.Namespace, cfg: DictConfig) -> None:
     """
-    Check flags and settings of a training or an evaluation against each other and the machine.
+    Check options and settings against each other and against the machine.
 
     Raises:
-        UserError: what it is, and the remedy.
+        UserError: the first conflict, with its remedy.
     """
     device, _, number = str(cfg.train.device).partition(":")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("train.device=cuda, but PyTorch sees no GPU: set train.device=cpu")
     if number and comm.get_world_size() > 1:
-        raise UserError(f"train.device={device}:{number}: of several processes each has its own")
+        raise UserError(
+            f"train.device={device}:{number}: each of several processes has a device of its own; give train.device={device}"
+        )
     amp_dtype(**cfg.train.amp, device=cfg.train.device)
     if cfg.train.checkpointer.period < 1:
         raise UserError("train.checkpointer.period must be 1 or more; the end is saved anyway")
     if args.fast_dev_run and (args.eval_only or args.resume):
-        raise UserError("--fast-dev-run starts anew: leave out --resume and --eval-only")
+        raise UserError(
+            "--fast-dev-run starts a run of its own: leave out --resume and --eval-only"
+        )
     if args.eval_only:
         if not cfg.train.init_checkpoint and not args.resume:
             raise UserError("--eval-only needs train.init_checkpoint=…, or --resume for the last")
@@ -125,30 +129,30 @@ def check(args: argparse.Namespace, cfg: DictConfig) -> None:
 
 def check_output(args: argparse.Namespace, cfg: DictConfig) -> None:
     """
-    Check that a training does not write over another one.
+    Refuse to overwrite a trained run.
 
     Raises:
-        UserError: the output directory holds a trained run, and this is none that continues it.
+        UserError: the output directory holds a trained run, and `--resume` is not given.
     """
     if not args.resume and has_checkpoints(cfg.train.output_dir):
         raise UserError(
-            f"{cfg.train.output_dir} holds a trained run: --resume goes on with it, "
-            "train.output_dir=… starts another one beside it"
+            f"{cfg.train.output_dir} holds a trained run: --resume continues it, "
+            "train.output_dir=… starts another one"
         )
 
 
 def quiet_setup(cfg, args) -> None:
     """
-    detectron2's `default_setup`, with the environment and the full config in log.txt alone.
+    Run detectron2's `default_setup`; the environment and the full config go to log.txt only.
 
-    An evaluation gets its own log and config, in `<output_dir>/inference`: those of the training
-    stay as they are.
+    An evaluation has its own log and config in `<output_dir>/inference`, so that those of the
+    training stay as they are.
     """
     if args.eval_only:
         cfg = deepcopy(cfg)
         cfg.train.output_dir = os.path.join(cfg.train.output_dir, "inference")
     rank, output_dir = comm.get_rank(), cfg.train.output_dir
-    # made as default_setup makes them, which finds them again in setup_logger's cache
+    # default_setup reuses these loggers: setup_logger caches them
     setup_logger(output_dir, distributed_rank=rank, name="fvcore")
     setup_logger(output_dir, distributed_rank=rank)
     with quiet_console():
@@ -161,7 +165,7 @@ def quiet_setup(cfg, args) -> None:
 
 
 def _report_thread(args: threading.ExceptHookArgs) -> None:
-    """One line; who waits for what the thread does gets the error, too."""
+    """Log one line; the error itself is raised where the thread's result is awaited."""
     logger.warning(
         f"{args.thread and args.thread.name}: {args.exc_type.__name__}: {args.exc_value}"
     )
@@ -170,10 +174,10 @@ def _report_thread(args: threading.ExceptHookArgs) -> None:
 
 
 def _end_log(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
-    """Say once that a log cannot be written, where `logging` prints a traceback for each line."""
+    """Warn once that the log cannot be written; `logging` would print a traceback per line."""
     reason = sys.exc_info()[1]
     for loud in map(logging.getLogger, ("detectron2", "fvcore")):
-        # they share the file
+        # both write to the file
         loud.handlers = [h for h in loud.handlers if getattr(h, "stream", 0) is not handler.stream]
     with suppress(OSError):
         handler.stream.close()
@@ -182,18 +186,18 @@ def _end_log(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
 
 def set_max_iter(cfg, loader: DataLoader, start: Start = _FRESH) -> None:
     """
-    Let `train.max_iter` follow from `train.epochs`, where the config has these.
+    Derive `train.max_iter` from `train.epochs` if that is set.
 
-    An epoch is what the loader takes for one: the images without those that `filter_empty` leaves
-    out, each as often as `repeat_threshold` repeats it.
+    An epoch is the loader's: all images but those that `filter_empty` leaves out, each as often as
+    `repeat_threshold` repeats it.
 
     Args:
-        cfg: the whole config; it is saved anew.
+        cfg: the whole config; config.yaml is written again if `max_iter` changes.
         loader: of `detection.data.loader.build_train_loader`.
         start: as `find_start` returns it.
 
     Raises:
-        UserError: another loader, which does not tell; or all iterations are done.
+        UserError: a loader without a known epoch, or all iterations are done.
     """
     if cfg.train.epochs is not None:
         _set_epochs(cfg, loader)
@@ -201,7 +205,7 @@ def set_max_iter(cfg, loader: DataLoader, start: Start = _FRESH) -> None:
         longer = "train.max_iter" if cfg.train.epochs is None else "train.epochs"
         raise UserError(
             f"{cfg.train.output_dir}: already trained for {start.iteration} iterations; "
-            f"set a higher {longer} to go on"
+            f"set a higher {longer} to continue"
         )
 
 

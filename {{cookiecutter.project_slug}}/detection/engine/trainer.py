@@ -1,4 +1,4 @@
-"""The training loop: precision, gradient clipping, and plain words for what ends a training."""
+"""The training loop: mixed precision, gradient clipping, readable errors."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ def build_trainer(
     optimizer: torch.optim.Optimizer,
 ) -> "Trainer":
     """Build the training loop with `train.ddp`, `train.amp` and `train.clip_grad`."""
-    # a device of its own for each process, unless they share the CPU
+    # processes share the CPU, but not a GPU
     devices = {"device_ids": None} if cfg.train.device == "cpu" else {}
     return Trainer(
         create_ddp_model(model, **cfg.train.ddp, **devices),
@@ -41,9 +41,9 @@ def build_trainer(
 
 class Trainer(SimpleTrainer):
     """
-    Upstream's, with mixed precision on CPUs too, gradient clipping and errors of one line.
+    detectron2's SimpleTrainer with mixed precision, gradient clipping and errors of one line.
 
-    A hook may end the training early: it sets `max_iter` to `iter + 1`.
+    A hook ends the training early by setting `max_iter` to `iter + 1`.
     """
 
     def __init__(
@@ -74,9 +74,10 @@ class Trainer(SimpleTrainer):
         self._clip_norm = norm
         self._clip_value = value
         self._output_dir = output_dir
-        # now: detectron2's main makes it amid the first iteration, whose random numbers it shifts
+        # Create the iterator now: detectron2's main would create it during the first iteration and
+        # so change that iteration's random numbers.
         self._batches = self._data_loader_iter
-        # bfloat16 has the exponents of float32: nothing underflows
+        # bfloat16 needs no scaling: its exponents are float32's
         self._scaler = torch.amp.GradScaler(self._device, enabled=dtype is torch.float16)
 
     def train(self, start_iter: int, max_iter: int, is_cut_off: bool = False) -> None:
@@ -86,11 +87,11 @@ class Trainer(SimpleTrainer):
         Args:
             start_iter: the first iteration.
             max_iter: one more than the last.
-            is_cut_off: a kill has cut off the evaluation or the log of the iteration before.
+            is_cut_off: a kill cut off the evaluation or the log of the iteration before.
 
         Raises:
-            UserError: the loss is not finite, memory is short, the disk is full or out of reach,
-                or a loader's process was killed.
+            UserError: the loss is not finite, memory is exhausted, the disk is full or gone, or a
+                loader's process was killed.
         """
         logger.info(f"training from iteration {start_iter}")
         self.iter = self.start_iter = start_iter
@@ -127,7 +128,7 @@ class Trainer(SimpleTrainer):
             self._scaler.scale(total).backward()
             if hasattr(self, "after_backward"):  # hooks of detectron2's main have it
                 self.after_backward()
-            # only now, so that the GPU has work while it is waited for
+            # after the backward pass, so that the GPU has work during the synchronization
             if not math.isfinite(total.item()):
                 values = "  ".join(f"{name} {loss.item():.3g}" for name, loss in losses.items())
                 raise FloatingPointError(f"the loss is not finite ({values})")
@@ -145,10 +146,10 @@ class Trainer(SimpleTrainer):
         except ValueError as e:
             reason = str(e).splitlines()[0]
             raise UserError(
-                f"the checkpoint is of another optimizer or train.freeze ({reason}); resume with "
-                "the settings that the run was started with"
+                f"the checkpoint has another optimizer or train.freeze ({reason}); resume with "
+                "the settings of the original run"
             ) from e
-        # {} of a run without it
+        # {} if the run was without it
         if self._scaler.is_enabled() and state_dict.get("grad_scaler"):
             self._scaler.load_state_dict(state_dict["grad_scaler"])
 
@@ -163,12 +164,12 @@ class Trainer(SimpleTrainer):
             norm = torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm).item()
             if math.isfinite(norm):
                 self.storage.put_scalar("grad_norm", norm)
-            elif not self._scaler.is_enabled():  # which leaves the step out, and lowers the scale
+            elif not self._scaler.is_enabled():  # the scaler skips the step and lowers the scale
                 raise FloatingPointError("the gradients are not finite")
 
     @contextmanager
     def _explained(self, batch: list[dict]) -> Iterator[None]:
-        """Turn what goes wrong with a batch into a UserError that says what helps."""
+        """Turn errors of a batch into a UserError with a remedy."""
         try:
             yield
         except FloatingPointError as e:  # the one above, or detectron2's own
@@ -180,7 +181,7 @@ class Trainer(SimpleTrainer):
                 "look at their boxes with `make check`"
             )
             if not comm.is_main_process():
-                logger.error(message)  # the main process knows the losses alone
+                logger.error(message)  # the main process raises for its own losses only
             raise UserError(message) from e
         except (RuntimeError, MemoryError) as e:
             if not _is_out_of_memory(e):
@@ -191,11 +192,11 @@ class Trainer(SimpleTrainer):
                 f"of {', '.join(sizes)} pixels; lower dataloader.train.total_batch_size or "
                 "dataloader.train.mapper.augmentations.0.short_edge_length"
                 + ("" if self._dtype else ", or set train.amp.enabled=True")
-                + "; --resume goes on from the last checkpoint"
+                + "; --resume continues from the last checkpoint"
             ) from e
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     # CUDA's "out of memory", and those of the CPU's allocator on Linux and Windows
-    told = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in told)
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)

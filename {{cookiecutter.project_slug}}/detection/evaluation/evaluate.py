@@ -16,9 +16,9 @@ def evaluate(
     Predict on all images, those of one padded size together, and evaluate.
 
     Args:
-        model: comes back in the mode, training or evaluation, that it is in.
+        model: its mode, training or evaluation, is restored.
         loader: batches of detectron2's model inputs.
-        evaluator: sees inputs and outputs.
+        evaluator: receives inputs and outputs.
 
     Returns:
         {task: {metric: value}}.

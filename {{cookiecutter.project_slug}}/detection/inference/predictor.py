@@ -1,4 +1,4 @@
-"""Predicts on images of a COCO json, a folder or a glob; goes on where it was cut off."""
+"""Predicts in batches that are kept on disk, so that an interrupted prediction continues."""
 
 import hashlib
 import json
@@ -29,8 +29,7 @@ from detection.utils.image_files import is_file, likely_roots
 
 logger = logging.getLogger("detectron2.detection")
 
-
-LINES = 10  # of progress, where there is no terminal
+PROGRESS_LINES = 10  # in a log
 
 
 def _check_presence(names: list[str], image_root: str, json_file: str) -> None:
@@ -38,23 +37,24 @@ def _check_presence(names: list[str], image_root: str, json_file: str) -> None:
         roots = likely_roots(image_root, names)
         where = f" (they are in {' and in '.join(roots)})" if roots else ""
         raise UserError(
-            f"{json_file}: none of its images is in {image_root}, not {names[0]} either; give "
+            f"{json_file}: none of its images, such as {names[0]}, is in {image_root}; give "
             f"--image-root{where}"
         )
 
 
 def set_thresholds(cfg: DictConfig, model: torch.nn.Module, min_score: float, limit: int) -> None:
     """
-    Set which boxes of an image are kept: those of `min_score` and more, the `limit` best ones.
+    Keep the best `limit` boxes per image with a score of `min_score` or more; changes the model.
 
-    With test-time augmentation these are the fused boxes. Each view keeps what it keeps in an
-    evaluation, and `limit` boxes at least, since the fused scores depend on all of them.
+    With test-time augmentation this applies to the fused boxes. Each view keeps as many as in an
+    evaluation, at least `limit`, since the fused scores depend on all of them. Modules without
+    such settings stay as they are.
     """
     cfg.tta.detector.min_score, cfg.tta.detector.max_per_image = min_score, limit
     for module in model.modules():
         if hasattr(module, "test_score_thresh") and not cfg.tta.enabled:
             module.test_score_thresh = min_score
-        # of ROI heads, of dense detectors
+        # the names in ROI heads and in dense detectors
         for name in ("test_topk_per_image", "max_detections_per_image"):
             if hasattr(module, name):
                 least = getattr(module, name) if cfg.tta.enabled else 0
@@ -62,7 +62,7 @@ def set_thresholds(cfg: DictConfig, model: torch.nn.Module, min_score: float, li
 
 
 class Predictor:
-    """Predicts on all images in batches, keeping each finished batch on the disk."""
+    """Predicts on all images in batches, and keeps each finished batch on disk."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Predictor:
             model: in evaluation mode, on its device.
             coco: as `list_images` returns it.
             image_root: what the `file_name`s in it are relative to.
-            batch_size: images that go through the model together.
+            batch_size: images per batch.
             num_workers: processes that load images.
         """
         self._model = model
@@ -101,11 +101,11 @@ class Predictor:
 
     def predict(self, output: Path, settings: dict) -> list[dict]:
         """
-        Predict, or finish what an interrupted prediction with the same settings began.
+        Predict, or continue an interrupted prediction with the same settings.
 
         Args:
-            output: where the results shall go; finished batches go to `batches_file(output)`.
-            settings: whatever the results depend on; others make a new start.
+            output: file of the results; finished batches are in `batches_file(output)`.
+            settings: what the results depend on; other settings start again.
 
         Returns:
             COCO results: `image_id, category_id, bbox, score`, boxes as (x, y, w, h) in pixels,
@@ -115,7 +115,7 @@ class Predictor:
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         done = _read_partial(partial, key)
         if done:
-            logger.info(f"{partial}: goes on after {len(done)} batches")
+            logger.info(f"{partial}: continues after {len(done)} batches")
         batches = -(-len(self._images) // self._batch_size)
         if not done:
             write_whole(partial, f"{json.dumps(key)}\n".encode())
@@ -150,7 +150,7 @@ class Predictor:
 
 
 class _Read:
-    """A mapper that returns errors: raised in a worker, they would come wrapped in a traceback."""
+    """A mapper that returns errors; raised in a worker, they would contain a traceback."""
 
     def __init__(self, mapper):
         self._mapper = mapper
@@ -158,21 +158,21 @@ class _Read:
     def __call__(self, dataset_dict: dict) -> dict | UserError:
         try:
             return self._mapper(dataset_dict)
-        except UserError as e:  # of an image
+        except UserError as e:  # about an image
             return e
         except (OSError, SizeMismatchError) as e:
             file = dataset_dict["file_name"]
             reason = "there is no such file" if isinstance(e, FileNotFoundError) else e
-            return UserError(f"{file}: cannot be predicted on ({reason}); mend it or leave it out")
+            return UserError(f"{file}: cannot be read ({reason}); repair it or leave it out")
 
 
 def batches_file(output: Path) -> Path:
-    """Where the batches are kept that are finished while `output` is not."""
+    """The file of finished batches while `output` is incomplete."""
     return output.with_name(f"{output.name}.batches")
 
 
 def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> dict:
-    """What results depend on: the model, its weights, the images and how they are read."""
+    """Collect what results depend on: the model, its weights, the images and their mapper."""
     weights = Path(weights)
     stat = weights.stat() if weights.is_file() else None
     return {
@@ -191,12 +191,12 @@ def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> d
 
 
 def _read_partial(partial: Path, key: str) -> list[list[dict]]:
-    """Finished batches of the same settings; what a crash has spoilt is dropped from the file."""
+    """Read finished batches of the same settings; drop a torn last one from the file."""
     if not partial.is_file():
         return []
     lines = partial.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     if not lines or lines[0] != json.dumps(key) + "\n":
-        logger.info(f"{partial}: was made with other settings, so it starts anew")
+        logger.info(f"{partial}: has other settings, so prediction starts again")
         return []
     done = []
     with suppress(ValueError):
@@ -209,7 +209,7 @@ def _read_partial(partial: Path, key: str) -> list[list[dict]]:
 
 def _progress(batches: Iterator[list[dict]], start: int, total: int) -> Iterator[list[dict]]:
     is_terminal = sys.stderr.isatty()
-    step = max(1, total // LINES)
+    step = max(1, total // PROGRESS_LINES)
     with tqdm(total=total, initial=start, unit="batch", disable=not is_terminal) as bar:
         for number, results in enumerate(batches, start=start + 1):
             yield results

@@ -1,4 +1,4 @@
-"""The images to predict on: a COCO json, a folder or a glob pattern."""
+"""Lists the images to predict on: a COCO json, a folder or a glob pattern."""
 
 import glob
 import logging
@@ -17,21 +17,20 @@ logger = logging.getLogger("detectron2.detection")
 
 def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
     """
-    The images to predict on.
+    List the images to predict on.
 
     Args:
-        source: a COCO json, which needs no annotations; a folder, searched with all below it; or
-            a glob pattern, e.g. "images/*.jpg".
-        image_root: what a json's `file_name`s are relative to; None is the json's own folder.
-            For a folder or a pattern, what theirs become relative to: None is the folder itself,
-            or for a pattern the part before its first wildcard.
+        source: a COCO json, with or without annotations; a folder, with its subfolders; or a
+            glob pattern, e.g. "images/*.jpg".
+        image_root: what `file_name`s are relative to. None: the json's folder; the folder
+            itself; or the part of a pattern before its first wildcard.
 
     Returns:
-        A COCO json with `images` and `categories`, the json's own or numbered from 1 in the
-        order of the names, and the absolute image root.
+        A COCO dict with `images` and `categories`, the json's own or numbered from 1 in the
+        order of the names; and the absolute image root.
 
     Raises:
-        UserError: there is no such file, no image, or an image that cannot be opened.
+        UserError: the source does not exist, has no image, or an image that cannot be opened.
     """
     if source.endswith(".json"):
         coco = read_coco(source)
@@ -63,11 +62,10 @@ def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
 
 def results_name(source: str) -> str:
     """
-    What results are called, without a suffix, as the Makefile calls them too.
+    Name the results of a source, without suffix; the Makefile uses the same rule.
 
-    datasets/test.json is test, and datasets/folds/0/val.json is folds_0_val, since there are as
-    many val.json as folds; the folder datasets/test is test.folder, and the pattern
-    datasets/test/*.jpg is test_any.jpg.
+    datasets/test.json gives test, datasets/folds/0/val.json gives folds_0_val, the folder
+    datasets/test gives test.folder, and the pattern datasets/test/*.jpg gives test_any.jpg.
     """
     path = Path(os.path.abspath(source))
     datasets = os.path.abspath(in_project(DATASETS))

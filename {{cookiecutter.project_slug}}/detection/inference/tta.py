@@ -1,4 +1,4 @@
-"""Test-time augmentation for any detector: several views of an image, and their boxes fused."""
+"""Test-time augmentation for any detector: fuses the boxes of several views of an image."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from detection.utils.images import read_image
 
 
 def with_tta(cfg, model: torch.nn.Module) -> torch.nn.Module:
-    """The model, or what `cfg.tta.detector` makes of it if `cfg.tta.enabled`."""
+    """Wrap the model in `cfg.tta.detector` if `cfg.tta.enabled`."""
     if not cfg.tta.enabled:
         return model
     cfg.tta.detector.model = model
@@ -25,10 +25,10 @@ def with_tta(cfg, model: torch.nn.Module) -> torch.nn.Module:
 
 class DetectorWithTTA(torch.nn.Module):
     """
-    Detects in resized and flipped views of each image, and fuses what it finds in them.
+    Detects in resized and flipped views of each image, and fuses their boxes.
 
-    Unlike detectron2's `GeneralizedRCNNWithTTA` it needs no yacs config and no ROI heads: whatever
-    takes detectron2's inputs and returns `instances` with boxes will do. Masks are not fused.
+    The model may be anything that takes detectron2's inputs and returns `instances` with boxes;
+    it needs no ROI heads and no yacs config. Masks are not fused.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class DetectorWithTTA(torch.nn.Module):
         Args:
             model: the detector.
             scales: factors of the size that the mapper gives an image.
-            horizontal_flip, vertical_flip: whether each view also comes flipped so.
+            horizontal_flip, vertical_flip: whether to add each view flipped.
             image_format: of the model's input, e.g. "BGR".
-            method, iou_threshold: how the boxes are fused, see detection/inference/fusion.py.
+            method, iou_threshold: of the fusion, see detection/inference/fusion.py.
             max_per_image: boxes kept, the best ones.
             min_score: fused boxes below are dropped.
 
         Raises:
-            UserError: no scale, one that is not positive, or an unknown method.
+            UserError: no scale, a scale that is not positive, or an unknown method.
         """
         super().__init__()
         if not scales or not all(0 < scale < float("inf") for scale in scales):

@@ -1,4 +1,4 @@
-"""Mixed precision: what a device can compute in."""
+"""The data type of mixed precision."""
 
 import torch
 
@@ -9,10 +9,15 @@ PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 def amp_dtype(enabled: bool, precision: str, device: str) -> torch.dtype | None:
     """
-    The dtype of mixed precision on a device; None where it is switched off.
+    Choose the dtype of mixed precision on a device; None if it is off.
+
+    Args:
+        enabled: whether to use mixed precision.
+        precision: "fp16" or "bf16".
+        device: e.g. "cuda:0".
 
     Raises:
-        UserError: an unknown precision, or one that the device cannot compute in.
+        UserError: an unknown precision, or one that the device does not support.
     """
     if not enabled:
         return None

@@ -1,6 +1,5 @@
-"""Learning rate multipliers with a linear warm-up, for `hooks.LRScheduler`; and epochs."""
+"""Learning rate multipliers with a linear warm-up, for `hooks.LRScheduler`."""
 
-import logging
 from collections.abc import Sequence
 
 from detectron2.solver import WarmupParamScheduler
@@ -9,8 +8,6 @@ from fvcore.common.param_scheduler import (
     MultiStepParamScheduler,
     ParamScheduler,
 )
-
-logger = logging.getLogger("detectron2.detection")
 
 
 def multistep(
@@ -31,7 +28,7 @@ def multistep(
     return _warm_up(
         MultiStepParamScheduler(
             values=[gamma**k for k in range(len(milestones) + 1)],
-            # only their ratio to num_updates counts; a fine grid suits a run of any length
+            # fractions on a fine grid, for a run of any length
             milestones=[int(m * 100_000) for m in milestones],
             num_updates=100_000,
         ),

@@ -47,12 +47,11 @@ def parse_args(argv: list[str] | None = None, epilog: str | None = None) -> argp
     )
     parser.add_argument("--num-machines", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--machine-rank", type=int, default=0, help="this machine's, from 0")
-    # upstream's: a port for each user, so that an occupied one shows whose process is left
-    port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
     parser.add_argument(
         "--dist-url",
-        default=f"tcp://127.0.0.1:{port}",
-        help="where the processes meet (default: %(default)s)",
+        default="auto",  # upstream's port per user is in use while another training runs
+        help="where the processes meet: tcp://HOST:PORT of machine 0, or auto, a free port of "
+        "this machine (default: %(default)s)",
     )
     parser.add_argument(
         "opts", nargs="*", metavar="key=value", help="overrides of the config; ~key removes a key"
