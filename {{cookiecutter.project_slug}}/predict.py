@@ -61,9 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         root = config_root(cfg.dataset, args.images)
     coco, image_root = list_images(args.images, root)
     if args.output is None:
-        check_same_images(
-            output, coco["images"], args.images
-        )  # instead of overwriting their results
+        check_same_images(output, coco["images"], args.images)  # or overwrite theirs
     model = build_model(cfg, pretrained=False).eval()
     weights = load_weights(model, cfg.train.output_dir, args.checkpoint)
     set_thresholds(cfg, model, args.min_score, args.max_per_image)

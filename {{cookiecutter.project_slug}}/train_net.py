@@ -87,9 +87,7 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
         SharedStatistics([model, evaluated], train.eval_period, train.checkpointer.period),
     ]
     result_hooks = [  # a resumed run repeats these if a kill cut them off
-        PeriodicCheckpointer(
-            checkpointer, **train.checkpointer
-        ),  # a crash in the evaluation loses no training
+        PeriodicCheckpointer(checkpointer, **train.checkpointer),  # before the evaluation can fail
         EvalHook(train.eval_period, test),
         pictures,  # draws what the evaluation has just predicted
         BestCheckpointer(build_checkpointer(cfg, evaluated), **train.best_checkpointer),

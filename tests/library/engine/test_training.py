@@ -46,7 +46,7 @@ def cut_off(checkpoint) -> None:
         (
             None,
             f"model.roi_heads.num_classes={len(CLASSES) + 1}",
-            "is of another model than the config: roi_heads.",
+            "another model than the config: roi_heads.",
         ),
         (None, "train.max_iter=30", "already trained for 30 iterations"),
     ],

@@ -113,15 +113,14 @@ def check(args: argparse.Namespace, cfg: DictConfig) -> None:
         raise UserError("train.device=cuda, but PyTorch sees no GPU: set train.device=cpu")
     if number and comm.get_world_size() > 1:
         raise UserError(
-            f"train.device={device}:{number}: each of several processes has a device of its own; give train.device={device}"
+            f"train.device={device}:{number}: each of several processes has a device of its own; "
+            f"give train.device={device}"
         )
     amp_dtype(**cfg.train.amp, device=cfg.train.device)
     if cfg.train.checkpointer.period < 1:
         raise UserError("train.checkpointer.period must be 1 or more; the end is saved anyway")
     if args.fast_dev_run and (args.eval_only or args.resume):
-        raise UserError(
-            "--fast-dev-run starts a run of its own: leave out --resume and --eval-only"
-        )
+        raise UserError("--fast-dev-run starts its own run: leave out --resume and --eval-only")
     if args.eval_only:
         if not cfg.train.init_checkpoint and not args.resume:
             raise UserError("--eval-only needs train.init_checkpoint=…, or --resume for the last")
