@@ -8,9 +8,8 @@ Train or evaluate a detector that a LazyConfig describes:
     python train_net.py --config-file … --fast-dev-run
     torchrun --nproc-per-node 4 train_net.py --config-file …
 
-The config must define `model`, `dataloader.{train,test,evaluator}`, `optimizer` and
-`lr_multiplier`, so detectron2's own configs work too; `train` and `writers` default to those in
-configs/common.
+The config must define `model`, `dataloader.{train,test,evaluator}`, `optimizer`, `lr_multiplier`:
+detectron2's own do. `train` and `writers` default to those in configs/common.
 """
 
 from detection.utils.cli import early_args, parse_args
