@@ -86,6 +86,23 @@ def test_two_processes_learn_what_one_does(one, two):
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_parts_of_a_batch_learn_what_the_batch_does(processes, one, on_toy, train_net, tmp_path):
+    """`train.accumulate`, in one process and in two, which exchange gradients once per batch."""
+    args = [*COMPARABLE, f"train.max_iter={ITERATIONS}", "train.accumulate=2"]
+    args += ["train.checkpointer.period=100", f"train.output_dir={tmp_path}"]
+    if processes == 1:
+        train_net(*args)
+    else:
+        torchrun(*train_command(on_toy, *args)[1:])
+    losses = [[r["total_loss"] for r in read_metrics(folder)] for folder in (one, tmp_path)]
+    assert len(losses[1]) == ITERATIONS
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    expected = weights(one / "model_final.pth")
+    for name, value in weights(tmp_path / "model_final.pth").items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
+
+
 def test_only_the_first_process_writes(one, two):
     assert sorted(row["iteration"] for row in read_metrics(two)) == list(range(ITERATIONS))
     assert len(list(two.glob("events.out.tfevents.*"))) == 1

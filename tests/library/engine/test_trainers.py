@@ -429,3 +429,74 @@ def test_disk_without_locks(tmp_path, monkeypatch, caplog):
     with locked_output(str(tmp_path)):
         pass
     assert str(tmp_path) in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+@pytest.mark.parametrize("accumulate", [2, 3, 4])
+def test_parts_of_a_batch_add_up(accumulate, dtype):
+    """Gradients, clipping, losses and the number of steps are those of the whole batch."""
+
+    class Mean(Line):
+        """As detectron2's losses: a mean over the images."""
+
+        def forward(self, batch):
+            sizes.append(len(batch))
+            return {name: loss / len(batch) for name, loss in super().forward(batch).items()}
+
+    def train(parts: int) -> tuple[list, dict]:
+        model = Mean()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        batches = [images(1.0, 2.0, 3.0, 6.0), images(2.0, 4.0, 4.0, 2.0)]
+        trainer = Trainer(model, batches, optimizer, dtype, norm=2.5, accumulate=parts)
+        trainer.train(0, 2)
+        scalars = trainer.storage.latest()
+        return model.weight.tolist(), {k: scalars[k][0] for k in ("total_loss", "grad_norm")}
+
+    sizes = []
+    whole, expected = train(1)
+    assert sizes == [4, 4]
+    weights, scalars = train(accumulate)
+    assert len(sizes) == 2 + 2 * accumulate and max(sizes[2:]) == -(-4 // accumulate)
+    assert weights == pytest.approx(whole, abs=1e-6)
+    assert scalars == pytest.approx(expected, abs=1e-6)
+
+
+def test_out_of_memory_repeats_the_iteration_in_more_parts(caplog):
+    """With the same images and random numbers; the number of parts outlives a resume."""
+
+    class Limited(Line):
+        def forward(self, batch):
+            drawn.append((len(batch), torch.rand(()).item()))
+            if len(batch) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return super().forward(batch)
+
+    def make() -> Trainer:
+        model = Limited()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        return Trainer(model, [images(*range(8))] * 2, optimizer, accumulate="auto")
+
+    drawn = []
+    trainer = make()
+    trainer.train(0, 2)
+    assert [size for size, _ in drawn] == [8, 4] + 8 * [2]
+    assert len({value for _, value in drawn[:3]}) == 1, "each attempt draws the same"
+    assert sum("train.accumulate=" in record.message for record in caplog.records) == 2
+    drawn.clear()
+    resumed = make()
+    resumed.load_state_dict(trainer.state_dict())
+    resumed.train(2, 3)
+    assert [size for size, _ in drawn] == 4 * [2]
+
+
+def test_out_of_memory_of_a_single_image_is_one_line():
+    class Full(Line):
+        def forward(self, batch):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    model = Full()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    trainer = Trainer(model, [images(1.0, 2.0)], optimizer, accumulate="auto")
+    with pytest.raises(UserError, match="short_edge_length") as error:
+        trainer.train(0, 1)
+    assert "\n" not in str(error.value)

@@ -10,6 +10,9 @@ train = dict(
     max_iter=10000,  # × 8 images = 20 epochs of 4,000 images
     epochs=None,  # e.g. 20: max_iter follows from the number of images and the batch
     amp=dict(enabled=False, precision="fp16"),  # or bf16, on CPUs too
+    # parts of a batch that go through the model one by one, to save memory: 4 means 2 images at a
+    # time of a batch of 8. The learning rate stays. "auto": 1, doubled when memory runs out
+    accumulate=1,
     # the layout in memory; None: on CPUs, where it is a little faster. Try True on GPUs with amp
     channels_last=None,
     clip_grad=dict(norm=None, value=None),  # norm: of all gradients together; value: of each

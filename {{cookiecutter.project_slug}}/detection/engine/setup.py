@@ -117,6 +117,7 @@ def check(args: argparse.Namespace, cfg: DictConfig) -> None:
             f"give train.device={device}"
         )
     amp_dtype(**cfg.train.amp, device=cfg.train.device)
+    _check_accumulate(cfg)
     if cfg.train.checkpointer.period < 1:
         raise UserError("train.checkpointer.period must be 1 or more; the end is saved anyway")
     if args.fast_dev_run and (args.eval_only or args.resume):
@@ -124,6 +125,22 @@ def check(args: argparse.Namespace, cfg: DictConfig) -> None:
     if args.eval_only:
         if not cfg.train.init_checkpoint and not args.resume:
             raise UserError("--eval-only needs train.init_checkpoint=…, or --resume for the last")
+
+
+def _check_accumulate(cfg: DictConfig) -> None:
+    parts, images = cfg.train.accumulate, cfg.dataloader.train.get("total_batch_size", 1)
+    share = max(1, images // comm.get_world_size())
+    if parts == "auto":
+        if comm.get_world_size() > 1:
+            raise UserError(
+                "train.accumulate=auto is for one process: one alone could run out of memory; give "
+                f"a number up to {share}"
+            )
+    elif not isinstance(parts, int) or not 1 <= parts <= share:
+        raise UserError(
+            f"train.accumulate={parts}: give auto, or a number from 1 to {share}, the images of an "
+            "iteration in each process"
+        )
 
 
 def check_output(args: argparse.Namespace, cfg: DictConfig) -> None:

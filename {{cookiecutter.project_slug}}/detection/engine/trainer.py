@@ -1,10 +1,12 @@
-"""The training loop: mixed precision, gradient clipping, readable errors."""
+"""The training loop: mixed precision, accumulated gradients, clipping, readable errors."""
 
 import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -26,7 +28,7 @@ def build_trainer(
     loader: Iterable[list[dict]],
     optimizer: torch.optim.Optimizer,
 ) -> "Trainer":
-    """Build the training loop with `train.ddp`, `train.amp` and `train.clip_grad`."""
+    """Build the training loop with `train.{ddp,amp,accumulate,clip_grad}`."""
     # processes share the CPU, but not a GPU
     devices = {"device_ids": None} if cfg.train.device == "cpu" else {}
     return Trainer(
@@ -35,13 +37,14 @@ def build_trainer(
         optimizer,
         amp_dtype(**cfg.train.amp, device=cfg.train.device),
         **cfg.train.clip_grad,
+        accumulate=cfg.train.accumulate,
         output_dir=cfg.train.output_dir,
     )
 
 
 class Trainer(SimpleTrainer):
     """
-    detectron2's SimpleTrainer with mixed precision, gradient clipping and errors of one line.
+    detectron2's SimpleTrainer with mixed precision, accumulation, clipping, and clear errors.
 
     A hook ends the training early by setting `max_iter` to `iter + 1`.
     """
@@ -54,6 +57,7 @@ class Trainer(SimpleTrainer):
         dtype: torch.dtype | None = None,
         norm: float | None = None,
         value: float | None = None,
+        accumulate: int | Literal["auto"] = 1,
         output_dir: str = ".",
     ):
         """
@@ -65,6 +69,8 @@ class Trainer(SimpleTrainer):
             norm: the largest norm of all gradients together; the norm before clipping is
                 stored as `grad_norm`. None: no limit.
             value: the largest absolute value of each gradient; None: no limit.
+            accumulate: parts of a batch that go through the model one after another; their
+                gradients add up to the batch's. "auto": 1, doubled each time memory runs out.
             output_dir: what hooks write to.
         """
         super().__init__(model, data_loader, optimizer)
@@ -73,6 +79,8 @@ class Trainer(SimpleTrainer):
         self._dtype = dtype
         self._clip_norm = norm
         self._clip_value = value
+        self._is_auto = accumulate == "auto"
+        self.accumulate = 1 if self._is_auto else accumulate
         self._output_dir = output_dir
         # Create the iterator now: detectron2's main would create it during the first iteration and
         # so change that iteration's random numbers.
@@ -119,17 +127,11 @@ class Trainer(SimpleTrainer):
         batch = next(self._batches)
         data_time = time.perf_counter() - start
         with self._explained(batch):
-            self.optimizer.zero_grad()
-            with torch.autocast(self._device, self._dtype) if self._dtype else nullcontext():
-                losses = self.model(batch)
-            if isinstance(losses, torch.Tensor):
-                losses = {"total_loss": losses}
-            total = sum(losses.values())
-            self._scaler.scale(total).backward()
+            losses = self._backward_within_memory(batch)
             if hasattr(self, "after_backward"):  # hooks of detectron2's main have it
                 self.after_backward()
             # after the backward pass, so that the GPU has work during the synchronization
-            if not math.isfinite(total.item()):
+            if not math.isfinite(sum(losses.values()).item()):
                 values = "  ".join(f"{name} {loss.item():.3g}" for name, loss in losses.items())
                 raise FloatingPointError(f"the loss is not finite ({values})")
             self._write_metrics(losses, data_time)
@@ -137,8 +139,50 @@ class Trainer(SimpleTrainer):
             self._scaler.step(self.optimizer)
             self._scaler.update()
 
+    def _backward_within_memory(self, batch: list[dict]) -> dict[str, torch.Tensor]:
+        """`_backward`; with "auto", repeated in twice as many parts when memory runs out."""
+        random_state = _random_state(self._device) if self._is_auto else None
+        while True:
+            try:
+                return self._backward(batch)
+            except (RuntimeError, MemoryError) as e:
+                is_divisible = self._is_auto and self.accumulate < len(batch)
+                if not is_divisible or not _is_out_of_memory(e):
+                    raise
+            # outside of `except`, whose error keeps the tensors of the failed attempt alive
+            self.optimizer.zero_grad()
+            if self._device == "cuda":
+                torch.cuda.empty_cache()
+            _set_random_state(self._device, random_state)
+            self.accumulate = min(2 * self.accumulate, len(batch))
+            logger.warning(
+                f"iteration {self.iter}: out of memory ({self._device}); repeating it with "
+                f"train.accumulate={self.accumulate}, which stays"
+            )
+
+    def _backward(self, batch: list[dict]) -> dict[str, torch.Tensor]:
+        """Compute the gradients part by part; returns the batch's losses, each a mean."""
+        self.optimizer.zero_grad()
+        ends = [len(batch) * part // self.accumulate for part in range(self.accumulate + 1)]
+        losses = {}
+        for start, end in pairwise(ends):
+            share = (end - start) / len(batch)
+            is_last = end == len(batch)
+            # DDP averages the gradients of all processes once, in the last part
+            exchange = nullcontext if is_last else getattr(self.model, "no_sync", nullcontext)
+            with exchange():
+                with torch.autocast(self._device, self._dtype) if self._dtype else nullcontext():
+                    part = self.model(batch[start:end])
+                if isinstance(part, torch.Tensor):
+                    part = {"total_loss": part}
+                self._scaler.scale(share * sum(part.values())).backward()
+            for name, loss in part.items():
+                losses[name] = losses.get(name, 0) + share * loss.detach()
+        return losses
+
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "grad_scaler": self._scaler.state_dict()}
+        state = {**super().state_dict(), "grad_scaler": self._scaler.state_dict()}
+        return {**state, "accumulate": self.accumulate} if self._is_auto else state
 
     def load_state_dict(self, state_dict: dict) -> None:
         try:
@@ -149,6 +193,8 @@ class Trainer(SimpleTrainer):
                 f"the checkpoint has another optimizer or train.freeze ({reason}); resume with "
                 "the settings of the original run"
             ) from e
+        if self._is_auto:
+            self.accumulate = state_dict.get("accumulate", 1)
         # {} if the run was without it
         if self._scaler.is_enabled() and state_dict.get("grad_scaler"):
             self._scaler.load_state_dict(state_dict["grad_scaler"])
@@ -187,13 +233,26 @@ class Trainer(SimpleTrainer):
             if not _is_out_of_memory(e):
                 raise
             sizes = ["×".join(map(str, reversed(image["image"].shape[1:]))) for image in batch]
+            smaller = "lower dataloader.train.total_batch_size"
+            if self.accumulate < len(batch):
+                smaller = "set train.accumulate=auto, lower dataloader.train.total_batch_size"
             raise UserError(
                 f"iteration {self.iter}: out of memory ({self._device}) with {len(batch)} images "
-                f"of {', '.join(sizes)} pixels; lower dataloader.train.total_batch_size or "
+                f"of {', '.join(sizes)} pixels; {smaller} or "
                 "dataloader.train.mapper.augmentations.0.short_edge_length"
                 + ("" if self._dtype else ", or set train.amp.enabled=True")
                 + "; --resume continues from the last checkpoint"
             ) from e
+
+
+def _random_state(device: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if device == "cuda" else None
+
+
+def _set_random_state(device: str, state: tuple[torch.Tensor, torch.Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if device == "cuda":
+        torch.cuda.set_rng_state(state[1])
 
 
 def _is_out_of_memory(error: Exception) -> bool:
