@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.data.results import load
-from detection.evaluation.matching import match, to_boxes
+from detection.evaluation.matching import match
 from detection.utils.cli import named_path
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
@@ -112,18 +112,16 @@ def report(args: argparse.Namespace) -> list[str]:
     if args.run:
         check_classes(args.run, [category["name"] for category in coco["categories"]])
     curves = read_history(args.run) if args.run else {}
-    truth, detections = to_boxes(coco, results)
-    matches = match(truth, detections, len(coco["images"]))
-    page = errors_section(coco, results, truth, detections, matches)
+    matches = match(coco, results)
+    page = errors_section(coco, results, matches)
     page |= run_section(curves)
     page["notes"] += page["run_notes"]
     page["sheet"] = worst_section(
-        *(coco, class_names(coco), truth, detections, matches),
-        *(_image_root(args), args.count, page["min_score"]),
+        coco, class_names(coco), matches, _image_root(args), args.count, page["min_score"]
     )
     title = Path(args.run).resolve().name if args.run else Path(args.results).stem
     page |= {"results_file": args.results, "json_file": args.json_file}
-    page |= {"title": title, "images": f"{len(coco['images']):,}"}
+    page |= {"title": title, "images": len(coco["images"])}
     write_page(args.output, render_page("errors.html.jinja", **page))
     missing = page["sheet"]["missing"]
     lines = page["notes"] + ([missing] if missing else [])

@@ -108,7 +108,7 @@ def assert_same_boxes(results: list[dict], expected: list[dict]) -> None:
         same = [r for r in results if abs(r["score"] - box["score"]) < 1e-3]
         same = [r for r in same if all(r[k] == box[k] for k in ("image_id", "category_id"))]
         boxes = np.array([r["bbox"] for r in same]).reshape(-1, 4)
-        iou = box_iou(np.array([box["bbox"]]), boxes, np.zeros(len(boxes), bool))
+        iou = box_iou(np.array([box["bbox"]]), boxes)
         assert iou.max(initial=0) > 0.99, box
 
 

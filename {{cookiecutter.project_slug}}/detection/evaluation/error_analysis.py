@@ -1,4 +1,4 @@
-"""What the errors of a model are and cost, counted from its matches at IoU 0.5."""
+"""Counts a model's errors at IoU 0.5, and what they cost."""
 
 from typing import NamedTuple
 
@@ -10,9 +10,8 @@ from detection.evaluation.matching import (
     CLASS,
     CORRECT,
     IGNORED,
-    IOU,
-    TOUCH,
-    Boxes,
+    MIN_IOU,
+    MIN_OVERLAP,
     Matches,
     box_iou,
 )
@@ -46,23 +45,17 @@ class Threshold(NamedTuple):
     recall: float
 
 
-class Bins(NamedTuple):
-    """B bins of scores from 0 to 1, of equal width."""
-
-    counts: np.ndarray  # (B,): detections
-    scores: np.ndarray  # (B,): their mean score; NaN in an empty bin
-    precision: np.ndarray  # (B,): the part that is correct; NaN in an empty bin
-
-    @property
-    def error(self) -> float:
-        """The expected calibration error: the mean distance of score and precision."""
-        gaps = np.nan_to_num(abs(self.scores - self.precision))
-        return float((gaps * self.counts).sum() / max(self.counts.sum(), 1))
-
-
 def error_costs(evaluation: COCOeval) -> list[ErrorCost]:
-    """TIDE's kinds of errors in a fixed order, and what each costs in AP50."""
-    tide = evaluation.tide_errors(pos_thr=0.5, bg_thr=TOUCH)
+    """
+    How often TIDE's kinds of errors occur, and what each costs in AP50.
+
+    Args:
+        evaluation: hotcoco's, as `average_precision.evaluate` returns it.
+
+    Returns:
+        In the order of ERRORS.
+    """
+    tide = evaluation.tide_errors(pos_thr=MIN_IOU, bg_thr=MIN_OVERLAP)
     return [
         ErrorCost(name, meaning, tide["counts"][key], 100 * tide["delta_ap"][key])
         for key, name, meaning in ERRORS
@@ -91,45 +84,22 @@ def best_threshold(scores: np.ndarray, is_correct: np.ndarray, boxes: int) -> Th
     )
 
 
-def thresholds(
-    truth: Boxes, detections: Boxes, matches: Matches, num_classes: int
-) -> tuple[Threshold, list[Threshold]]:
-    """The best threshold for all classes together, and that of each."""
+def thresholds(matches: Matches, num_classes: int) -> tuple[Threshold, list[Threshold]]:
+    """The threshold with the best F1 of all classes together, and that of each class."""
+    detections, truth = matches.detections, matches.truth
     counted, is_correct = matches.kinds != IGNORED, matches.kinds == CORRECT
-    real = truth.scores > 0
 
     def best(kept: np.ndarray, wanted: np.ndarray) -> Threshold:
         return best_threshold(detections.scores[kept], is_correct[kept], int(wanted.sum()))
 
-    of_classes = [
-        best(counted & (detections.labels == k), real & (truth.labels == k))
+    by_class = [
+        best(counted & (detections.labels == k), matches.is_real & (truth.labels == k))
         for k in range(num_classes)
     ]
-    return best(counted, real), of_classes
+    return best(counted, matches.is_real), by_class
 
 
-def calibration(
-    detections: Boxes, matches: Matches, bins: int = 10, min_score: float = -np.inf
-) -> Bins:
-    """How often detections of a score are correct; those under `min_score` are left out."""
-    counted = (matches.kinds != IGNORED) & (detections.scores >= min_score)
-    scores, is_correct = detections.scores[counted], matches.kinds[counted] == CORRECT
-    places = np.clip((scores * bins).astype(int), 0, bins - 1)
-    counts = np.bincount(places, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        means = np.bincount(places, scores, bins) / counts
-        precision = np.bincount(places, is_correct, bins) / counts
-    return Bins(counts, means, precision)
-
-
-def confusion(
-    truth: Boxes,
-    detections: Boxes,
-    matches: Matches,
-    number_of_images: int,
-    num_classes: int,
-    min_score: float,
-) -> np.ndarray:
+def confusion(matches: Matches, num_classes: int, min_score: float) -> np.ndarray:
     """
     Which classes are taken for which, at IoU 0.5, by detections of `min_score` and up.
 
@@ -140,29 +110,30 @@ def confusion(
         (C + 2, C + 1): detections, once each, by the class of their box, then duplicates and those
         on background, and by their own class; in the last column the boxes with no detection.
     """
+    truth, detections = matches.truth, matches.detections
     rows = np.full(len(detections.labels), num_classes + 1)
     kept = (detections.scores >= min_score) & (matches.kinds != IGNORED)
     correct = kept & (matches.kinds == CORRECT)
     rows[correct] = detections.labels[correct]
-    is_free = truth.scores > 0
+    is_free = matches.is_real
     is_free[matches.partners[correct]] = False
     is_left = kept & ~correct
     for annotated, detected in zip(
-        truth.of_image(number_of_images), detections.of_image(number_of_images), strict=True
+        truth.by_image(matches.num_images), detections.by_image(matches.num_images), strict=True
     ):
         detected = detected[is_left[detected]]
-        annotated = annotated[truth.scores[annotated] > 0]
+        annotated = annotated[matches.is_real[annotated]]
         if not len(detected) or not len(annotated):
             continue
-        ious = box_iou(detections.boxes[detected], truth.boxes[annotated], np.array(False))
+        ious = box_iou(detections.boxes[detected], truth.boxes[annotated])
         for d, iou in zip(detected, ious, strict=True):
             other = np.where(truth.labels[annotated] != detections.labels[d], iou, 0)
             free = np.where(is_free[annotated], other, 0)
-            best = annotated[(free if free.max() >= IOU else other).argmax()]
-            if other.max() >= IOU:
+            best = annotated[(free if free.max() >= MIN_IOU else other).argmax()]
+            if other.max() >= MIN_IOU:
                 rows[d] = truth.labels[best]
                 is_free[best] = False
-            elif iou.max() >= IOU:
+            elif iou.max() >= MIN_IOU:
                 rows[d] = num_classes
     matrix = np.zeros((num_classes + 2, num_classes + 1), int)
     np.add.at(matrix, (rows[kept], detections.labels[kept]), 1)
@@ -170,7 +141,7 @@ def confusion(
     return matrix
 
 
-def box_costs(truth: Boxes, detections: Boxes, matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+def box_costs(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     """
     What each box costs: a false detection its score; an annotated one 1 less the score of the
     detection that found it. A perfect and certain model costs nothing, and no threshold is needed.
@@ -178,18 +149,16 @@ def box_costs(truth: Boxes, detections: Boxes, matches: Matches) -> tuple[np.nda
     Returns:
         (N,) of the annotated boxes, and (D,) of the detections.
     """
-    missing = (truth.scores > 0).astype(float)
+    scores, missing = matches.detections.scores, matches.is_real.astype(float)
     correct = matches.kinds == CORRECT
-    missing[matches.partners[correct]] -= detections.scores[correct]
+    missing[matches.partners[correct]] -= scores[correct]
     is_false = (matches.kinds >= CLASS) & (matches.kinds <= BACKGROUND)
-    return missing, np.where(is_false, detections.scores, 0.0)
+    return missing, np.where(is_false, scores, 0.0)
 
 
-def image_costs(
-    truth: Boxes, detections: Boxes, matches: Matches, number_of_images: int
-) -> np.ndarray:
+def image_costs(matches: Matches) -> np.ndarray:
     """(I,): the sum of what the boxes of each image cost."""
-    missing, false = box_costs(truth, detections, matches)
-    return np.bincount(truth.images, missing, number_of_images) + np.bincount(
-        detections.images, false, number_of_images
+    missing, false = box_costs(matches)
+    return np.bincount(matches.truth.images, missing, matches.num_images) + np.bincount(
+        matches.detections.images, false, matches.num_images
     )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detection.evaluation.error_analysis import thresholds
-from detection.evaluation.matching import CORRECT, IGNORED, IOU, box_iou, match, to_boxes
+from detection.evaluation.matching import CORRECT, IGNORED, MIN_IOU, box_iou, match
 
 
 class Quality(NamedTuple):
@@ -35,10 +35,8 @@ def balanced_scores(coco: dict, results: list[dict]) -> dict[int, float]:
     Returns:
         {category id: that score}; inf for a class of which none is correct.
     """
-    truth, detections = to_boxes(coco, results)
-    matches = match(truth, detections, len(coco["images"]))
     ids = sorted(c["id"] for c in coco["categories"])
-    _, of_classes = thresholds(truth, detections, matches, len(ids))
+    _, of_classes = thresholds(match(coco, results), len(ids))
     return {
         id_: math.inf if math.isnan(best.score) else best.score
         for id_, best in zip(ids, of_classes, strict=True)
@@ -57,8 +55,8 @@ def precise_scores(coco: dict, results: list[dict], precision: float) -> dict[in
     Returns:
         {category id: the lowest such score}; inf where no score is enough.
     """
-    truth, detections = to_boxes(coco, results)
-    matches = match(truth, detections, len(coco["images"]))
+    matches = match(coco, results)
+    detections = matches.detections
     is_correct, is_counted = matches.kinds == CORRECT, matches.kinds != IGNORED
     scores = {}
     for label, category_id in enumerate(sorted(c["id"] for c in coco["categories"])):
@@ -95,10 +93,10 @@ def confident(results: list[dict], min_scores: dict[int, float]) -> list[dict]:
     for positions in of_images.values():
         positions.sort(key=lambda position: -results[position]["score"])
         boxes = np.array([results[position]["bbox"] for position in positions], float)
-        iou = box_iou(boxes, boxes, np.zeros(len(boxes), bool))
+        iou = box_iou(boxes, boxes)
         chosen = []
         for k in range(len(boxes)):
-            if not (iou[k, chosen] > IOU).any():
+            if not (iou[k, chosen] > MIN_IOU).any():
                 chosen.append(k)
         kept += [positions[k] for k in chosen]
     return [results[position] for position in sorted(kept)]
@@ -116,19 +114,18 @@ def quality(coco: dict, results: list[dict], min_scores: dict[int, float]) -> di
     Returns:
         {category id: Quality}, and that of all classes together as None's.
     """
-    truth, detections = to_boxes(coco, confident(results, min_scores))
-    matches = match(truth, detections, len(coco["images"]))
+    matches = match(coco, confident(results, min_scores))
+    truth, detections = matches.truth, matches.detections
     is_correct, is_counted = matches.kinds == CORRECT, matches.kinds != IGNORED
-    is_real = truth.scores > 0
 
     def of(detected: np.ndarray, wanted: np.ndarray) -> Quality:
         correct = int((is_correct & detected).sum())
-        counts = int((is_counted & detected).sum()), int((is_real & wanted).sum())
+        counts = int((is_counted & detected).sum()), int((matches.is_real & wanted).sum())
         return Quality(*(correct / count if count else math.nan for count in counts))
 
     ids = sorted(c["id"] for c in coco["categories"])
     of_ids = {id_: of(detections.labels == k, truth.labels == k) for k, id_ in enumerate(ids)}
-    return {**of_ids, None: of(is_counted, is_real)}
+    return {**of_ids, None: of(is_counted, matches.is_real)}
 
 
 def pseudo_labels(coco: dict, results: list[dict], min_scores: dict[int, float]) -> dict:
