@@ -1,27 +1,15 @@
-"""Small copies of images, read in parallel: for pages, and to tell how images look."""
+"""Reads small copies of images, in parallel."""
 
-import base64
 import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from detection.utils.images import ImageError, read_image
-
-LOOK_SIZE = 256  # pixels of the longer side: images of any size are compared at this one
-
-
-class Look(NamedTuple):
-    """How an image looks, in gray levels from 0 to 255."""
-
-    brightness: float  # the mean
-    contrast: float  # the standard deviation
-    sharpness: float  # the variance of the Laplacian
 
 
 def read_thumbnail(path: str, max_size: int) -> np.ndarray:
@@ -35,7 +23,7 @@ def read_thumbnail(path: str, max_size: int) -> np.ndarray:
         uint8 (H, W, 3) BGR.
 
     Raises:
-        ImageError: the file is not there, cannot be read, or is no image.
+        ImageError: the file is missing, cannot be read, or is not an image.
     """
     image = cv2.cvtColor(read_image(path, at_least=max_size), cv2.COLOR_RGB2BGR)
     scale = max_size / max(image.shape[:2])
@@ -43,12 +31,6 @@ def read_thumbnail(path: str, max_size: int) -> np.ndarray:
         return image
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def look_at(thumbnail: np.ndarray) -> Look:
-    """How an image looks, from its thumbnail of LOOK_SIZE."""
-    gray = cv2.cvtColor(thumbnail, cv2.COLOR_BGR2GRAY)
-    return Look(float(gray.mean()), float(gray.std()), float(cv2.Laplacian(gray, cv2.CV_64F).var()))
 
 
 def read_thumbnails(
@@ -78,9 +60,3 @@ def read_thumbnails(
             unit=" images",
             leave=False,
         )
-
-
-def jpeg_uri(image: np.ndarray, quality: int = 80) -> str:
-    """A `data:` URI of a uint8 (H, W, 3) BGR image, to stand in a page."""
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
