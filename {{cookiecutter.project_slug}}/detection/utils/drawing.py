@@ -1,4 +1,4 @@
-"""Draws boxes and names, in any script that an installed font can write, with Pillow."""
+"""Draws boxes and class names with Pillow, in any script that an installed font has."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import colormaps, font_manager
+from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 # How the file names of fonts with Chinese, Japanese or Korean glyphs begin, the best first.
@@ -14,6 +14,14 @@ CJK_FONTS = (
     "NotoSansCJK NotoSansKR NotoSansJP NotoSansSC NanumGothic NanumBarunGothic Malgun "
     "AppleSDGothicNeo AppleGothic Hiragino PingFang YuGoth msyh UnDotum wqy DroidSansFallback"
 ).split()
+
+# Okabe and Ito's colours, which people with colour blindness can tell apart.
+OKABE_ITO = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
+    (204, 121, 167),
+)  # fmt: skip
+# Parts of white, or of black if negative, that are mixed in for each seven more classes.
+SHADES = (0, 0.5, -0.5, 0.25, -0.25, 0.7, -0.7, 0.12, -0.12)
 
 
 class Box(NamedTuple):
@@ -44,17 +52,21 @@ def find_fonts(texts: Iterable[str]) -> tuple[list[str], set[int]]:
     return paths, missing
 
 
+def class_color(label: int) -> tuple[int, int, int]:
+    """The colour of a class in every picture and page, RGB from 0 to 255; 63 different ones."""
+    color = np.array(OKABE_ITO[label % len(OKABE_ITO)])
+    shade = SHADES[label // len(OKABE_ITO) % len(SHADES)]
+    mixed = color + abs(shade) * ((255 if shade > 0 else 0) - color)
+    return tuple(mixed.round().astype(int).tolist())
+
+
 def class_colors(count: int) -> list[tuple[int, int, int]]:
-    """As many different colours, RGB from 0 to 255; the same ones for the same count."""
-    if count <= 20:
-        colors = np.array(colormaps["tab10" if count <= 10 else "tab20"].colors)
-    else:
-        colors = colormaps["hsv"](np.linspace(0, 0.9, count))[:, :3]
-    return [tuple(int(v) for v in color) for color in (255 * colors[:count]).round()]
+    """The colours of the first `count` classes."""
+    return [class_color(label) for label in range(count)]
 
 
 class BoxPainter:
-    """Draws boxes with the names of their classes; a name that no font can write is `#number`."""
+    """Draws boxes with the names of their classes; a name that no font has becomes `#number`."""
 
     def __init__(self, class_names: list[str], titles: Iterable[str] = ()):
         """

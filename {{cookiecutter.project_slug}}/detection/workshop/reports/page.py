@@ -1,33 +1,33 @@
-"""Pages of one file that open offline: charts, pictures and styles are in them, scripts are not."""
+"""HTML pages of one file that open offline: with charts, pictures and styles, without scripts."""
 
-from collections.abc import Iterable
+import base64
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import east_asian_width
 
+import cv2
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from detection.utils.drawing import class_color
 from detection.utils.files import write_whole
-from detection.utils.thumbnails import jpeg_uri
-from detection.workshop.reports.charts import class_stroke
 
-LETTER, LINE = 9, 16  # about the room that a name takes on a picture; of Korean letters two
+PICTURE_SIDE = 420  # pixels: the longer side of a picture
+LETTER_WIDTH, LINE_HEIGHT = 9, 16  # about the room of names on a picture; Korean letters take two
+JPEG_QUALITY = 80
+BAR_WIDTH = 120  # pixels: the longest bar in a table
 
 
 class PageBox(NamedTuple):
-    """A box on a picture: corners (x1, y1, x2, y2) as parts of its width and height, from 0 to 1.
-
-    `text` is shown by a pointer on it, and beside it too if `is_named` and there is room; `is_odd`
-    ones stand out.
-    """
+    """A box on a picture, drawn in the colour of its class."""
 
     label: int
-    corners: tuple[float, float, float, float]
-    text: str
-    is_named: bool = False
-    is_odd: bool = False
+    bbox: Sequence[float]  # x, y, width, height in pixels of the image as the json has it
+    text: str  # shown by a pointer on the box
+    is_named: bool = False  # `text` is written beside the box too, if there is room
+    is_odd: bool = False  # drawn thick
 
 
 def render_page(template: str, **values) -> str:
@@ -45,7 +45,8 @@ def render_page(template: str, **values) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["swatch"] = swatch
+    environment.filters |= {"swatch": swatch, "fixed": _fixed, "thousands": "{:,}".format}
+    environment.globals["bar"] = _bar
     return environment.get_template(template).render(**values)
 
 
@@ -63,53 +64,52 @@ def write_page(path: str, html: str) -> None:
 
 def swatch(label: int) -> Markup:
     """A small line in the colour of a class's boxes."""
-    color, dashes = class_stroke(label)
-    return Markup(
-        '<svg class="swatch" viewBox="0 0 20 8" aria-hidden="true">'
-        f'<path d="M0 4H20" stroke="{color}" stroke-dasharray="{dashes}"/></svg>'
-    )
+    return Markup(f'<i class="swatch" style="background: {_css(label)}"></i>')
 
 
 def picture(
-    image: np.ndarray | None, size: tuple[int, int], boxes: Iterable[PageBox], label: str
+    pixels: np.ndarray | None, size: tuple[int, int], boxes: Iterable[PageBox], label: str
 ) -> Markup:
     """
-    An image with its boxes, as SVG: the class names are text, in whatever script the reader has.
+    An image with its boxes, as SVG: class names are text, in whatever script the reader has.
 
     Args:
-        image: uint8 (H, W, 3) BGR, as the page shall carry it; None: the boxes on nothing.
-        size: (width, height) of the drawing; lines and letters are made for about 400.
+        pixels: uint8 (H, W, 3) BGR, as the page shall carry it; None: the boxes on nothing.
+        size: (width, height) of the image as the json has it.
         boxes: drawn in this order; where names overlap, that of an odd or a later one is shown.
         label: what is to be seen, for those who cannot see it.
     """
-    width, height = size
+    if pixels is None:
+        width, height = (max(round(side * PICTURE_SIDE / max(size)), 1) for side in size)
+    else:
+        height, width = pixels.shape[:2]
     outlines, rectangles, wanted = [], [], []
     for box in boxes:
-        x1, y1, x2, y2 = np.clip(box.corners, -0.5, 1.5) * (width, height, width, height)
+        x, y, w, h = box.bbox
+        corners = np.array([x, y, x + w, y + h]) / np.tile(size, 2)
+        x1, y1, x2, y2 = np.clip(corners, -0.5, 1.5) * np.tile((width, height), 2)
         x2, y2 = max(x2, x1 + 2), max(y2, y1 + 2)  # one without area is drawn too
-        place = f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
-        odd = ' class="odd"' if box.is_odd else ""
-        color, dashes = class_stroke(box.label)
-        dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
         outlines.append(f"M{x1:.1f} {y1:.1f}H{x2:.1f}V{y2:.1f}H{x1:.1f}z")
         rectangles.append(
-            f'<rect{odd} {place} stroke="{color}"{dashed}><title>{escape(box.text)}</title></rect>'
+            f'<rect{" class=odd" if box.is_odd else ""} x="{x1:.1f}" y="{y1:.1f}" '
+            f'width="{x2 - x1:.1f}" height="{y2 - y1:.1f}" stroke="{_css(box.label)}">'
+            f"<title>{escape(box.text)}</title></rect>"
         )
         if box.is_named:
             wide = _width(box.text)
             left = min(x2, width - 3) - wide if x1 > 0.6 * width else min(x1, width - 3 - wide)
-            bottom = y1 - 4 if y1 > LINE else min(max(y1, 0) + 14, height - 4)
+            bottom = y1 - 4 if y1 > LINE_HEIGHT else min(max(y1, 0) + 14, height - 4)
             wanted.append((box.is_odd, max(left, 3), bottom, box.text))
     names = []
     wanted.reverse()
     for _, left, bottom, text in sorted(wanted, key=lambda name: not name[0]):
         right = left + _width(text)
-        if all(right < a or b < left or abs(bottom - c) > LINE for a, b, c, _ in names):
+        if all(right < a or b < left or abs(bottom - c) > LINE_HEIGHT for a, b, c, _ in names):
             names.append((left, right, bottom, text))
     texts = [f'<text x="{a:.1f}" y="{y:.1f}">{escape(text)}</text>' for a, _, y, text in names]
     shown = ""
-    if image is not None:
-        shown = f'<image href="{jpeg_uri(image)}" width="{width}" height="{height}"/>'
+    if pixels is not None:
+        shown = f'<image href="{_jpeg_uri(pixels)}" width="{width}" height="{height}"/>'
     return Markup(
         f'<svg class="picture" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(label)}">{shown}'
@@ -117,5 +117,24 @@ def picture(
     )
 
 
+def _jpeg_uri(pixels: np.ndarray) -> str:
+    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+
+
+def _css(label: int) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*class_color(label))
+
+
 def _width(text: str) -> float:
-    return LETTER * sum(1 + (east_asian_width(letter) in "WF") for letter in text)
+    return LETTER_WIDTH * sum(1 + (east_asian_width(letter) in "WF") for letter in text)
+
+
+def _fixed(value: float | None, decimals: int) -> str:
+    return "–" if value is None else f"{value:.{decimals}f}"
+
+
+def _bar(value: float | None, longest: float, text: str, kind: str = "") -> Markup:
+    """A table's cell with a text beside a bar of this length."""
+    width = round(BAR_WIDTH * max(value or 0, 0) / (longest or 1))
+    return Markup(f'<td class="bar {kind}"><i style="width: {width}px"></i>{escape(text)}</td>')

@@ -19,7 +19,7 @@ from detection.utils.wandb_runs import (
 )
 from detection.workshop.analysis.runs import read_config
 
-# tables of the page, and their columns; all but the first of each are numbers
+# tables of the page, and their columns
 TABLES = {
     "classes": (
         "class_rows",
@@ -103,19 +103,18 @@ def _mode(writer: dict) -> str:
 
 
 def _scalars(page: dict) -> dict[str, float]:
-    texts = {figure["name"]: figure["value"] for figure in page["figures"]}
-    texts |= {f"AP-{row['name']}": row["AP"] for row in page["class_rows"]}
-    texts |= {f"cost/{row['name']}": row["cost"] for row in page["error_rows"]}
-    texts["calibration_error"] = page["calibration_error"]
-    numbers = {f"report/{name}": _number(text) for name, text in texts.items()}
-    return {name: number for name, number in numbers.items() if number is not None}
+    numbers = {name: page["all_row"][name] for name in ("AP", "AP50", "AP75")}
+    numbers |= {f"AP-{row['name']}": row["AP"] for row in page["class_rows"]}
+    numbers |= {f"cost/{row['name']}": row["cost"] for row in page["error_rows"]}
+    numbers["calibration_error"] = page["calibration_error"]
+    return {f"report/{name}": number for name, number in numbers.items() if number is not None}
 
 
 def _tables(page: dict) -> dict:
-    tables = {}
-    for name, (rows, columns) in TABLES.items():
-        data = [[row[columns[0]], *(_number(row[c]) for c in columns[1:])] for row in page[rows]]
-        tables[f"report/{name}"] = wandb.Table(list(columns), data)
+    tables = {
+        f"report/{name}": wandb.Table(list(columns), [[r[c] for c in columns] for r in page[rows]])
+        for name, (rows, columns) in TABLES.items()
+    }
     if charts := page["recall_charts"]:
         tables["report/precision_recall"] = wandb.plot.line_series(
             np.linspace(0, 1, len(charts[0]["curve"])).tolist(),
@@ -124,28 +123,19 @@ def _tables(page: dict) -> dict:
             "Precision at IoU 0.5",
             "recall",
         )
-    tables["report/confusion"] = _confusion(page["matrix"])
-    return tables
-
-
-def _confusion(matrix: dict) -> wandb.plot.CustomChart:
-    data = [
-        [row["name"], name, cell["count"]]
+    matrix, columns = page["matrix"], ["Actual", "Predicted", "nPredictions"]
+    cells = [
+        [row["name"], name, count]
         for row in matrix["rows"]
-        for name, cell in zip(matrix["columns"], row["cells"], strict=True)
+        for name, count in zip(matrix["columns"], row["counts"], strict=True)
     ]
-    columns = ["Actual", "Predicted", "nPredictions"]
-    return wandb.plot_table(
+    tables["report/confusion"] = wandb.plot_table(
         "wandb/confusion_matrix/v1",
-        wandb.Table(columns, data),
+        wandb.Table(columns, cells),
         {column: column for column in columns},
         {"title": "Confusion at IoU 0.5"},
     )
-
-
-def _number(text: str) -> float | None:
-    """A figure of the page; None for a dash."""
-    return None if text == "–" else float(text.replace(",", ""))
+    return tables
 
 
 def _training_id(run: str) -> str | None:
