@@ -1,4 +1,4 @@
-"""COCO annotations as arrays, and what there is to count in them; without detectron2."""
+"""COCO annotations as arrays, and counts of what is in them; without detectron2."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ import numpy as np
 from detection.data.coco import read_coco
 from detection.utils.errors import UserError
 
-SMALL = 32**2  # square pixels: up to it COCO's metrics call an object small
-EVEN = 1.5  # times as many boxes as the rarest class has; below, classes are as good as even
+MAX_SMALL = 32**2  # square pixels: an object up to this area is small to COCO's metrics
+RARE = 1.5  # a class is rare if another has this many times its boxes
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Split:
 
     @property
     def has_area(self) -> np.ndarray:
-        """Bool (N,): boxes that have a size and a shape to speak of."""
+        """Bool (N,): boxes wider and higher than 0."""
         return (self.boxes[:, 2:] > 0).all(axis=1)
 
     @property
@@ -52,7 +52,7 @@ def read_splits(json_files: dict[str, str]) -> tuple[list[str], list[Split]]:
     Read {name: COCO json}; returns the class names of all files, by id and file, and the splits.
 
     Raises:
-        UserError: a file is no COCO json, or a category or an image in it is malformed.
+        UserError: a file is not a COCO json, or a category or an image in it is malformed.
     """
     cocos = {name: read_coco(json_file) for name, json_file in json_files.items()}
     class_names = []
@@ -133,7 +133,7 @@ def what_stands_out(class_names: list[str], splits: list[Split]) -> list[str]:
             f"{_plural(boxes[rarest], 'box', 'boxes')} ({share(boxes[rarest], boxes.sum())}) in "
             f"{_plural(images[rarest], 'image')}; {class_names[commonest]}, the commonest, has "
             f"{times:.0f} times as many."
-            if times >= EVEN
+            if times >= RARE
             else f"No class of {train.name} is rare: they have from {boxes[rarest]:,} to "
             f"{boxes[commonest]:,} boxes."
         )
@@ -142,23 +142,23 @@ def what_stands_out(class_names: list[str], splits: list[Split]) -> list[str]:
         absent = [n for n, count in zip(class_names, counts, strict=True) if not count]
         if absent:
             lines.append(f"Not in {split.name} at all: {listed(absent)}.")
-    oddities = [_oddities_of(split) for split in splits]
-    for text in oddities[0]:
-        told = [f"{o[text]} of {s.name}" for s, o in zip(splits, oddities, strict=True) if o[text]]
-        if told:
-            lines.append(f"{text}: {', '.join(told)}.")
+    special = [_count_special(split) for split in splits]
+    for text in special[0]:
+        texts = [f"{o[text]} of {s.name}" for s, o in zip(splits, special, strict=True) if o[text]]
+        if texts:
+            lines.append(f"{text}: {', '.join(texts)}.")
     sizes = {s.name: _image_sizes(s) for s in splits}
-    told = {text: [n for n, t in sizes.items() if t == text] for text in sizes.values()}
-    return lines + [f"Images of {' and '.join(names)}: {text}." for text, names in told.items()]
+    texts = {text: [n for n, t in sizes.items() if t == text] for text in sizes.values()}
+    return lines + [f"Images of {' and '.join(names)}: {text}." for text, names in texts.items()]
 
 
-def _oddities_of(split: Split) -> dict[str, str]:
-    """{what is odd: how much of it there is, "" for none}."""
+def _count_special(split: Split) -> dict[str, str]:
+    """{what to know of: how much of it there is, "" for none}."""
     boxes, images = len(split.boxes), len(split.file_names)
     counts = {
         "Images without boxes": ((split.counts == 0).sum(), images),
         "Boxes that COCO's metrics count as small, of an area up to 32 × 32 px": (
-            (split.areas <= SMALL).sum(),
+            (split.areas <= MAX_SMALL).sum(),
             boxes,
         ),
         "Boxes without area": ((~split.has_area).sum(), boxes),
@@ -184,7 +184,7 @@ def _image_sizes(split: Split) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """A percentage in three digits at most; "0.02%" rather than "0%" for what is there."""
+    """A percentage of at most three digits; something small is "0.02%", never "0%"."""
     if not whole:
         return "–"
     percent = 100 * part / whole

@@ -18,7 +18,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
 WIDTH, HEIGHT = 360, 230
-NAME_WIDTH = 64  # pixels: the room for names beside the ends of lines
+NAME_WIDTH = 76  # pixels: the room for names beside the ends of lines
 SHADES = 8  # of a heat map
 
 # colours that stand for those of page.html.jinja, which differ in light and dark

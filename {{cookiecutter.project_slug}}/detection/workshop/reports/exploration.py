@@ -1,5 +1,7 @@
 """The page of `make explore`: what templates/exploration.html.jinja shows."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from detection.workshop.analysis.anchors import Anchors, best_iou, shapes_of, suggest
@@ -15,10 +17,10 @@ from detection.workshop.analysis.dataset_statistics import (
 )
 from detection.workshop.reports.charts import heat_map, histogram
 
-BAR = 120  # pixels: the longest bar of the table of classes
-MOST_SIZES = 8  # rows of the table of image sizes
-MOST_TOGETHER = 30  # classes in the matrix
-# other anchors are named if of the boxes that have none they leave less than this part,
+MAX_SIZES = 8  # rows of the table of image sizes
+MAX_TOGETHER = 30  # classes in the matrix
+MAX_COUNTS = 30  # bars of the chart of boxes per image
+# other anchors are suggested if they leave out less than this part of the boxes left out now,
 WORTHWHILE = 0.8
 LEAST = 0.01  # and fewer by this share of all boxes
 POWERS = tuple((p, f"{2**p:,}") for p in range(16))
@@ -27,23 +29,22 @@ RATIOS += tuple((np.log2(r), f"{r}") for r in (1, 2, 4, 8))
 
 
 def overview(class_names: list[str], splits: list[Split]) -> dict:
-    """Heads, sentences, classes, images and classes together: what needs no config, no image."""
+    """The template's values that need neither the config nor the images."""
     counts = [count_classes(split, len(class_names)) for split in splits]
     class_rows = []
     for label in np.argsort(-counts[0][0], kind="stable"):
         of_class = (splits[0].labels == label) & splits[0].has_area
         parts = [
             {
-                "bar": round(BAR * boxes[label] / max(boxes.max(), 1)),
-                "boxes": f"{boxes[label]:,}",
+                "boxes": int(boxes[label]),
+                "most": int(boxes.max()),
                 "box_share": share(boxes[label], boxes.sum()),
-                "images": f"{images[label]:,}",
+                "images": int(images[label]),
                 "image_share": share(images[label], len(split.file_names)),
             }
             for split, (boxes, images) in zip(splits, counts, strict=True)
         ]
-        sides = box_sides(splits[0].boxes[of_class])
-        side = f"{np.median(sides):.0f}" if of_class.any() else "–"
+        side = np.median(box_sides(splits[0].boxes[of_class])) if of_class.any() else None
         class_rows.append(
             {"label": int(label), "name": class_names[label], "parts": parts, "side": side}
         )
@@ -52,10 +53,10 @@ def overview(class_names: list[str], splits: list[Split]) -> dict:
             {
                 "name": s.name,
                 "json_file": s.json_file,
-                "images": f"{len(s.file_names):,}",
-                "empty": f"{(s.counts == 0).sum():,}",
-                "boxes": f"{len(s.boxes):,}",
-                "per_image": f"{s.counts.mean():.1f}",
+                "images": len(s.file_names),
+                "empty": int((s.counts == 0).sum()),
+                "boxes": len(s.boxes),
+                "per_image": s.counts.mean(),
             }
             for s in splits
         ],
@@ -75,7 +76,7 @@ def anchor_section(
 
     Args:
         anchors: None for a model without any.
-        factors: (I, 2), what the config resizes each image's width and height by.
+        factors: (I, 2), what the config multiplies each image's width and height with.
         model: the config's file, to be named.
     """
     kept = split.has_area
@@ -90,17 +91,16 @@ def anchor_section(
         return section
     if not len(boxes):
         return section
-    shapes = boxes[:, 2:]
-    ious, sides = best_iou(shapes, anchors.shapes), box_sides(boxes)
+    ious, sides = best_iou(boxes[:, 2:], anchors.shapes), box_sides(boxes)
     thresholds = sorted({anchors.threshold, 0.5}, reverse=True)
     unfit = ious < anchors.threshold
     lines.append(
         f"{share(unfit.sum(), len(ious))} of the boxes ({unfit.sum():,}) fit no anchor: their best "
-        f"IoU with any shape is under {anchors.threshold:g}, from which the model learns an object "
-        "as found. "
+        f"IoU with any shape is under {anchors.threshold:g}, from which an anchor learns an "
+        "object. "
         + (
-            "The model still gives each of these its best anchor, one or a few for an object, and "
-            "so learns them from less."
+            "Each of these still gets its best anchor, one or a few per object, and so the model "
+            "learns them from less."
             if anchors.keeps_best
             else "The model never learns them."
         )
@@ -109,19 +109,25 @@ def anchor_section(
     for label in np.argsort(-np.bincount(labels, unfit, len(class_names)), kind="stable"):
         of_class = labels == label
         if of_class.any():
-            parts = [(ious[of_class] < t).sum() for t in thresholds]
+            counts = [int((ious[of_class] < t).sum()) for t in thresholds]
             section["anchor_rows"].append(
                 {
                     "name": class_names[label],
-                    "boxes": f"{of_class.sum():,}",
-                    "side": f"{np.median(sides[of_class]):.0f}",
-                    "iou": f"{np.median(ious[of_class]):.2f}",
-                    "parts": [
-                        {"count": f"{n:,}", "share": share(n, of_class.sum())} for n in parts
-                    ],
+                    "boxes": int(of_class.sum()),
+                    "side": np.median(sides[of_class]),
+                    "iou": np.median(ious[of_class]),
+                    "parts": [{"count": n, "share": share(n, of_class.sum())} for n in counts],
                 }
             )
     section["thresholds"] = [f"IoU {t:g}" for t in thresholds]
+    section["suggestion"] = _suggestion(anchors, boxes[:, 2:], ious, thresholds)
+    return section
+
+
+def _suggestion(
+    anchors: Anchors, shapes: np.ndarray, ious: np.ndarray, thresholds: list[float]
+) -> dict:
+    """A `line` on anchors that follow the boxes, and the `overrides` that set them, if worth it."""
     sizes, ratios = suggest(anchors, shapes, thresholds)
     others = shapes_of(sizes, ratios)
     other_ious = best_iou(shapes, others)
@@ -130,61 +136,68 @@ def anchor_section(
     line += f"{share((other_ious < anchors.threshold).mean(), 1)} of them"
     if anchors.threshold > 0.5:
         line += f", and {share(then[-1], 1)} rather than {share(now[-1], 1)} at IoU 0.5"
-    overrides = []
-    if any(b < WORTHWHILE * a and b < a - LEAST for a, b in zip(now, then, strict=True)):
-        line += "; pretrained weights still fit. Whether AP gains, a training says:"
-        overrides = [
-            f"{anchors.node}.sizes={sizes}".replace(" ", ""),
-            f"{anchors.node}.aspect_ratios=[{ratios}]".replace(" ", ""),
-        ]
-    else:
-        line += ": these ones are about as good as that many can be."
-    section["suggestion"] = {"line": line, "overrides": overrides}
-    return section
+    if not any(b < WORTHWHILE * a and b < a - LEAST for a, b in zip(now, then, strict=True)):
+        line += ": the present ones are about as good as that many can be."
+        return {"line": line, "overrides": []}
+    line += "; pretrained weights still fit. Only a training shows whether AP gains:"
+    overrides = f"{anchors.node}.sizes={sizes}", f"{anchors.node}.aspect_ratios=[{ratios}]"
+    return {"line": line, "overrides": [text.replace(" ", "") for text in overrides]}
+
+
+def _chart(title: str, text: str, draw: Callable, *values, caption: str = "") -> dict:
+    return {"title": title, "svg": draw(text, *values), "caption": caption or text}
 
 
 def _count_chart(splits: list[Split]) -> dict:
-    most = max(int(s.counts.max(initial=0)) for s in splits)
-    width = max(1, -(-(most + 1) // 30))
+    train, most = splits[0], max(int(s.counts.max(initial=0)) for s in splits)
+    width = max(1, -(-(most + 1) // MAX_COUNTS))
     edges = np.arange(0, most + 1 + width, width)
     series = {s.name: np.histogram(s.counts, edges)[0] for s in splits}
     step = max(width, -(-most // 6))
     ticks = [(v + 0.5 if width == 1 else v, f"{v}") for v in range(0, most + 1, step)]
-    middle = int(np.median(splits[0].counts))
-    boxes = "box" if middle == 1 else "boxes"
-    told = (
-        f"Half of the images of {splits[0].name} have {middle} {boxes} or fewer, the fullest "
-        f"{most}."
+    middle = int(np.median(train.counts))
+    text = (
+        f"Half of the images of {train.name} have {middle} {'box' if middle == 1 else 'boxes'} or "
+        f"fewer, the fullest {most}."
     )
-    chart = histogram(told, edges, series, ticks, "boxes in an image", "images", unit="images")
-    return {"title": "Boxes per image", "svg": chart, "caption": f"{told}{_key(splits)}"}
+    key = f" Bars: {train.name}; line: {splits[1].name}." if len(splits) > 1 else ""
+    values = edges, series, ticks, "boxes per image", "images", (), "images"
+    return _chart("Boxes per image", text, histogram, *values, caption=text + key)
 
 
 def _place_chart(split: Split) -> dict:
     grid = centre_map(split, 24)
-    told = f"Centres of the boxes of {split.name} in their images."
-    sides = grid.sum(axis=0), grid.sum(axis=1)
-    middle = [share(s[8:16].sum(), s.sum()) for s in sides]
-    told += (
-        f" {middle[0]} are in the middle third from left to right, {middle[1]} from top to bottom."
+    across, down = (share(s[8:16].sum(), s.sum()) for s in (grid.sum(axis=0), grid.sum(axis=1)))
+    text = (
+        f"Centres of the boxes of {split.name} in their images. {across} are in the middle third "
+        f"from left to right, {down} from top to bottom."
     )
-    ticks = [(0, "0"), (0.5, "½"), (1, "1")]
-    flipped = [(0, "1"), (0.5, "½"), (1, "0")]  # rows run from the top
-    chart = heat_map(
-        told, grid[::-1], (0, 1, 0, 1), ticks, flipped, "part of the width", "part of the height"
+    ticks, flipped = (
+        [(0, a), (0.5, "½"), (1, b)]
+        for a, b in (("0", "1"), ("1", "0"))  # rows run from the top
     )
-    return {"title": "Where boxes lie", "svg": chart, "caption": told}
+    titles = "part of the width", "part of the height"
+    return _chart(
+        "Where boxes are", text, heat_map, grid[::-1], (0, 1, 0, 1), ticks, flipped, *titles
+    )
 
 
 def _size_charts(boxes: np.ndarray, anchors: Anchors | None) -> list[dict]:
     sides, ratios = np.log2(box_sides(boxes)), np.log2(box_ratios(boxes))
     low = np.floor(np.clip(sides.min(), 0, POWERS[-2][0]))
     high = np.ceil(np.clip(sides.max(), low + 1, POWERS[-1][0]))
-    sides = np.clip(sides, low, high)
+    sides, clipped = np.clip(sides, low, high), np.clip(ratios, -3.49, 3.49)
     powers = [t for t in POWERS if low <= t[0] <= high]
     quarter, middle, most = (f"{2**q:.0f}" for q in np.quantile(sides, (0.25, 0.5, 0.75)))
-    told = f"Half of the boxes are between {quarter} and {most} px a side, the median {middle}."
-    size_marks, ratio_marks, shape_marks, lines = [], [], [], ""
+    wide, tall = (share(part.sum(), len(ratios)) for part in (ratios < -1, ratios > 1))
+    size_text = (
+        f"Half of the boxes are between {quarter} and {most} px a side; median: {middle} px."
+    )
+    ratio_text = (
+        f"More than twice as wide as tall: {wide}; more than twice as tall as wide: {tall}."
+    )
+    both_text = "Side and ratio of all boxes; the stronger the colour, the more."
+    size_marks, ratio_marks, shape_marks = [], [], []
     if anchors is not None:
         levels = anchors.sizes if len(anchors.sizes) <= 6 else anchors.sizes[:: anchors.levels[0]]
         size_marks = [(np.log2(s), f"{s:.0f}") for s in levels]
@@ -193,103 +206,52 @@ def _size_charts(boxes: np.ndarray, anchors: Anchors | None) -> list[dict]:
             (np.log2(w * h) / 2, np.log2(h / w), f"anchor {w:.0f} × {h:.0f}")
             for w, h in anchors.shapes
         ]
-        lines = " Lines: anchors."
-    edges = np.linspace(low, high, int(high - low) * 4 + 1)
-    size_chart = histogram(
-        told + lines,
-        edges,
-        {"boxes": np.histogram(sides, edges)[0]},
-        powers,
-        "side, px",
-        "boxes",
-        size_marks,
-        "boxes",
-    )
-    wide, tall = (share((ratios < -1).sum(), len(ratios)), share((ratios > 1).sum(), len(ratios)))
-    told_ratio = (
-        f"{wide} are more than twice as wide as tall, {tall} more than twice as tall as wide."
-    )
-    edges = np.linspace(-3.5, 3.5, 29)
-    clipped = np.clip(ratios, -3.49, 3.49)
-    ratio_chart = histogram(
-        told_ratio + lines,
-        edges,
-        {"boxes": np.histogram(clipped, edges)[0]},
-        RATIOS,
-        "height / width",
-        "boxes",
-        ratio_marks,
-        "boxes",
-    )
-    grid = np.histogram2d(clipped, sides, (np.linspace(-3.5, 3.5, 36), np.linspace(low, high, 41)))[
-        0
-    ]
-    both = "Side and ratio of all boxes; the darker, the more." + (
-        " Crosses: anchors." if shape_marks else ""
-    )
-    both_chart = heat_map(
-        both,
-        grid,
-        (low, high, -3.5, 3.5),
-        powers,
-        RATIOS,
-        "side, px",
-        "height / width",
-        shape_marks,
-    )
+        size_text, ratio_text = (f"{text} Lines: anchors." for text in (size_text, ratio_text))
+        both_text += " Crosses: anchors."
+    cells = np.linspace(-3.5, 3.5, 36), np.linspace(low, high, 41)
+    grid, extent = np.histogram2d(clipped, sides, cells)[0], (low, high, -3.5, 3.5)
+    titles = "side, px", "height / width"
+
+    def bars(title: str, text: str, values, edges, ticks, x_title: str, marks) -> dict:
+        series = {"boxes": np.histogram(values, edges)[0]}
+        return _chart(
+            title, text, histogram, edges, series, ticks, x_title, "boxes", marks, "boxes"
+        )
+
+    edges = np.linspace(low, high, int(high - low) * 4 + 1), np.linspace(-3.5, 3.5, 29)
     return [
-        {"title": "Sides of boxes", "svg": size_chart, "caption": told + lines},
-        {"title": "Height to width", "svg": ratio_chart, "caption": told_ratio + lines},
-        {"title": "Both", "svg": both_chart, "caption": both},
+        bars("Sides of boxes", size_text, sides, edges[0], powers, titles[0], size_marks),
+        bars("Height to width", ratio_text, clipped, edges[1], RATIOS, titles[1], ratio_marks),
+        _chart("Both", both_text, heat_map, grid, extent, powers, RATIOS, *titles, shape_marks),
     ]
 
 
 def _image_sizes(splits: list[Split]) -> dict:
-    every = np.concatenate([s.sizes for s in splits])
-    sizes, times = np.unique(every, axis=0, return_counts=True)
+    sizes, times = np.unique(np.concatenate([s.sizes for s in splits]), axis=0, return_counts=True)
     rows = []
-    for width, height in sizes[np.argsort(-times, kind="stable")][:MOST_SIZES]:
+    for width, height in sizes[np.argsort(-times, kind="stable")][:MAX_SIZES]:
         counts = [int((s.sizes == (width, height)).all(axis=1).sum()) for s in splits]
+        parts = [
+            {"count": n, "share": share(n, len(s.sizes))}
+            for n, s in zip(counts, splits, strict=True)
+        ]
         rows.append(
-            {
-                "size": f"{width:.0f} × {height:.0f}",
-                "ratio": f"{width / height:.2f}",
-                "parts": [
-                    {"count": f"{n:,}", "share": share(n, len(s.sizes))}
-                    for n, s in zip(counts, splits, strict=True)
-                ],
-            }
+            {"size": f"{width:.0f} × {height:.0f}", "ratio": width / height, "parts": parts}
         )
-    return {"rows": rows, "more": max(len(sizes) - MOST_SIZES, 0)}
+    return {"rows": rows, "more": max(len(sizes) - MAX_SIZES, 0)}
 
 
 def _matrix(class_names: list[str], split: Split) -> dict:
     together = co_occurrence(split, len(class_names))
     own = np.diag(together)
-    chosen = np.argsort(-own, kind="stable")[:MOST_TOGETHER]
+    shown = np.argsort(-own, kind="stable")[:MAX_TOGETHER].tolist()
     rows = [
         {
             "name": class_names[a],
-            "cells": [
-                {
-                    "is_own": bool(a == b),
-                    "heat": f"{together[a, b] / max(own[a], 1):.3f}",
-                    "text": f"{own[a]:,}" if a == b else _percent(together[a, b], own[a]),
-                }
-                for b in chosen
-            ],
+            "own": k,
+            "images": int(own[a]),
+            "parts": (together[a, shown] / max(own[a], 1)).tolist(),
         }
-        for a in chosen
+        for k, a in enumerate(shown)
     ]
-    return {"rows": rows, "more": max(len(class_names) - MOST_TOGETHER, 0)}
-
-
-def _percent(part: int, whole: int) -> str:
-    if not part:
-        return "·"
-    percent = 100 * part / whole
-    return "<1" if percent < 1 else f"{percent:.0f}"
-
-
-def _key(splits: list[Split]) -> str:
-    return f" Bars: {splits[0].name}; line: {splits[1].name}." if len(splits) > 1 else ""
+    return {"rows": rows, "more": max(len(class_names) - MAX_TOGETHER, 0)}

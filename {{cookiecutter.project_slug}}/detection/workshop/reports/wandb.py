@@ -1,4 +1,4 @@
-"""Sends the figures of `make report` to W&B."""
+"""Sends the page of `make report` to W&B, with its figures."""
 
 import os
 import uuid
@@ -33,13 +33,13 @@ TABLES = {
 
 def writer_settings(run: str) -> dict:
     """
-    The settings of the W&B writer of a training, as its config.yaml has them.
+    The settings of a training's W&B writer, from its config.yaml.
 
     Args:
         run: output folder of the training.
 
     Raises:
-        UserError: it was one without W&B.
+        UserError: the training was without W&B.
     """
     writer = (read_config(run).get("writers") or {}).get("wandb")
     if not writer or _mode(writer) == "disabled":
@@ -49,15 +49,14 @@ def writer_settings(run: str) -> dict:
 
 def send_report(run: str, writer: dict, page: dict, page_file: str) -> list[str]:
     """
-    Send a report: the page itself, its tables, its curves and its confusion matrix.
+    Send a report as a W&B run of its own, of the job type "report", to the training's project.
 
-    They become a W&B run of their own, of the job type "report", in the project of the training:
-    its own run stays as it is, so that a resume finds no rows that are not of the training.
+    The training's own run stays as it is, so that a resume finds only the training's rows.
 
     Args:
         run: output folder of the training.
         writer: its `writer_settings`.
-        page: what the page was made of, with percent as it shows them.
+        page: the values of its template.
         page_file: the page.
 
     Returns:
@@ -66,6 +65,7 @@ def send_report(run: str, writer: dict, page: dict, page_file: str) -> list[str]
     unsent = []
     timeouts = {name: writer[name] for name in ("init_timeout", "finish_timeout") if name in writer}
     name = writer.get("name") or Path(run).resolve().name
+    training_id = read_record(Path(run) / "wandb_run.json").get("id")
     wandb_run = open_run(
         Path(run),
         uuid.uuid4().hex[:8],
@@ -78,7 +78,7 @@ def send_report(run: str, writer: dict, page: dict, page_file: str) -> list[str]
         job_type="report",
         config={
             "training": name,
-            "training_run": _training_id(run),
+            "training_run": training_id if isinstance(training_id, str) else None,
             "results": page["results_file"],
             "annotations": page["json_file"],
         },
@@ -89,7 +89,7 @@ def send_report(run: str, writer: dict, page: dict, page_file: str) -> list[str]
     try:
         with time_limit(wandb_run.settings.finish_timeout):
             wandb_run.log({"report/page": wandb.Html(page_file, inject=False), **_scalars(page)})
-            # after that, since W&B makes artifacts of them, which more can prevent
+            # afterwards, since W&B makes artifacts of them, which more can prevent
             wandb_run.log(_tables(page))
     except Exception:  # W&B's own process is gone; the page is written
         unsent.append(True)
@@ -112,32 +112,27 @@ def _scalars(page: dict) -> dict[str, float]:
 
 def _tables(page: dict) -> dict:
     tables = {
-        f"report/{name}": wandb.Table(list(columns), [[r[c] for c in columns] for r in page[rows]])
+        name: wandb.Table(list(columns), [[row[c] for c in columns] for row in page[rows]])
         for name, (rows, columns) in TABLES.items()
     }
     if charts := page["recall_charts"]:
-        tables["report/precision_recall"] = wandb.plot.line_series(
+        tables["precision_recall"] = wandb.plot.line_series(
             np.linspace(0, 1, len(charts[0]["curve"])).tolist(),
             [np.nan_to_num(chart["curve"]).tolist() for chart in charts],
             [chart["title"] for chart in charts],
             "Precision at IoU 0.5",
             "recall",
         )
-    matrix, columns = page["matrix"], ["Actual", "Predicted", "nPredictions"]
+    columns = ["Actual", "Predicted", "nPredictions"]
     cells = [
         [row["name"], name, count]
-        for row in matrix["rows"]
-        for name, count in zip(matrix["columns"], row["counts"], strict=True)
+        for row in page["matrix"]["rows"]
+        for name, count in zip(page["matrix"]["columns"], row["counts"], strict=True)
     ]
-    tables["report/confusion"] = wandb.plot_table(
+    tables["confusion"] = wandb.plot_table(
         "wandb/confusion_matrix/v1",
         wandb.Table(columns, cells),
         {column: column for column in columns},
         {"title": "Confusion at IoU 0.5"},
     )
-    return tables
-
-
-def _training_id(run: str) -> str | None:
-    run_id = read_record(Path(run) / "wandb_run.json").get("id")
-    return run_id if isinstance(run_id, str) else None
+    return {f"report/{name}": table for name, table in tables.items()}
