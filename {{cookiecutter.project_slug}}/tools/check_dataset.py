@@ -5,6 +5,7 @@ Say what is wrong with a COCO data set, before training says it less clearly.
     python tools/check_dataset.py                         # datasets/{train,val,test}.json
     python tools/check_dataset.py --fix                   # and write corrected copies
     python tools/check_dataset.py --fix=drop              # take out much that cannot be corrected
+    python tools/check_dataset.py --review output/label_errors.csv  # reviewed; of make labels
     python tools/check_dataset.py data/a.json data/b.json --image-root data/images
     python tools/check_dataset.py a.json b.json --image-root a.json=a --image-root b.json=b
 
@@ -36,6 +37,7 @@ from detection.checks.report import (
     format_findings,
     format_splits,
 )
+from detection.checks.reviews import apply_review
 from detection.checks.splits import check_splits
 from detection.classes import CLASSES
 from detection.data.coco import category_id_map, read_coco, write_json
@@ -163,6 +165,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="also move category_ids by one where they are off by one",
     )
     parser.add_argument(
+        "--review",
+        metavar="CSV",
+        help="write copies to --output, corrected as this CSV of make labels says when reviewed",
+    )
+    parser.add_argument(
         "--output",
         default=in_project(f"{DATASETS}/fixed"),
         help="folder for the corrected copies (default: %(default)s)",
@@ -189,6 +196,7 @@ def run(args: argparse.Namespace) -> int:
             status = 2
     if not splits:
         return status
+    reviewed = apply_review(splits, args.review) if args.review else {}
     facts = {split: {} for split in splits} if args.no_images else read_images(splits, roots)
     num_read = sum(map(len, facts.values()))
     of_folds = check_folds(files, splits, facts)
@@ -199,6 +207,10 @@ def run(args: argparse.Namespace) -> int:
     if findings:
         print(format_findings(findings, width), end="\n\n", file=out)
     print(count_findings(findings), file=out)
+    if args.review:
+        done = [f"{split}: {n} {what}" for split, c in reviewed.items() for what, n in c.items()]
+        done = done or [f"{args.review}: nothing to do, as no row says fix or drop"]
+        print("", *done, sep="\n", file=out)
     if args.fix:
         fixed, facts = fix(splits, facts, roots, args)
         written = write_fixed(fixed, files, args.output)
@@ -214,6 +226,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"\n{format_changes(fixed, findings, args.drop, width)}\n", file=out)
         print("\n".join(f"written  {path}" for path in written.values()), file=out)
         print(f"these have {count_findings(findings)}", file=out)
+    elif args.review:
+        corrected = {split: splits[split] for split in splits if reviewed[split]}
+        written = write_fixed(Fixed(corrected, reviewed, {}, {}), files, args.output)
+        print("\n".join(f"written  {path}" for path in written.values()), file=out)
+        report |= {"fixed": written, "changes": reviewed}
     if args.json == "-":
         print(json.dumps(report, indent=1))  # in ASCII, whatever the terminal's encoding
     elif args.json:

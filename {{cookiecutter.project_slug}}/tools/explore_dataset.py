@@ -7,8 +7,8 @@ Look at the data before training on it: one HTML page that opens offline.
     python tools/explore_dataset.py more/train.json more/val.json --image-root more/images
     python tools/explore_dataset.py dataset.fold=0        # of make split
 
-Classes, box sizes against the config's anchors, boxes per image, classes together, and the images
-with their boxes, the oddest first.
+Classes, box sizes against the config's anchors, boxes per image, classes together, examples of each
+class, and the images with their boxes, the oddest first.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from detection.utils.errors import UserError
 from detection.utils.paths import DATASETS, PROJECT_ROOT, in_project
 from detection.workshop.analysis.dataset_statistics import read_splits
 from detection.workshop.reports.contact_sheet import sheet_section
+from detection.workshop.reports.crops import example_strips
 from detection.workshop.reports.page import render_page, write_page
 
 
@@ -100,6 +101,7 @@ def explore(args: argparse.Namespace) -> list[str]:
     factors = resize_factors(cfg, splits[0].sizes)
     page |= anchor_section(class_names, splits[0], find_anchors(cfg), factors, model)
     roots = [sources[split.name][1] for split in splits]
+    page["strips"] = example_strips(class_names, splits[0], roots[0]) if args.count else []
     page["sheet"] = sheet_section(class_names, splits, roots, args.count, args.sample)
     write_page(args.output, render_page("exploration.html.jinja", title=PROJECT_ROOT.name, **page))
     missing = page["sheet"]["missing"]

@@ -6,8 +6,9 @@ What a model does wrong, and what that costs: one HTML page that opens offline.
     python tools/report.py --compare a=output/<run>/predictions/val.json b=… datasets/val.json
 
 AP by class and size, kinds of errors, precision and recall, confusion, calibration, the curves of
-the training, and the worst images with what was annotated and detected. With --compare: AP by class
-and kinds of errors of several results side by side.
+the training, the worst images with what was annotated and detected, and probable errors of the
+annotations, which are also in label_errors.csv beside the page. With --compare: AP by class and
+kinds of errors of several results side by side, and which differences are within noise.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
+from detection.checks.reviews import has_decisions, write_review
 from detection.data.results import load
 from detection.evaluation.matching import match
 from detection.utils.cli import named_path
@@ -24,12 +26,16 @@ from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
 from detection.utils.image_roots import config_root
 from detection.utils.paths import in_project
+from detection.workshop.analysis.label_errors import find_label_errors
 from detection.workshop.analysis.runs import check_classes, read_history, read_image_root
 from detection.workshop.reports.comparison import comparison
+from detection.workshop.reports.crops import suggestion_section
 from detection.workshop.reports.errors import class_names, errors_section
 from detection.workshop.reports.page import render_page, write_page
 from detection.workshop.reports.training import run_section
 from detection.workshop.reports.worst_images import worst_section
+
+MAX_SUGGESTIONS = 300  # probable label errors, in a CSV beside the page
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -53,7 +59,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="the page (default: report.html in --run or output/, or output/comparison.html)",
     )
     parser.add_argument("--wandb", action="store_true", help="send it to the W&B project of --run")
-    parser.add_argument("--count", type=int, default=24, help="worst images (default: %(default)s)")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=24,
+        help="pictures of the worst images, and of probable label errors (default: %(default)s)",
+    )
     args = parser.parse_intermixed_args(argv)
     if args.count < 0:
         parser.error("--count must not be negative")
@@ -116,9 +127,18 @@ def report(args: argparse.Namespace) -> list[str]:
     page = errors_section(coco, results, matches)
     page |= run_section(curves)
     page["notes"] += page["run_notes"]
+    image_root = _image_root(args)
     page["sheet"] = worst_section(
-        coco, class_names(coco), matches, _image_root(args), args.count, page["min_score"]
+        coco, class_names(coco), matches, image_root, args.count, page["min_score"]
     )
+    page["csv_file"] = str(Path(args.output).with_name("label_errors.csv"))
+    suggestions = find_label_errors(coco, matches)[:MAX_SUGGESTIONS]
+    page["suggestions"] = suggestion_section(coco, suggestions, image_root, args.count)
+    if has_decisions(page["csv_file"]):
+        page["notes"].append(f"{page['csv_file']} has decisions in it and is left as it is.")
+    else:
+        names = {category["id"]: category["name"] for category in coco["categories"]}
+        write_review(suggestions, names, page["csv_file"])
     title = Path(args.run).resolve().name if args.run else Path(args.results).stem
     page |= {"results_file": args.results, "json_file": args.json_file}
     page |= {"title": title, "images": len(coco["images"])}

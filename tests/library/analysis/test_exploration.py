@@ -240,9 +240,17 @@ def test_every_drawing_has_a_text(page):
     assert any(f"1_{HUGE}.jpg with" in attrs.get("aria-label", "") for attrs in drawings)
 
 
+def test_examples_of_each_class_show_its_boxes(data, page):
+    part = page.html.partition('id="examples"')[2].partition('id="oddest"')[0]
+    boxes = usable(data / "train.json")
+    for id_, strip in zip(NAMES, part.split('class="strip"')[1:], strict=True):
+        own = [a for a in boxes if a["category_id"] == id_ and a["bbox"][2] > 0]
+        assert strip.count("<svg") == strip.count("<rect") == min(len(own), 12) > 5
+
+
 def test_pictures_show_the_images(data, page):
-    uris = [a["href"] for t, a in page.tags if t == "image"]
-    assert len(uris) == 10  # of 12 one is missing and one broken
+    part = page.html.partition('id="oddest"')[2]
+    assert part.count("<image ") == 10  # of 12 one is missing and one broken
     black = re.search(rf'aria-label="1_{BLACK}.jpg.*?href="(.*?)"', page.html)[1]
     pixels = np.frombuffer(base64.b64decode(black.partition(",")[2]), np.uint8)
     assert cv2.imdecode(pixels, cv2.IMREAD_COLOR).max() < 10

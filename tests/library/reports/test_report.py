@@ -142,6 +142,14 @@ def test_worst_images_come_first_with_what_they_cost(page):
     assert told == [(image, f"{cost:.2f}") for image, cost in costs.items()]
 
 
+def test_probable_label_errors_are_shown_and_written(planted, page):
+    rows = (planted / "label_errors.csv").read_text(encoding="utf-8-sig").splitlines()[1:]
+    section = page.text.partition("Probable label errors")[2].rpartition("Made by")[0]
+    assert len(rows) == len(re.findall(r"\d\. \w+ \w+: ", section))
+    assert rows[0].startswith(f",1,wrong label,0.900,1.png,10,1,{NAMES[0]},")
+    assert any("missing box,0.600,4.png" in row for row in rows)
+
+
 def test_classes_in_figures(page):
     rows = page.rows("classes")
     # AP, AP50, AP75, boxes, detections, found, threshold, F1, precision, recall

@@ -11,10 +11,14 @@ from tqdm import tqdm
 
 from detection.utils.images import ImageError, read_image
 
+Region = tuple[float, float, float, float]  # left, top, right, bottom as parts of the image
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 
-def read_thumbnail(path: str, max_size: int) -> np.ndarray:
+
+def read_thumbnail(path: str, max_size: int, region: Region = WHOLE) -> np.ndarray:
     """
-    An image, shrunk until its longer side is at most `max_size` pixels; never enlarged.
+    An image or a region of it, shrunk until its longer side is at most `max_size` pixels; never
+    enlarged.
 
     Args:
         path: of the image; it is upright as its EXIF data say.
@@ -25,7 +29,13 @@ def read_thumbnail(path: str, max_size: int) -> np.ndarray:
     Raises:
         ImageError: the file is missing, cannot be read, or is not an image.
     """
-    image = cv2.cvtColor(read_image(path, at_least=max_size), cv2.COLOR_RGB2BGR)
+    left, top, right, bottom = region
+    wanted = min(max_size / max(right - left, bottom - top, 1e-3), 1e6)
+    image = read_image(path, at_least=round(wanted))
+    height, width = image.shape[:2]
+    x, y = min(int(left * width), width - 1), min(int(top * height), height - 1)
+    image = image[y : max(round(bottom * height), y + 1), x : max(round(right * width), x + 1)]
+    image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     scale = max_size / max(image.shape[:2])
     if scale >= 1:
         return image
@@ -34,7 +44,7 @@ def read_thumbnail(path: str, max_size: int) -> np.ndarray:
 
 
 def read_thumbnails(
-    paths: list[str], max_size: int, title: str
+    paths: list[str], max_size: int, title: str, regions: list[Region] | None = None
 ) -> Iterator[np.ndarray | ImageError]:
     """
     `read_thumbnail` of many, in order; what cannot be read is its error.
@@ -45,15 +55,15 @@ def read_thumbnails(
     if not is_terminal:
         print(f"{title}: {len(paths):,}", file=sys.stderr)
 
-    def read(path: str) -> np.ndarray | ImageError:
+    def read(path: str, region: Region) -> np.ndarray | ImageError:
         try:
-            return read_thumbnail(path, max_size)
+            return read_thumbnail(path, max_size, region)
         except ImageError as e:
             return e
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV lets go of the interpreter
         yield from tqdm(
-            pool.map(read, paths),
+            pool.map(read, paths, regions or [WHOLE] * len(paths)),
             title,
             total=len(paths),
             disable=not is_terminal,
