@@ -36,8 +36,8 @@ from detection.engine import (
     ModelArtifacts,
     PeriodicCheckpointer,
     PeriodicWriter,
-    PictureHook,
     PreciseBN,
+    PredictionImages,
     SeedIterations,
     SharedStatistics,
     build_trainer,
@@ -72,7 +72,7 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
     train, val_metric = cfg.train, cfg.train.best_checkpointer.val_metric
     writers = build_writers(cfg)  # terminal, metrics.json, TensorBoard, W&B
     test_set = instantiate(cfg.dataloader.evaluator.dataset_name)
-    pictures = PictureHook(test_set, writers, **train.pictures)
+    pictures = PredictionImages(test_set, writers, **train.pictures)
     ema = EMAHook(model, **train.ema)
     evaluated = ema.model  # `model` itself unless train.ema.enabled
     test = with_validation_losses(cfg, evaluated, build_test(cfg, evaluated, pictures))

@@ -10,7 +10,7 @@ import wandb
 from conftest import read_wandb_rows
 from detection.engine import prediction_images as pictures
 from detection.engine.hooks import EvalHook, PeriodicWriter
-from detection.engine.prediction_images import PictureHook
+from detection.engine.prediction_images import PredictionImages
 from detection.utils import drawing
 from detection.utils.drawing import Box, BoxPainter
 from detection.writers.files import TensorboardWriter
@@ -82,7 +82,7 @@ def train(dataset, writers, max_iter=10, eval_period=3, **options):
     """Evaluates at iterations 2, 5, 8 and 9; writers write at 4 and 9."""
     trainer = tiny_trainer([1.0] * max_iter)
     inputs = [[{"image_id": i, "width": w, "height": h}] for i, (w, h) in SIZES.items()]
-    hook = PictureHook(dataset, writers, **options)
+    hook = PredictionImages(dataset, writers, **options)
 
     def evaluate():
         inference_on_dataset(Detector(), inputs, DatasetEvaluators([hook]))
@@ -196,7 +196,7 @@ def test_only_scores_of_note_are_drawn(dataset, tmp_path):
 def test_count_spreads_them_over_the_annotated_images(dataset, tmp_path):
     def shown(count):
         writer = WandbWriter(str(tmp_path), MetricNames("detectron2", dataset), mode="disabled")
-        hook = PictureHook(dataset, [writer], count=count)
+        hook = PredictionImages(dataset, [writer], count=count)
         hook.before_train()
         return list(hook._chosen)
 

@@ -17,7 +17,7 @@ from detection.engine.hooks import (
     SharedStatistics,
 )
 from detection.engine.launch import run
-from detection.engine.prediction_images import PictureHook
+from detection.engine.prediction_images import PredictionImages
 from detection.engine.setup import find_start, prepared, set_max_iter
 from detection.engine.trainer import build_trainer
 
@@ -30,8 +30,8 @@ __all__ = [
     "ModelArtifacts",
     "PeriodicCheckpointer",
     "PeriodicWriter",
-    "PictureHook",
     "PreciseBN",
+    "PredictionImages",
     "SeedIterations",
     "SharedStatistics",
     "build_trainer",

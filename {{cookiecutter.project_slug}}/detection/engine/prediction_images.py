@@ -1,4 +1,4 @@
-"""Pictures of ground truth and predictions at each evaluation, for W&B and TensorBoard."""
+"""Images with ground truth and predictions at each evaluation, for W&B and TensorBoard."""
 
 import logging
 import os
@@ -21,14 +21,14 @@ from detection.writers.wandb_writer import WandbWriter
 logger = logging.getLogger("detectron2.detection")
 
 
-class PictureHook(HookBase, DatasetEvaluator):
+class PredictionImages(HookBase, DatasetEvaluator):
     """
-    Shows the same validation images with their boxes at each evaluation.
+    Show the same validation images, as `pictures/1`, `pictures/2` …, at each evaluation.
 
     W&B gets each image with ground truth and predictions as boxes, to be switched by class and
-    score in its pages; TensorBoard gets both drawn side by side. Their names are `pictures/1`,
-    `pictures/2`, … The hook is an evaluator too and looks on while others evaluate: it predicts
-    nothing itself. It goes after EvalHook and before the writers.
+    score in its pages; TensorBoard gets both drawn side by side. The hook is also an evaluator,
+    which sees the predictions of an evaluation and makes none itself. It goes after EvalHook and
+    before the writers.
     """
 
     def __init__(
@@ -41,13 +41,12 @@ class PictureHook(HookBase, DatasetEvaluator):
     ):
         """
         Args:
-            dataset_name: what is evaluated; a registered data set with `json_file`, `image_root`
-                and `thing_classes` in its metadata. Without a json file there are no pictures.
-            writers: those of this process; the W&B and TensorBoard writers among them get pictures.
-            count: how many images, spread evenly over the annotated ones; 0 switches it off.
-            max_size: larger pictures are shrunk until their longer side, in pixels, is this:
-                the image itself for W&B, both halves together for TensorBoard, whose PNGs are slow
-                to write.
+            dataset_name: a registered data set with `json_file`, `image_root` and `thing_classes`
+                in its metadata; without a json file nothing is shown.
+            writers: those of this process.
+            count: how many images, spread evenly over the annotated ones; 0: none.
+            max_size: in pixels; larger images are shrunk to it, for TensorBoard, whose PNGs are
+                slow to write, both halves together.
             min_score: the lowest score that is drawn for TensorBoard; W&B gets all.
         """
         self._dataset_name = dataset_name
@@ -61,7 +60,7 @@ class PictureHook(HookBase, DatasetEvaluator):
         self._gathered = None
 
     def before_train(self):
-        # only now: loading a data set may register its metadata anew
+        # not earlier: loading a data set may register its metadata again
         self._metadata = MetadataCatalog.get(self._dataset_name)
         json_file = self._metadata.get("json_file")
         if self._count > 0 and json_file:
@@ -97,12 +96,12 @@ class PictureHook(HookBase, DatasetEvaluator):
         try:
             for number, (image_id, image) in enumerate(self._chosen.items(), start=1):
                 self._show(f"pictures/{number}", image, self._gathered.get(image_id, []))
-        except Exception as e:  # a picture is never worth a training
+        except Exception as e:  # no picture is worth losing a training
             logger.warning(f"no pictures of iteration {self.trainer.iter}: {e!r}")
         self._gathered = None
 
     def _show(self, name: str, image: dict, predictions: list[Box]) -> None:
-        if "pixels" not in image:  # kept, as reading a large image takes longer than all the rest
+        if "pixels" not in image:  # kept, as reading takes longest
             path = os.path.join(self._metadata.image_root, image["file_name"])
             image["pixels"] = _shrink(read_image(path), self._max_size, self._max_size)
         pixels = image["pixels"]

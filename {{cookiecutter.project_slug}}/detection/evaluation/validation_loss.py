@@ -1,4 +1,4 @@
-"""The training's losses on validation images: where they rise, the model learns by heart."""
+"""The training's losses on validation images: when they rise, the model overfits."""
 
 import itertools
 import logging
@@ -23,11 +23,24 @@ logger = logging.getLogger("detectron2.detection")
 def with_validation_losses(
     cfg, model: torch.nn.Module, test: Callable[[], dict]
 ) -> Callable[[], dict]:
-    """`test`, and with `train.val_loss.enabled` also the losses on its images, as `val_loss`."""
+    """
+    Add the losses on its images to an evaluation, if `train.val_loss.enabled`.
+
+    Args:
+        cfg: the training's config.
+        model: the one that is evaluated.
+        test: returns {task: {metric: value}}.
+
+    Returns:
+        `test` itself, or a function that returns the same and the losses as `val_loss`.
+
+    Raises:
+        UserError: the model wants masks, and an annotation has none.
+    """
     if not cfg.train.val_loss.enabled:
         return test
     annotated = deepcopy(cfg.dataloader.test)
-    # what the training's mapper hands the model, but of images resized as for evaluation
+    # mapped as in training, but resized as in evaluation
     annotated.mapper = deepcopy(cfg.dataloader.train.mapper)
     annotated.mapper.augmentations = cfg.dataloader.test.mapper.augmentations
     for randomness in {"mixing", "albumentations"} & annotated.mapper.keys():
@@ -43,16 +56,16 @@ def validation_losses(model: torch.nn.Module, loader: Iterable[list[dict]]) -> d
     """
     The mean losses over the images of `loader`, and their sum as `total_loss`.
 
-    Each image goes through the model by itself, with a seed that draws its proposals: the same
-    weights give the same losses, whatever the batches and their order, and the training's random
-    numbers and states stay as they were.
+    Each image goes through the model on its own, with one seed for its proposals: the same weights
+    give the same losses, whatever the batches and their order, and the training's random numbers
+    and states do not change.
 
     Args:
-        model: in training or evaluation; it comes back as it was.
-        loader: batches with `instances`, this process's part of them.
+        model: in training or evaluation mode, which it keeps.
+        loader: this process's batches, with `instances`.
 
     Returns:
-        {} off the main process.
+        {loss: mean}; {} except on the main process.
 
     Raises:
         UserError: detectron2 finds predictions that are not finite.
@@ -91,7 +104,7 @@ def _as_in_training(model: torch.nn.Module) -> Iterator[None]:
     before = [dict(vars(module)) for module in modules]
     try:
         for module in modules:
-            # dropout is a leaf; what computes losses is none, nor is timm's BatchNorm
+            # dropout is a leaf; modules that compute losses are not, nor is timm's BatchNorm
             computes = any(True for _ in module.children()) and not isinstance(module, _BatchNorm)
             module.training = module is model or computes
         yield

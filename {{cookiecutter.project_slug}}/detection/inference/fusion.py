@@ -1,4 +1,4 @@
-"""Fuses the boxes that several models, or several views of an image, found."""
+"""Fuses the boxes that several models find, or one model in several views of an image."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -131,7 +131,7 @@ def fuse(
     max_boxes: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Fuse what each of M members found in one image; boxes of different classes are never fused.
+    Fuse what M members find in one image; boxes of different classes are never fused.
 
     Args:
         boxes: M arrays (N, 4) of corners (x1, y1, x2, y2) in pixels; N may differ and be 0.
@@ -139,9 +139,9 @@ def fuse(
         labels: M arrays (N,) of whole numbers.
         size: width and height of the image, to which the boxes are clipped.
         method: a key of METHODS.
-        iou_threshold: boxes of one class that overlap more are one object.
-        weights: M factors of the members' scores; None weights all members equally.
-        max_boxes: keep only so many, the best ones.
+        iou_threshold: boxes of one class with a higher IoU are one object.
+        weights: M factors of the members' scores; None: all are 1.
+        max_boxes: keep this many, the best ones; None: all.
 
     Returns:
         Boxes (K, 4), scores (K,) and labels (K,), by descending score.
@@ -180,8 +180,8 @@ def fuse_results(
         images: of the COCO json, with `id`, `width` and `height`.
         members: results of each model: `image_id, category_id, bbox, score`, boxes as
             (x, y, w, h) in pixels.
-        report: wraps the iterator over finished images, e.g. in a progress bar.
-        processes: None takes all processors, or fewer for few images.
+        report: wraps the iterator over finished images, for example in a progress bar.
+        processes: None: one per processor, or fewer for few images.
         how: `method`, `iou_threshold`, `weights` and `max_boxes` of `fuse`.
 
     Returns:

@@ -33,13 +33,13 @@ class Box(NamedTuple):
 
 
 def find_fonts(texts: Iterable[str]) -> tuple[list[str], set[int]]:
-    """The files of fonts to write `texts` with, the best first; the code points that none has."""
+    """Files of fonts that can write `texts`, the best first, and the code points that none has."""
     paths = [font_manager.findfont("DejaVu Sans")]  # comes with matplotlib
     missing = {ord(character) for text in texts for character in text}
     missing -= _code_points(paths[0])
     if not missing:
         return paths, missing
-    # on the disk rather than in matplotlib's list, which may be older than the newest font
+    # on the disk, as matplotlib's list may be older than the newest font
     installed = {path: Path(path).stem.lower() for path in font_manager.findSystemFonts()}
     for prefix in CJK_FONTS:
         matches = [path for path, stem in installed.items() if stem.startswith(prefix.lower())]
@@ -72,7 +72,7 @@ class BoxPainter:
         """
         Args:
             class_names: by number.
-            titles: those that `side_by_side` will get, so that a font for them is found too.
+            titles: those that `side_by_side` will draw, to find a font for them as well.
         """
         self._colors = class_colors(len(class_names))
         self._fonts, self._missing = find_fonts([*class_names, *titles])
@@ -83,14 +83,14 @@ class BoxPainter:
 
     def side_by_side(self, image: np.ndarray, halves: dict[str, list[Box]]) -> np.ndarray:
         """
-        The image as often as there are `halves`, each with its own boxes and a title over it.
+        The image once for each of `halves`, with its boxes, and its title above.
 
         Args:
             image: uint8 (H, W, 3) RGB.
             halves: {title: boxes in pixels of `image`, the later over the earlier}.
 
         Returns:
-            uint8 (H + header, about 2 W, 3) RGB.
+            uint8 (H + header, about W per half, 3) RGB.
         """
         height, width = image.shape[:2]
         size = max(11, round(max(height, width) / 45))
@@ -106,7 +106,7 @@ class BoxPainter:
         return np.asarray(picture)
 
     def draw(self, image: np.ndarray, boxes: list[Box]) -> np.ndarray:
-        """The image with its boxes: uint8 (H, W, 3) RGB, as it came, boxes in pixels of it."""
+        """Draw boxes, in pixels of the image, on a copy of it; both uint8 (H, W, 3) RGB."""
         return np.asarray(self._draw(image, boxes, max(11, round(max(image.shape[:2]) / 45))))
 
     def _draw(self, image: np.ndarray, boxes: list[Box], size: int) -> Image.Image:

@@ -9,10 +9,10 @@ import numpy as np
 from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-# who makes anchors: the RPN of two-stage models, or a one-stage model itself
-OWNERS = ("model.proposal_generator", "model")
-HARDLY = 0.01  # of the boxes: so many more may fit no anchor at one threshold, for less at another
-SEARCHED = 20_000  # boxes, evenly spread, that anchors are fitted to
+# nodes that have anchors: the RPN of two-stage models, or a one-stage model itself
+ANCHOR_OWNERS = ("model.proposal_generator", "model")
+MAX_LOSS = 0.01  # of the boxes: more may fit no anchor at one threshold, for a gain at another
+MAX_SHAPES = 20_000  # boxes, evenly spread, that anchors are fitted to
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Anchors:
     node: str  # the config key of the generator
     shapes: np.ndarray  # (A, 2): width, height
     levels: list[int]  # how many different sizes each level of the pyramid has
-    threshold: float  # from this IoU on an anchor learns the object
-    keeps_best: bool  # whether an object that none reaches still gets its best anchor
+    threshold: float  # IoU from which an anchor learns an object
+    keeps_best: bool  # an object below the threshold with all still gets its best anchor
 
     @property
     def sizes(self) -> np.ndarray:
@@ -37,8 +37,8 @@ class Anchors:
 
 
 def find_anchors(cfg: DictConfig) -> Anchors | None:
-    """The anchors that `cfg.model` is built with; None if it has none, or turns them."""
-    for owner in OWNERS:
+    """The anchors that `cfg.model` is built with; None if it has none, or rotated ones."""
+    for owner in ANCHOR_OWNERS:
         node = f"{owner}.anchor_generator"
         matcher = OmegaConf.select(cfg, f"{owner}.anchor_matcher")
         if matcher is None or OmegaConf.select(cfg, node) is None:
@@ -59,9 +59,9 @@ def find_anchors(cfg: DictConfig) -> Anchors | None:
 
 
 def resize_factors(cfg: DictConfig, sizes: np.ndarray) -> np.ndarray:
-    """(I, 2): what the config's test resize multiplies the widths and heights `sizes` with."""
+    """(I, 2): the factors by which the config's test resize changes widths and heights `sizes`."""
     nodes = OmegaConf.select(cfg, "dataloader.test.mapper.augmentations") or []
-    # other steps change what the pixels show, or need boxes as well
+    # other steps change the content, or need boxes as well
     steps = [step for step in map(_build, nodes) if isinstance(step, _RESIZES)]
     unique, inverse = np.unique(sizes.astype(int), axis=0, return_inverse=True)
     seen = [_resized(steps, width, height) for width, height in unique]
@@ -72,7 +72,7 @@ def best_iou(shapes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """
     (N,): the IoU of each (width, height) with the anchor shape (A, 2) that fits it best.
 
-    Centres are taken to coincide. On the image anchors lie on a grid: there it is at most this.
+    Both have the same centre; on the image, where anchors stand on a grid, the IoU is at most this.
     """
     best = np.zeros(len(shapes))
     areas = shapes.prod(axis=1)
@@ -88,13 +88,13 @@ def suggest(
     """
     Sizes by level and ratios, as many as `anchors` has, that leave few of `shapes` (N, 2) out.
 
-    Left out are those whose best IoU is under a threshold: the sum over `thresholds` is as low as
-    can be found with hardly more of them at any. Tried are the present sizes and those that follow
-    the boxes, times powers of √2, with the present ratios and those that follow the boxes. Their
-    number stays the same, so that pretrained weights still fit.
+    A shape is left out if its best IoU is under a threshold; the sum over `thresholds` is minimal,
+    without many more left out at any of them. Candidates are the present sizes and those that
+    follow the boxes, times powers of √2, with the present ratios and those that follow the boxes.
+    Their number stays the same, so that pretrained weights still fit.
     """
-    if len(shapes) > SEARCHED:
-        shapes = shapes[np.linspace(0, len(shapes) - 1, SEARCHED).astype(int)]
+    if len(shapes) > MAX_SHAPES:
+        shapes = shapes[np.linspace(0, len(shapes) - 1, MAX_SHAPES).astype(int)]
 
     def left_out(by: np.ndarray) -> np.ndarray:
         return (best_iou(shapes, by)[:, None] < np.array(thresholds)).mean(axis=0)
@@ -111,7 +111,7 @@ def suggest(
     for base, factor, by in itertools.product(bases, 2.0 ** np.arange(-3, 3.5, 0.5), ratios):
         sizes = np.split(np.maximum((base * factor).round().astype(int), 1), cuts)
         unfit = left_out(shapes_of(sizes, by))
-        found.append(((unfit > now + HARDLY).any(), unfit.sum(), sizes, by))
+        found.append(((unfit > now + MAX_LOSS).any(), unfit.sum(), sizes, by))
     *_, sizes, by = min(found, key=lambda f: f[:2])
     return [level.tolist() for level in sizes], by.tolist()
 
@@ -131,7 +131,7 @@ def _build(node: object) -> object:
 
 def _resized(steps: list[T.Augmentation], width: int, height: int) -> tuple[int, int]:
     for step in steps:
-        # a picture of that shape, of which one byte is there
+        # an image of that shape in one byte of memory
         transform = step.get_transform(np.broadcast_to(np.uint8(0), (height, width, 3)))
         if isinstance(transform, T.ResizeTransform):
             width, height = transform.new_w, transform.new_h

@@ -1,4 +1,4 @@
-"""How large a model is: parameters, arithmetic, memory and speed."""
+"""Measures a model: parameters, arithmetic, memory and speed."""
 
 import time
 import warnings
@@ -11,7 +11,7 @@ from detectron2.utils.events import EventStorage
 
 @torch.no_grad()
 def without_weights(model: torch.nn.Module) -> torch.nn.Module:
-    """The model with zeros for weights: boxes are the anchors, and nothing but shapes counts."""
+    """Set all weights to 0, so that boxes are the anchors, and only shapes matter."""
     for parameter in model.parameters():
         parameter.zero_()
     return model
@@ -35,7 +35,7 @@ def count(model: torch.nn.Module, height: int, width: int) -> tuple[float, float
 
 
 def memory(model: torch.nn.Module, height: int, width: int) -> float:
-    """GB that the backward pass of one training image needs, beside the parameters; in float32."""
+    """GB that the backward pass of a training image needs beside the parameters, in float32."""
     image = _image(model, height, width)
     instances = Instances((height, width))
     instances.gt_boxes = Boxes(torch.tensor([[0.0, 0.0, width / 4, height / 4]]))
@@ -43,12 +43,12 @@ def memory(model: torch.nn.Module, height: int, width: int) -> float:
     instances.gt_masks = BitMasks(torch.ones(1, height, width))
     image["instances"] = instances
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
-    kept = {}  # autograd holds these tensors, so that no two have one address
+    kept = {}  # {address: bytes}; autograd holds the tensors, so addresses are unique
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # with its history it would hold the node that holds it, for ever
+        return tensor.detach()  # with its history it would hold the node that holds it
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with EventStorage(), hooks:
@@ -59,7 +59,7 @@ def memory(model: torch.nn.Module, height: int, width: int) -> float:
 
 @torch.no_grad()
 def speed(model: torch.nn.Module, height: int, width: int) -> float:
-    """Images a second, one by one, when few boxes are found; the median of five."""
+    """Images per second in batches of one, with few boxes found; the median of five."""
     without_weights(model).eval()
     for module in model.modules():
         if hasattr(module, "test_score_thresh"):
@@ -75,7 +75,7 @@ def speed(model: torch.nn.Module, height: int, width: int) -> float:
 
 
 def _image(model: torch.nn.Module, height: int, width: int) -> dict:
-    # some are for squares alone, and would cut what is larger
+    # some backbones take squares only, and would crop larger images
     side = getattr(model.backbone, "padding_constraints", {}).get("square_size") or max(
         height, width
     )
