@@ -30,7 +30,7 @@ WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
 }
 # What the generated pyproject.toml depends on: a project of that name would depend on itself.
 DEPENDENCIES = set(
-    "albumentations detectron2 fvcore hotcoco huggingface-hub hydra-core imagehash iopath jinja2 "
+    "detectron2 fvcore hotcoco huggingface-hub hydra-core imagehash iopath jinja2 "
     "markupsafe matplotlib numpy omegaconf opencv-python-headless pillow pre-commit pycocotools "
     "pytest pytest-timeout pyyaml ruff safetensors scikit-learn scipy simplejpeg submitit "
     "tabulate tensorboard timm torch torchvision tqdm wandb wcwidth".split()

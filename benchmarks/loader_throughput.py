@@ -117,8 +117,8 @@ def make_mappers(records: list[dict]) -> dict:
             is_train=True, augmentations=theirs, image_format="BGR"
         ),
         "ours, same output": mapper(),
-        "ours + photometric": mapper(albumentations=instantiate(augmentations.photometric)),
-        "ours + strong": mapper(albumentations=instantiate(augmentations.strong)),
+        "ours + photometric": mapper(transforms=instantiate(augmentations.photometric)),
+        "ours + strong": mapper(transforms=instantiate(augmentations.strong)),
         "ours + mosaic, mixup": mapper(mixing=instantiate(augmentations.mixing)),
     }
 

@@ -271,6 +271,17 @@ def test_fuses_as_ensemble_boxes(project, python, tmp_path):
     assert run(python, str(TEMPLATE / "tests/compare_fusion.py"), cwd=project, **paths).stdout
 
 
+def test_albumentations(project, python, passes, tmp_path):
+    """The optional library is installed for this test alone."""
+    uv = (os.environ["UV"], "pip", "install", "--quiet", "--python", python, "--no-deps")
+    needs = ("albumentations==2.0.8", "albucore==0.0.24", "stringzilla", "simsimd")
+    run(*uv, "--target", str(tmp_path), *needs, cwd=tmp_path)
+    library = TEMPLATE / "tests/library"
+    command = [python, "-m", "pytest", "-q", "-c", library / "pytest.ini", "--rootdir", library]
+    command += ["--confcutdir", library, library / "data/with_albumentations.py"]
+    passes(*map(str, command), cwd=project, PYTHONPATH=str(tmp_path))
+
+
 def read(file: Path) -> dict:
     """A parsed json."""
     return json.loads(file.read_text(encoding="utf-8"))

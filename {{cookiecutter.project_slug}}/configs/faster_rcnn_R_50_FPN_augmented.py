@@ -15,4 +15,4 @@ train.output_dir = "output/faster_rcnn_R_50_FPN_augmented"
 train.max_iter = 2 * train.max_iter  # harder images take longer to learn
 
 dataloader.train.mapper.mixing = mixing
-dataloader.train.mapper.albumentations = strong
+dataloader.train.mapper.transforms = strong

@@ -1,8 +1,10 @@
 """Loads a LazyConfig and applies command line overrides, refusing those that name nothing."""
 
 import difflib
+import importlib.util
 import inspect
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,11 +39,13 @@ def load_config(
         notes: gets a sentence for the log, where the learning rate in force comes from.
 
     Raises:
-        UserError: no such file, a malformed override, a key that does not exist, or no such fold.
+        UserError: no such file, a malformed override, a key that does not exist, no such fold, or
+            a package that is not installed.
     """
     cfg = LazyConfig.load(find_config(config_file))
     _fill_in(cfg)
     apply_overrides(cfg, overrides)
+    _require_packages(OmegaConf.to_container(cfg))
     if OmegaConf.select(cfg, "dataset.fold") is not None:
         _choose_fold(cfg, {split_override(override)[1] for override in overrides})
     lr = OmegaConf.select(cfg, "optimizer.lr")
@@ -198,6 +202,21 @@ def _exists(cfg: DictConfig, key: str) -> bool:
         return name in node or ("_target_" in node and takes(node._target_, name))
     except OmegaConfBaseException:
         return False
+
+
+def _require_packages(node: object) -> None:
+    """Refuse a config that names, as text, a callable of a package that is not installed."""
+    if isinstance(node, list):
+        for value in node:
+            _require_packages(value)
+    elif isinstance(node, dict):
+        _require_packages(list(node.values()))
+        if isinstance(target := node.get("_target_"), str):
+            package = target.partition(".")[0]
+            if not (sys.modules.get(package) or importlib.util.find_spec(package)):
+                raise UserError(
+                    f"the config names {target}, and {package} is not installed: uv add {package}"
+                )
 
 
 def _fill_in(cfg: DictConfig) -> None:

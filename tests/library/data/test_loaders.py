@@ -10,9 +10,9 @@ import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
+from configs.common import augmentations
 from conftest import PROJECT_ROOT
 from detection.config import load_config
-from detection.data.albumentations import A
 from detection.data.loader import ResumableBatchSampler, build_train_loader
 from detection.data.mapper import BoxMapper
 from detection.data.mixing import MixUp, Mosaic
@@ -34,11 +34,7 @@ def strong_mapper() -> BoxMapper:
     return BoxMapper(
         is_train=True,
         mixing=[Mosaic(p=0.5), MixUp(p=0.5)],
-        albumentations=[
-            A.SquareSymmetry(p=0.5),
-            A.RandomBrightnessContrast(p=0.5),
-            A.GaussNoise(p=0.5),
-        ],
+        transforms=instantiate([*augmentations.turns, *augmentations.strong]),
         augmentations=[
             T.RandomCrop("relative_range", (0.5, 0.5)),
             ResizeShortestEdge((32, 64), sample_style="range"),

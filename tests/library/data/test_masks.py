@@ -8,6 +8,8 @@ import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.v2 as V
+from configs.common import augmentations
 from conftest import PROJECT_ROOT, read_metrics
 from detection.config import load_config
 from detection.data.mapper import BoxMapper
@@ -47,6 +49,13 @@ def plant(folder, kinds: list[str]) -> dict:
         )
     file = str(folder / "image.png")
     return {"file_name": file, "height": HEIGHT, "width": WIDTH, "annotations": annotations}
+
+
+class Crop(V.Transform):
+    """The L loses its upright, and the triangle its tip."""
+
+    def transform(self, inpt, params):
+        return self._call_kernel(V.functional.crop, inpt, top=0, left=20, height=HEIGHT, width=60)
 
 
 def seen_by_the_head(masks, boxes) -> torch.Tensor:
@@ -91,6 +100,51 @@ def test_masks_follow_turns_and_crops(kinds, tmp_path):
     wanted = seen_by_the_head(expected, boxes)
     overlap = (found * wanted).sum((1, 2)) / torch.maximum(found, wanted).sum((1, 2))
     assert (overlap > 0.9).all(), overlap
+
+
+@pytest.mark.parametrize("kinds", [["polygons"] * 2, ["run lengths"] * 2, ["polygons", "rle"]])
+@pytest.mark.parametrize(
+    "moves",
+    [
+        [V.RandomHorizontalFlip(1.0), V.RandomRotation((90, 90), expand=True)],
+        [Crop(), V.RandomVerticalFlip(1.0)],
+        [V.RandomAffine(10, (0.1, 0.1), (0.8, 1.2), 5), V.Resize((120, 100))],
+        [V.RandomPerspective(0.3, 1.0), V.Pad(5)],
+        [V.RandomIoUCrop(sampler_options=[0.1])],
+        [V.RandomIoUCrop(), V.ClampBoundingBoxes("hard"), V.SanitizeBoundingBoxes()],
+    ],
+)
+def test_masks_follow_transforms_of_torchvision(kinds, moves, tmp_path):
+    """The pixels of each object, painted in its colour, are those of its mask."""
+    record = plant(tmp_path, kinds)
+    colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    for number, polygons in enumerate(POLYGONS):
+        mask = mask_util.decode(mask_util.frPyObjects(polygons, HEIGHT, WIDTH))[:, :, 0]
+        colours[mask > 0, number] = 255
+    Image.fromarray(colours).save(record["file_name"])
+    mapper = BoxMapper(True, augmentations=[], image_format="RGB", masks=True, transforms=moves)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        output = mapper(record)
+        instances = output["instances"]
+        boxes, labels = instances.gt_boxes, instances.gt_classes
+        assert len(boxes) == len(instances.gt_masks) > 0
+        painted = BitMasks(output["image"][labels] > 127)
+        found = seen_by_the_head(instances.gt_masks, boxes)
+        wanted = seen_by_the_head(painted, boxes)
+        overlap = (found * wanted).sum((1, 2)) / torch.maximum(found, wanted).sum((1, 2))
+        assert (overlap > 0.85).all(), overlap
+
+
+@pytest.mark.parametrize("kind", ["polygons", "run lengths"])
+def test_all_lists_of_the_config_move_masks(kind, tmp_path):
+    record = plant(tmp_path, [kind] * 2)
+    transforms = instantiate([*augmentations.turns, *augmentations.strong])
+    mapper = BoxMapper(
+        True, augmentations=[], image_format="RGB", masks=True, transforms=transforms
+    )
+    torch.manual_seed(0)
+    assert {len(mapper(record)["instances"].gt_masks) for _ in range(10)} == {2}
 
 
 def test_objects_that_leave_take_their_masks_along(tmp_path):

@@ -3,23 +3,21 @@ Augmentations: those that every config has, and more to choose from, by one line
 
     from .common.augmentations import mixing, strong
     dataloader.train.mapper.mixing = mixing
-    dataloader.train.mapper.albumentations = strong
+    dataloader.train.mapper.transforms = strong
 
-`make preview` shows what comes of them. Any transform of albumentations that keeps boxes can go
-into such a list, by name, as importing that library takes seconds; the command line takes them too:
+`make preview` shows the result. Any transform of torchvision.transforms.v2 can go into such a list;
+boxes and masks move with the image. The command line takes them too:
 
-    'dataloader.train.mapper.albumentations=[{_target_: albumentations.VerticalFlip, p: 0.5}]'
+    'dataloader.train.mapper.transforms=[{_target_: torchvision.transforms.v2.RandomVerticalFlip}]'
 """
 
-import os
-
-import detectron2.data.transforms as T
+import torchvision.transforms.v2 as T
 from detectron2.config import LazyCall as L
+from detectron2.data.transforms import RandomFlip
 
 from detection.data.mixing import MixUp, Mosaic
 from detection.data.resizing import ResizeShortestEdge
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks PyPI for a newer one
+from detection.data.transforms import JPEG, BoxSafeCrop, ColorJitter, GaussianBlur, GaussianNoise
 
 # what every config has: training images are resized and flipped, all others only resized
 default = [
@@ -28,31 +26,39 @@ default = [
         sample_style="choice",
         max_size=1333,
     ),
-    L(T.RandomFlip)(horizontal=True),
+    L(RandomFlip)(horizontal=True),
 ]
 default_test = [L(ResizeShortestEdge)(short_edge_length=1024, max_size=1333)]
 
-# brightness, colour and sharpness: no box moves
+# colour and sharpness; no box moves
 photometric = [
-    L("albumentations.RandomBrightnessContrast")(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
-    L("albumentations.HueSaturationValue")(
-        hue_shift_limit=8, sat_shift_limit=20, val_shift_limit=0, p=0.3
+    L(T.RandomApply)(
+        transforms=[L(ColorJitter)(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.03)],
+        p=0.6,
     ),
-    L("albumentations.OneOf")(
+    L(T.RandomApply)(
         transforms=[
-            L("albumentations.GaussianBlur")(blur_limit=(3, 5)),
-            L("albumentations.GaussNoise")(std_range=(0.01, 0.04)),
-            L("albumentations.ImageCompression")(quality_range=(60, 95)),
+            L(T.RandomChoice)(
+                transforms=[
+                    L(GaussianBlur)(kernel_size=5, sigma=(0.5, 1.1)),
+                    L(GaussianNoise)(sigma=(0.01, 0.04)),
+                    L(JPEG)(quality=(60, 95)),
+                ]
+            )
         ],
         p=0.2,
     ),
 ]
 
-# for what has no upside, such as cells, or the ground from above; a quarter turn keeps boxes tight
-turns = [L("albumentations.SquareSymmetry")(p=0.75)]
+# for images without a natural "up", such as cells or aerial photos; boxes stay tight
+turns = [
+    L(T.RandomHorizontalFlip)(),
+    L(T.RandomVerticalFlip)(),
+    L(T.RandomApply)(transforms=[L(T.RandomRotation)(degrees=(90, 90), expand=True)], p=0.5),
+]
 
-# cuts away only what lies outside of all boxes
-crops = [L("albumentations.BBoxSafeRandomCrop")(erosion_rate=0.0, p=0.3)]
+# cuts away only what is outside of all boxes
+crops = [L(T.RandomApply)(transforms=[L(BoxSafeCrop)()], p=0.3)]
 
 strong = [*crops, *photometric]
 

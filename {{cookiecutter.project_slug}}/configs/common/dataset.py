@@ -36,10 +36,11 @@ dataloader = dict(
         ),
         mapper=L(BoxMapper)(
             is_train=True,
-            # in this order; all come from augmentations.py
-            mixing=[],  # of several images: mosaic, mixup
-            albumentations=[],
-            augmentations=default,  # detectron2's
+            # in this order; augmentations.py has lists to choose from
+            mixing=[],  # several images in one: mosaic, mixup
+            transforms=[],  # torchvision.transforms.v2's: colour, turns, crops …
+            albumentations=[],  # that library's, after `uv add albumentations`
+            augmentations=default,  # detectron2's: resize and flip
             image_format="${oc.select:model.input_format,BGR}",  # BGR: FCOS does not say
             # boxes that augmentation leaves smaller (square pixels), or less visible, are dropped
             min_area=1.0,

@@ -1,8 +1,7 @@
 """
-Albumentations, for the mapper: the one module that knows this library.
+Applies transforms of albumentations, which a project installs itself: `uv add albumentations`.
 
-It is imported only where a config lists transforms of it. The library is no longer maintained and
-its successor's licence is another (AGPL); whatever replaces it is to be called as `Pipeline` is.
+No other module knows this library. It is no longer maintained, and its successor is under the AGPL.
 """
 
 import os
@@ -15,11 +14,7 @@ import numpy as np
 from detection.data.samples import Sample
 from detection.utils.errors import UserError
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or the import asks PyPI for a newer one
-
-import albumentations as A
-
-__all__ = ["A", "Pipeline"]
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks PyPI for a newer one
 
 
 class Pipeline:
@@ -33,8 +28,16 @@ class Pipeline:
             min_visibility: and so are those of which a smaller part is left.
 
         Raises:
-            UserError: a transform was given an argument that it does not have.
+            UserError: a transform was given an argument that it does not have, or the library is
+                not installed.
         """
+        try:
+            import albumentations as A
+        except ModuleNotFoundError as e:
+            raise UserError(
+                "dataloader.train.mapper.albumentations: albumentations is not installed: "
+                "uv add albumentations, or use dataloader.train.mapper.transforms"
+            ) from e
         _refuse_unknown_arguments(transforms)
         bbox_params = A.BboxParams(
             "pascal_voc",

@@ -9,19 +9,21 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from detection.data import albumentations as albumentations_adapter
 from detection.data.samples import Sample, as_gt_masks, read_mask, transformed
+from detection.data.transforms import Pipeline
 from detection.utils.errors import UserError
 from detection.utils.images import read_image
 
 
 class BoxMapper:
     """
-    detectron2's `DatasetMapper` for boxes and masks, faster, with mosaic, mixup and albumentations.
+    detectron2's `DatasetMapper` for boxes and masks, faster, with mosaic, mixup and torchvision.
 
-    A training image passes `mixing`, `albumentations` and `augmentations` in this order; all three
-    see RGB. Images and boxes come out as from `DatasetMapper` with the same `augmentations`, only
-    that resized boxes of whole numbers are not rounded down to whole numbers again.
-    Keypoints are left out: to train on those, put detectron2's own mapper in its place,
+    A training image passes `mixing`, `transforms`, `albumentations` and `augmentations` in this
+    order; all see RGB. Images and boxes come out as from `DatasetMapper` with the same
+    `augmentations`, except that resized boxes of whole numbers are not rounded down.
+    Keypoints are left out: to train on those, use detectron2's own mapper,
     `L(DatasetMapper)(is_train=True, use_keypoint=True, augmentations=…, image_format=…)`.
     """
 
@@ -32,6 +34,7 @@ class BoxMapper:
         augmentations: Sequence,
         image_format: str,
         mixing: Sequence = (),
+        transforms: Sequence = (),
         albumentations: Sequence = (),
         min_area: float = 1.0,
         min_visibility: float = 0.1,
@@ -40,19 +43,21 @@ class BoxMapper:
     ):
         """
         Args:
-            is_train: whether to mix, use albumentations and give the model the boxes.
-            augmentations: detectron2's, the resizing among them.
+            is_train: apply the random lists, and give the model the boxes.
+            augmentations: detectron2's, including the resizing.
             image_format: the model's, BGR or RGB.
-            mixing: `detection.data.mixing.Mosaic` and the like, which take other images along.
-            albumentations: transforms of that library.
-            min_area: a box of which augmentation leaves fewer square pixels is dropped.
-            min_visibility: and so is one of which it leaves a smaller part, 0 to 1.
-            keep_emptied: what becomes of an image that augmentation leaves without boxes: a
-                negative example, or else another image takes its place.
-            masks: give the model the masks too; `mixing` and `albumentations` move boxes alone.
+            mixing: `detection.data.mixing.Mosaic` and others that combine several images.
+            transforms: of torchvision.transforms.v2.
+            albumentations: transforms of that library, if it is installed.
+            min_area: boxes that augmentation leaves with fewer square pixels are dropped.
+            min_visibility: boxes that it leaves with a smaller part, from 0 to 1, are dropped.
+            keep_emptied: keep images that lose all boxes, as negative examples; otherwise another
+                image is used instead.
+            masks: give the model the masks too; `mixing` and `albumentations` move only boxes.
 
         Raises:
-            UserError: an image format of another kind, or masks with what does not move them.
+            UserError: another image format, masks with a list that does not move them, or
+                albumentations is missing.
         """
         if image_format not in ("BGR", "RGB"):
             raise UserError(f"image_format must be BGR or RGB, not {image_format!r}")
@@ -66,11 +71,14 @@ class BoxMapper:
         self._is_bgr = image_format == "BGR"
         self._mixing = list(mixing)
         self._limits = {"min_area": min_area, "min_visibility": min_visibility}
-        self._pipeline = None
-        if albumentations:
-            from detection.data.albumentations import Pipeline  # slow to import
-
-            self._pipeline = Pipeline(albumentations, **self._limits)
+        self._pipelines = [
+            make(given, **self._limits)
+            for make, given in (
+                (Pipeline, transforms),
+                (albumentations_adapter.Pipeline, albumentations),
+            )
+            if given
+        ]
         self._keep_emptied = keep_emptied
         self._masks = masks
         self._dataset = None
@@ -97,8 +105,8 @@ class BoxMapper:
         if self._is_train:
             for mix in self._mixing:
                 sample = mix(sample, self._draw, **self._limits)
-            if self._pipeline:
-                sample = self._pipeline(sample)
+            for pipeline in self._pipelines:
+                sample = pipeline(sample)
         augmented = T.AugInput(sample.image, boxes=sample.boxes)
         transforms = self._augmentations(augmented)
 

@@ -56,13 +56,19 @@ def as_gt_masks(masks: Sequence[Mask], height: int, width: int) -> PolygonMasks 
     """What detectron2 calls `gt_masks`: polygons if all masks are."""
     if not any(isinstance(mask, np.ndarray) for mask in masks):
         return PolygonMasks([[polygon.reshape(-1) for polygon in mask] for mask in masks])
-    bitmaps = [
-        mask
-        if isinstance(mask, np.ndarray)
-        else polygons_to_bitmask([polygon.reshape(-1) for polygon in mask], height, width)
-        for mask in masks
-    ]
-    return BitMasks(torch.from_numpy(np.stack(bitmaps).astype(bool)))
+    return BitMasks(torch.from_numpy(as_bitmaps(masks, height, width).astype(bool)))
+
+
+def as_bitmaps(masks: Sequence[Mask], height: int, width: int) -> np.ndarray:
+    """Masks as bitmaps, uint8 (N, H, W), of an image of that size in pixels."""
+    return np.stack(
+        [
+            mask
+            if isinstance(mask, np.ndarray)
+            else polygons_to_bitmask([polygon.reshape(-1) for polygon in mask], height, width)
+            for mask in masks
+        ]
+    ).astype(np.uint8)
 
 
 class Sample(NamedTuple):

@@ -43,7 +43,7 @@ def with_validation_losses(
     # mapped as in training, but resized as in evaluation
     annotated.mapper = deepcopy(cfg.dataloader.train.mapper)
     annotated.mapper.augmentations = cfg.dataloader.test.mapper.augmentations
-    for randomness in {"mixing", "albumentations"} & annotated.mapper.keys():
+    for randomness in {"mixing", "transforms", "albumentations"} & annotated.mapper.keys():
         annotated.mapper[randomness] = []
     if annotated.mapper.get("masks"):
         names = instantiate(annotated.dataset.names)
