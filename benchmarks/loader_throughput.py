@@ -3,8 +3,8 @@
     python benchmarks/loader_throughput.py PROJECT [--runs 40] [--size 1024]
 
 PROJECT is a generated project; run it with that project's Python. One process, one thread: images
-a second are those of one core. JPEG files of quality 90 with what photos have (soft light, edges,
-texture, some grain) are read, augmented and turned into model inputs:
+a second of CPU time are those of one core. JPEG files of quality 90 with what photos have (soft
+light, edges, texture, some grain) are read, augmented and turned into model inputs:
 
 - bare decoding: libjpeg-turbo to BGR pixels in memory, the least that any loader must do;
 - detectron2's DatasetMapper with the default augmentations (resize the shorter side to one of
@@ -144,18 +144,20 @@ def compare_outputs(ours, theirs, records: list[dict]) -> tuple[int, float]:
 
 
 def measure(mappers: dict, records: list[dict], runs: int) -> dict[str, float]:
-    """Return the median seconds an image of each mapper, all taking turns."""
+    """Return the median CPU seconds an image of each mapper, all taking turns."""
     import numpy as np
+    import torch
 
     times: dict[str, list[float]] = {label: [] for label in mappers}
     for run in range(runs + 1):
         for number, record in enumerate(records):
             for label, function in mappers.items():
                 np.random.seed(1000 * run + number)
-                start = time.perf_counter()
+                torch.manual_seed(1000 * run + number)
+                start = time.process_time()
                 function(record)
                 if run:  # the first one warms caches
-                    times[label].append(time.perf_counter() - start)
+                    times[label].append(time.process_time() - start)
     return {label: statistics.median(values) for label, values in times.items()}
 
 

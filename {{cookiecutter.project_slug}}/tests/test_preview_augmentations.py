@@ -17,7 +17,8 @@ CONFIG = ["--config-file", str(PROJECT_ROOT / "configs/faster_rcnn_R_50_FPN_augm
 @pytest.mark.slow
 def test_picture_shows_the_model_inputs_in_their_colours(on_toy, tmp_path, capsys):
     output = tmp_path / "new" / "preview.png"
-    overrides = [*on_toy, "dataloader.train.mapper.augmentations.0.short_edge_length=[160]"]
+    resize = "dataloader.train.mapper.augmentations.0"
+    overrides = [*on_toy, f"{resize}.short_edge_length=[160]", f"{resize}.max_size=160"]
     main([*CONFIG, "--count", "5", "--cell", "160", "--output", str(output), *overrides])
     assert capsys.readouterr().out.split() == [str(output)]
     picture = np.asarray(Image.open(output)).astype(int)
