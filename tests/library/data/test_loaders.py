@@ -13,6 +13,7 @@ import torch
 from configs.common import augmentations
 from conftest import PROJECT_ROOT
 from detection.config import load_config
+from detection.data.copy_paste import CopyPaste
 from detection.data.loader import ResumableBatchSampler, build_train_loader
 from detection.data.mapper import BoxMapper
 from detection.data.mixing import MixUp, Mosaic
@@ -33,7 +34,7 @@ def records(tmp_path_factory) -> list[dict]:
 def strong_mapper() -> BoxMapper:
     return BoxMapper(
         is_train=True,
-        mixing=[Mosaic(p=0.5), MixUp(p=0.5)],
+        mixing=[Mosaic(p=0.5), MixUp(p=0.5), CopyPaste(p=0.5)],
         transforms=instantiate([*augmentations.turns, *augmentations.strong]),
         augmentations=[
             T.RandomCrop("relative_range", (0.5, 0.5)),
@@ -45,10 +46,12 @@ def strong_mapper() -> BoxMapper:
     )
 
 
-def batches(records, count, mapper=None, **settings) -> list:
+def batches(records, count, mapper=None, max_iter=None, **settings) -> list:
     """Everything in the first batches that a model could tell apart."""
     settings = {"total_batch_size": 3, "seed": 7, **settings}
     loader = build_train_loader(records, mapper or strong_mapper(), **settings)
+    if max_iter:
+        loader.dataset.set_max_iter(max_iter)
     return [
         [
             (
@@ -74,6 +77,20 @@ def test_batches_do_not_depend_on_workers_or_on_where_a_run_began(records, repea
     assert batches(records, 5, start_iter=7, **settings) == whole[7:]
     assert batches(records, 5, start_iter=7, num_workers=2, **settings) == whole[7:]
     assert batches(records, 1, seed=8, **settings) != whole[:1]
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_mixing_ends_before_the_training(records, num_workers):
+    def mapper(mixing) -> BoxMapper:
+        settings = {"augmentations": [T.RandomFlip()], "image_format": "BGR"}
+        return BoxMapper(True, mixing=mixing, mixing_until=0.5, **settings)
+
+    settings = {"max_iter": 8, "num_workers": num_workers, "aspect_ratio_grouping": False}
+    mixed = batches(records, 8, mapper([Mosaic(p=1)]), **settings)
+    unmixed = batches(records, 8, mapper([]), **settings)
+    assert [a == b for a, b in zip(mixed, unmixed, strict=True)] == 4 * [False] + 4 * [True]
+    resumed = batches(records, 5, mapper([Mosaic(p=1)]), start_iter=3, **settings)
+    assert resumed == mixed[3:]
 
 
 def test_workers_tell_of_a_bad_image_in_one_line(records, tmp_path):

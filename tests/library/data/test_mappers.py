@@ -9,9 +9,11 @@ import torch
 import torchvision.transforms.v2 as V
 from conftest import PROJECT_ROOT
 from detection.config import load_config
+from detection.data.copy_paste import CopyPaste
 from detection.data.mapper import BoxMapper
 from detection.data.mixing import MixUp, Mosaic
 from detection.data.resizing import ResizeShortestEdge
+from detection.data.samples import Sample
 from detection.data.transforms import BoxSafeCrop, ColorJitter
 from detection.utils.errors import UserError
 from detectron2.config import instantiate
@@ -143,6 +145,55 @@ def test_mixup_keeps_the_boxes_of_both(records):
                 inside = np.s_[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2]
                 other = 2 * image[inside] - rgb(alone)[inside]
                 assert coloured(other, label, tolerance=40).mean() > 0.9
+
+
+@pytest.mark.parametrize("border", [0, 0.2])
+def test_copy_paste_keeps_boxes_on_their_objects(records, border):
+    augment = mapper(records, mixing=[CopyPaste(p=1, count=(2, 2), border=border)])
+    alone, counts = mapper(), []
+    for seed in range(30):
+        seed_all(seed)
+        record = records[seed % len(records)]
+        output, before = augment(record), alone(record)
+        boxes = output["instances"].gt_boxes.tensor
+        assert torch.equal(boxes[:3], before["instances"].gt_boxes.tensor)
+        assert output["image"].shape == before["image"].shape
+        for (x1, y1, x2, y2), label in zip(
+            boxes[3:].tolist(), output["instances"].gt_classes[3:].tolist(), strict=True
+        ):
+            inside = rgb(output)[round(y1) + 2 : round(y2) - 2, round(x1) + 2 : round(x2) - 2]
+            assert coloured(inside, label).all()
+        counts.append(len(boxes))
+    assert set(counts) >= {4, 5}
+
+
+def test_a_pasted_box_fades_into_the_image():
+    source = Sample(
+        np.full((60, 60, 3), 200, np.uint8), np.array([[20.0, 20, 40, 40]]), np.zeros(1)
+    )
+    paste = CopyPaste(p=1, count=(1, 1), scale=(1, 1), border=0.25)
+    paste.use_dataset([{"annotations": [{"category_id": 0}]}])
+    target = Sample(np.zeros((60, 60, 3), np.uint8), np.zeros((0, 4)), np.zeros(0))
+    result = paste(target, lambda _: source, 1, 0.1)
+    ((x1, y1, x2, y2),) = result.boxes.astype(int).tolist()
+    middle = result.image[(y1 + y2) // 2, :, 0]
+    assert (x2 - x1, y2 - y1) == (20, 20) and (result.image[y1:y2, x1:x2] == 200).all()
+    assert middle[x1 - 5 : x1].tolist() == [20, 60, 100, 140, 180]
+    assert middle[x1 - 6] == middle[x2 + 5] == 0
+
+
+@pytest.mark.parametrize(("balance", "share"), [(0, 0.1), (1, 0.5), (2, 0.9)])
+def test_copy_paste_draws_rare_classes(balance, share):
+    paste = CopyPaste(p=1, count=(1, 1), balance=balance, max_covered=1)
+    paste.use_dataset([{"annotations": [{"category_id": int(k == 0)}]} for k in range(10)])
+    target = Sample(np.zeros((9, 9, 3), np.uint8), np.zeros((0, 4)), np.zeros(0))
+
+    def draw(index):
+        return target._replace(boxes=np.array([[1.0, 1, 5, 5]]), labels=np.array([int(index == 0)]))
+
+    np.random.seed(0)
+    drawn = [paste(target, draw, 0, 0).labels[0] for _ in range(300)]
+    assert np.mean(drawn) == pytest.approx(share, abs=0.08)
 
 
 def test_same_output_as_detectron2(records):
@@ -285,7 +336,7 @@ def test_all_lists_of_the_config_keep_boxes_in_the_image(records):
     for transforms in lists:
         augment = mapper(
             records,
-            mixing=instantiate(augmentations.mixing),
+            mixing=instantiate([*augmentations.mixing, *augmentations.copy_paste]),
             transforms=instantiate(transforms),
             augmentations=[RESIZE, FLIP],
         )

@@ -12,8 +12,9 @@ import torchvision.transforms.v2 as V
 from configs.common import augmentations
 from conftest import PROJECT_ROOT, read_metrics
 from detection.config import load_config
+from detection.data.copy_paste import CopyPaste
 from detection.data.mapper import BoxMapper
-from detection.data.mixing import Mosaic
+from detection.data.mixing import MixUp, Mosaic
 from detection.data.resizing import ResizeShortestEdge
 from detection.utils.errors import UserError
 from detectron2.config import instantiate
@@ -58,8 +59,31 @@ class Crop(V.Transform):
         return self._call_kernel(V.functional.crop, inpt, top=0, left=20, height=HEIGHT, width=60)
 
 
+def paint(record: dict) -> dict:
+    """The same record; its image shows object 0 in red and object 1 in green."""
+    colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    for number, polygons in enumerate(POLYGONS):
+        mask = mask_util.decode(mask_util.frPyObjects(polygons, HEIGHT, WIDTH))[:, :, 0]
+        colours[mask > 0, number] = 255
+    Image.fromarray(colours).save(record["file_name"])
+    return record
+
+
 def seen_by_the_head(masks, boxes) -> torch.Tensor:
     return masks.crop_and_resize(boxes.tensor, 28).float()
+
+
+def check_masks(output: dict, least=0.85, threshold=127, alone=True):
+    """The pixels in an object's colour are those of its mask, if it is alone in its box."""
+    instances = output["instances"]
+    boxes, labels = instances.gt_boxes, instances.gt_classes
+    assert len(boxes) == len(instances.gt_masks) > 0
+    painted = BitMasks(output["image"][labels] > threshold)
+    found = seen_by_the_head(instances.gt_masks, boxes)
+    wanted = seen_by_the_head(painted, boxes)
+    either = torch.maximum(found, wanted) if alone else found
+    overlap = (found * wanted).sum((1, 2)) / either.sum((1, 2))
+    assert (overlap[either.sum((1, 2)) > 0] > least).all(), overlap
 
 
 @pytest.mark.parametrize("kind", ["polygons", "run lengths"])
@@ -115,25 +139,11 @@ def test_masks_follow_turns_and_crops(kinds, tmp_path):
     ],
 )
 def test_masks_follow_transforms_of_torchvision(kinds, moves, tmp_path):
-    """The pixels of each object, painted in its colour, are those of its mask."""
-    record = plant(tmp_path, kinds)
-    colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    for number, polygons in enumerate(POLYGONS):
-        mask = mask_util.decode(mask_util.frPyObjects(polygons, HEIGHT, WIDTH))[:, :, 0]
-        colours[mask > 0, number] = 255
-    Image.fromarray(colours).save(record["file_name"])
+    record = paint(plant(tmp_path, kinds))
     mapper = BoxMapper(True, augmentations=[], image_format="RGB", masks=True, transforms=moves)
     for seed in range(5):
         torch.manual_seed(seed)
-        output = mapper(record)
-        instances = output["instances"]
-        boxes, labels = instances.gt_boxes, instances.gt_classes
-        assert len(boxes) == len(instances.gt_masks) > 0
-        painted = BitMasks(output["image"][labels] > 127)
-        found = seen_by_the_head(instances.gt_masks, boxes)
-        wanted = seen_by_the_head(painted, boxes)
-        overlap = (found * wanted).sum((1, 2)) / torch.maximum(found, wanted).sum((1, 2))
-        assert (overlap > 0.85).all(), overlap
+        check_masks(mapper(record))
 
 
 @pytest.mark.parametrize("kind", ["polygons", "run lengths"])
@@ -156,9 +166,23 @@ def test_objects_that_leave_take_their_masks_along(tmp_path):
     assert mapper({**plant(tmp_path, ["rle"] * 2), "annotations": []})["instances"].has("gt_masks")
 
 
-def test_mixing_does_not_move_masks():
-    with pytest.raises(UserError, match="do not move masks"):
-        BoxMapper(True, augmentations=[], image_format="BGR", masks=True, mixing=[Mosaic()])
+@pytest.mark.parametrize("kinds", [["polygons"] * 2, ["run lengths"] * 2, ["polygons", "rle"]])
+@pytest.mark.parametrize(
+    "mix", [Mosaic(p=1), MixUp(p=1, alpha=1e4), CopyPaste(p=1, max_covered=0.5)]
+)
+def test_masks_follow_mixing(kinds, mix, tmp_path):
+    """Objects of class 0 are red and those of class 1 green, wherever their masks are."""
+    record = paint(plant(tmp_path, kinds))
+    mapper = BoxMapper(True, augmentations=[], image_format="RGB", masks=True, mixing=[mix])
+    mapper.use_dataset([record])
+    counts = []
+    for seed in range(8):
+        np.random.seed(seed)
+        output = mapper(record)
+        threshold = 50 if isinstance(mix, MixUp) else 127
+        check_masks(output, 0.75, threshold, alone=isinstance(mix, Mosaic))  # they are small
+        counts.append(len(output["instances"]))
+    assert max(counts) > 2
 
 
 # a small network that learns from random weights

@@ -15,6 +15,7 @@ import torchvision.transforms.v2 as T
 from detectron2.config import LazyCall as L
 from detectron2.data.transforms import RandomFlip
 
+from detection.data.copy_paste import CopyPaste
 from detection.data.mixing import MixUp, Mosaic
 from detection.data.resizing import ResizeShortestEdge
 from detection.data.transforms import JPEG, BoxSafeCrop, ColorJitter, GaussianBlur, GaussianNoise
@@ -64,3 +65,6 @@ strong = [*crops, *photometric]
 
 # scale jitter comes with both: each image shows at 0.4 to 1, or 0.5 to 1.5, of its size
 mixing = [L(Mosaic)(p=0.5, scale=(0.4, 1.0)), L(MixUp)(p=0.1, scale=(0.5, 1.5))]
+
+# objects of other images, all classes equally often, so that rare ones are seen more
+copy_paste = [L(CopyPaste)(p=0.5, count=(1, 3), scale=(0.5, 1.5), balance=1.0)]

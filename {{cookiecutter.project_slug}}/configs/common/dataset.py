@@ -37,7 +37,8 @@ dataloader = dict(
         mapper=L(BoxMapper)(
             is_train=True,
             # in this order; augmentations.py has lists to choose from
-            mixing=[],  # several images in one: mosaic, mixup
+            mixing=[],  # several images in one: mosaic, mixup, copy-paste
+            mixing_until=0.9,  # of train.max_iter: a training ends on images as they are
             transforms=[],  # torchvision.transforms.v2's: colour, turns, crops …
             albumentations=[],  # that library's, after `uv add albumentations`
             augmentations=default,  # detectron2's: resize and flip

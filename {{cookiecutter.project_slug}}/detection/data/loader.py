@@ -71,7 +71,7 @@ def build_train_loader(
     if hasattr(mapper, "use_dataset"):
         mapper.use_dataset(records)
     return DataLoader(
-        SeededMapDataset(records, mapper, seed),
+        SeededMapDataset(records, mapper, seed, total_batch_size),
         batch_sampler=sampler,
         num_workers=num_workers,
         collate_fn=trivial_batch_collator,
@@ -158,16 +158,30 @@ class ResumableBatchSampler(Sampler):
 class SeededMapDataset(Dataset):
     """Maps images with random numbers that follow from the seed and the position in the run."""
 
-    def __init__(self, dataset: Dataset, mapper: Callable[[dict], dict | None], seed: int):
+    def __init__(
+        self,
+        dataset: Dataset,
+        mapper: Callable[[dict], dict | None],
+        seed: int,
+        total_batch_size: int,
+    ):
         self._dataset = dataset
         self._mapper = mapper
         self._seed = seed
+        self._total_batch_size = total_batch_size
+        self._images_in_all = None
+
+    def set_max_iter(self, max_iter: int) -> None:
+        """Let the mapper know its `progress`; to be called before workers start."""
+        self._images_in_all = max_iter * self._total_batch_size
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, at: tuple[int, int]) -> dict:
         position, index = at
+        if self._images_in_all and hasattr(self._mapper, "progress"):
+            self._mapper.progress = position / self._images_in_all
         rng = np.random.default_rng((self._seed, position))
         # detectron2's augmentations draw from NumPy's global generator, others from these two
         np.random.seed(rng.integers(2**32, dtype=np.uint64))

@@ -34,6 +34,7 @@ class BoxMapper:
         augmentations: Sequence,
         image_format: str,
         mixing: Sequence = (),
+        mixing_until: float = 1.0,
         transforms: Sequence = (),
         albumentations: Sequence = (),
         min_area: float = 1.0,
@@ -47,29 +48,31 @@ class BoxMapper:
             augmentations: detectron2's, including the resizing.
             image_format: the model's, BGR or RGB.
             mixing: `detection.data.mixing.Mosaic` and others that combine several images.
+            mixing_until: the part of the training, 0 to 1, after which `mixing` is left out, so
+                that the model ends on images as they are.
             transforms: of torchvision.transforms.v2.
             albumentations: transforms of that library, if it is installed.
             min_area: boxes that augmentation leaves with fewer square pixels are dropped.
             min_visibility: boxes that it leaves with a smaller part, from 0 to 1, are dropped.
             keep_emptied: keep images that lose all boxes, as negative examples; otherwise another
                 image is used instead.
-            masks: give the model the masks too; `mixing` and `albumentations` move only boxes.
+            masks: give the model the masks too; `albumentations` moves only boxes.
 
         Raises:
-            UserError: another image format, masks with a list that does not move them, or
-                albumentations is missing.
+            UserError: another image format, masks with albumentations, or that is missing.
         """
         if image_format not in ("BGR", "RGB"):
             raise UserError(f"image_format must be BGR or RGB, not {image_format!r}")
-        if masks and (mixing or albumentations):
+        if masks and albumentations:
             raise UserError(
-                "mixing and albumentations do not move masks: set dataloader.train.mapper.mixing=[]"
-                " and dataloader.train.mapper.albumentations=[], or train a model of boxes"
+                "albumentations do not move masks: set dataloader.train.mapper.albumentations=[]"
+                " and use dataloader.train.mapper.transforms, or train a model of boxes"
             )
         self._is_train = is_train
         self._augmentations = T.AugmentationList(list(augmentations))
         self._is_bgr = image_format == "BGR"
         self._mixing = list(mixing)
+        self._mixing_until = mixing_until
         self._limits = {"min_area": min_area, "min_visibility": min_visibility}
         self._pipelines = [
             make(given, **self._limits)
@@ -82,10 +85,14 @@ class BoxMapper:
         self._keep_emptied = keep_emptied
         self._masks = masks
         self._dataset = None
+        self.progress = 0.0  # the part of the training that is done, which the loader sets
 
     def use_dataset(self, dataset: Sequence[dict]) -> None:
-        """Say where `mixing` gets its other images from: detectron2's data set dicts."""
+        """Take the other images of `mixing` from detectron2's data set dicts."""
         self._dataset = dataset
+        for mix in self._mixing:
+            if hasattr(mix, "use_dataset"):
+                mix.use_dataset(dataset)
 
     def __call__(self, record: dict) -> dict | None:
         """
@@ -103,7 +110,7 @@ class BoxMapper:
         sample = _read(record, self._masks)
         has_boxes = len(sample.boxes) > 0
         if self._is_train:
-            for mix in self._mixing:
+            for mix in self._mixing if self.progress < self._mixing_until else ():
                 sample = mix(sample, self._draw, **self._limits)
             for pipeline in self._pipelines:
                 sample = pipeline(sample)
@@ -129,13 +136,16 @@ class BoxMapper:
                 output["instances"].gt_masks = as_gt_masks(sample.masks, *sample.image.shape[:2])
         return output
 
-    def _draw(self) -> Sample:
+    def _draw(self, index: int | None = None) -> Sample:
+        """Image number `index` of the data set, or any."""
         if self._dataset is None:
             raise UserError(
                 "mixing needs the data set: load with detection.data.loader.build_train_loader, or "
                 "set dataloader.train.mapper.mixing=[]"
             )
-        return _read(self._dataset[np.random.randint(len(self._dataset))])
+        if index is None:
+            index = np.random.randint(len(self._dataset))
+        return _read(self._dataset[index], self._masks)
 
 
 def _read(record: dict, masks: bool = False) -> Sample:

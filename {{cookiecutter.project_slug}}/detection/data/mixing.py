@@ -1,4 +1,4 @@
-"""Mosaic and mixup: augmentations that make one training image of several."""
+"""Mosaic and mixup: augmentations that combine several training images into one."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from detection.data.resizing import resize
-from detection.data.samples import Sample
+from detection.data.samples import Sample, joined
 
 # All random numbers come from NumPy's global generator, as those of detectron2's augmentations do.
 
@@ -29,7 +29,7 @@ class Mosaic:
         """
         Args:
             p: the probability.
-            scale: from, to; 1 would show an image as large as the result, 0.5 half as long.
+            scale: from, to; at 1 an image is as large as the result, at 0.5 half as long.
             center: from, to; where the four meet, as parts of width and height.
             fill: the grey level, 0 to 255, where an image is too small for its quarter.
         """
@@ -43,8 +43,8 @@ class Mosaic:
     ) -> Sample:
         """
         Args:
-            sample: the image to begin with.
-            draw: gives another one of the data set, at random.
+            sample: the image itself.
+            draw: reads another image of the data set, at random.
             min_area: boxes with fewer square pixels left are dropped.
             min_visibility: and so are those of which a smaller part is left.
         """
@@ -55,7 +55,7 @@ class Mosaic:
         y = round(height * np.random.uniform(*self.center))
         canvas = np.full_like(sample.image, self.fill)
         own = np.random.randint(4)
-        boxes, labels = [], []
+        parts = []
         for quarter in range(4):
             is_right, is_lower = quarter % 2, quarter // 2
             room = (width - x if is_right else x), (height - y if is_lower else y)
@@ -68,13 +68,12 @@ class Mosaic:
             h, w = part.image.shape[:2]
             left, top = (x if is_right else x - w), (y if is_lower else y - h)
             canvas[top : top + h, left : left + w] = part.image
-            boxes.append(part.boxes + np.array([left, top] * 2))
-            labels.append(part.labels)
-        return Sample(canvas, np.concatenate(boxes), np.concatenate(labels))
+            parts.append(part.moved(canvas, (-left, -top)))
+        return joined(canvas, parts)
 
 
 class MixUp:
-    """Another image shines through (Zhang et al., arXiv:1902.04103); the boxes of both stay."""
+    """Blends in another image (Zhang et al., arXiv:1902.04103); the boxes of both are kept."""
 
     def __init__(
         self, p: float = 0.15, scale: tuple[float, float] = (0.5, 1.5), alpha: float = 32.0
@@ -83,8 +82,8 @@ class MixUp:
         Args:
             p: the probability.
             scale: from, to; at 1 the other image is as large as the image itself.
-            alpha: the part of the image itself is drawn from Beta(alpha, alpha): the larger, the
-                nearer to one half.
+            alpha: the image's own share is drawn from Beta(alpha, alpha); the larger alpha, the
+                nearer it is to one half.
         """
         self.p = p
         self.scale = tuple(scale)
@@ -106,11 +105,7 @@ class MixUp:
         where = np.s_[top : top + h, left : left + w]
         share = np.random.beta(self.alpha, self.alpha)
         canvas[where] = cv2.addWeighted(canvas[where], share, part.image, 1 - share, 0)
-        return Sample(
-            canvas,
-            np.concatenate([sample.boxes, part.boxes + np.array([left, top] * 2)]),
-            np.concatenate([sample.labels, part.labels]),
-        )
+        return joined(canvas, [sample, part.moved(canvas, (-left, -top))])
 
 
 def _window(sample: Sample, size: tuple[int, int], room: tuple[int, int], scale: float) -> Sample:
@@ -124,7 +119,7 @@ def _window(sample: Sample, size: tuple[int, int], room: tuple[int, int], scale:
         scale: how large the image shows.
 
     Returns:
-        The window with its boxes, which may reach beyond it.
+        The window with its boxes and masks, which may reach beyond it.
     """
     height, width = sample.image.shape[:2]
     scale *= min(size[0] / width, size[1] / height)
@@ -134,8 +129,7 @@ def _window(sample: Sample, size: tuple[int, int], room: tuple[int, int], scale:
     )
     window = sample.image[y : y + source_height, x : x + source_width]
     window = resize(window, new_height, new_width)
-    factors = np.array([new_width / source_width, new_height / source_height] * 2)
-    return Sample(window, (sample.boxes - (x, y, x, y)) * factors, sample.labels)
+    return sample.moved(window, (x, y), (new_width / source_width, new_height / source_height))
 
 
 def _span(length: int, available: int, scale: float) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
 
+import cv2
 import detectron2.data.transforms as T
 import numpy as np
 import torch
@@ -85,6 +86,23 @@ class Sample(NamedTuple):
     labels: np.ndarray
     masks: list[Mask] | None = None
 
+    def moved(
+        self, image: np.ndarray, origin: tuple[float, float], factors: tuple[float, float] = (1, 1)
+    ) -> "Sample":
+        """
+        The boxes and masks as they are in another image.
+
+        Args:
+            image: the other one.
+            origin: the point (x, y) of this image that is the other one's upper left corner.
+            factors: how much longer lengths along x and y are in the other one.
+        """
+        boxes = (self.boxes - np.tile(origin, 2)) * np.tile(factors, 2)
+        masks = self.masks
+        if masks is not None:
+            masks = [_moved(mask, image.shape[:2], origin, factors) for mask in masks]
+        return Sample(image, boxes, self.labels, masks)
+
     def clipped(self, min_area: float, min_visibility: float) -> "Sample":
         """
         The boxes cut off at the image's edges; those that lose too much are dropped.
@@ -102,3 +120,25 @@ class Sample(NamedTuple):
         keep &= area >= min_visibility * whole.prod(axis=1)
         masks = None if self.masks is None else list(compress(self.masks, keep))
         return Sample(self.image, boxes[keep], self.labels[keep], masks)
+
+
+def joined(image: np.ndarray, parts: Sequence[Sample]) -> Sample:
+    """One sample of the boxes and masks of all parts, which must be those in `image`."""
+    has_masks = all(part.masks is not None for part in parts)
+    return Sample(
+        image,
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        [mask for part in parts for mask in part.masks] if has_masks else None,
+    )
+
+
+def _moved(
+    mask: Mask, size: tuple[int, int], origin: tuple[float, float], factors: tuple[float, float]
+) -> Mask:
+    if not isinstance(mask, np.ndarray):
+        return [(polygon - origin) * factors for polygon in mask]
+    # OpenCV counts from the centre of the first pixel, not from its corner
+    shift = (0.5 - np.array(origin)) * factors - 0.5
+    matrix = np.array([[factors[0], 0, shift[0]], [0, factors[1], shift[1]]])
+    return cv2.warpAffine(mask, matrix, size[::-1], flags=cv2.INTER_NEAREST)

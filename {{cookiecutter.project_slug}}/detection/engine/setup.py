@@ -202,7 +202,7 @@ def _end_log(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
 
 def set_max_iter(cfg, loader: DataLoader, start: Start = _FRESH) -> None:
     """
-    Derive `train.max_iter` from `train.epochs` if that is set.
+    Derive `train.max_iter` from `train.epochs` if that is set, and pass it to the data set.
 
     An epoch is the loader's: all images but those that `filter_empty` leaves out, each as often as
     `repeat_threshold` repeats it.
@@ -223,6 +223,8 @@ def set_max_iter(cfg, loader: DataLoader, start: Start = _FRESH) -> None:
             f"{cfg.train.output_dir}: already trained for {start.iteration} iterations; "
             f"set a higher {longer} to continue"
         )
+    if hasattr(getattr(loader, "dataset", None), "set_max_iter"):
+        loader.dataset.set_max_iter(cfg.train.max_iter)
 
 
 def _set_epochs(cfg, loader: DataLoader) -> None:
