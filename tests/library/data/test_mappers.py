@@ -182,6 +182,19 @@ def test_a_pasted_box_fades_into_the_image():
     assert middle[x1 - 6] == middle[x2 + 5] == 0
 
 
+def test_other_objects_in_a_pasted_box_come_along():
+    boxes = np.array([[10.0, 10, 50, 50], [40, 40, 60, 60], [48, 0, 60, 60], [20, 20, 30, 30]])
+    source = Sample(np.zeros((60, 60, 3), np.uint8), boxes, np.arange(4))
+    paste = CopyPaste(p=1, count=(1, 1), scale=(1, 1), border=0)
+    paste.use_dataset([{"annotations": [{"category_id": 0}]}])
+    target = Sample(np.zeros((60, 60, 3), np.uint8), np.zeros((0, 4)), np.zeros(0, dtype=int))
+    result = paste(target, lambda _: source, 1, 0.2)
+    assert result.labels.tolist() == [0, 1, 3]  # of the third, a tenth would be visible
+    corner = result.boxes[0, :2] - 10
+    expected = [[10, 10, 50, 50], [40, 40, 50, 50], [20, 20, 30, 30]]
+    np.testing.assert_allclose(result.boxes - np.tile(corner, 2), expected)
+
+
 @pytest.mark.parametrize(("balance", "share"), [(0, 0.1), (1, 0.5), (2, 0.9)])
 def test_copy_paste_draws_rare_classes(balance, share):
     paste = CopyPaste(p=1, count=(1, 1), balance=balance, max_covered=1)

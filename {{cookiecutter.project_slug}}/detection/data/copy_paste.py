@@ -18,8 +18,8 @@ class CopyPaste:
     """
     Pastes objects of other images, by their masks (Ghiasi et al., arXiv:2012.07177) or as boxes.
 
-    A class is drawn first, then an image that shows it. A box comes with a border that fades into
-    the image (Dwibedi et al., arXiv:1708.01642).
+    A class is drawn first, then an image that shows it. A box comes with whatever else is in it and
+    a border that fades into the image (Dwibedi et al., arXiv:1708.01642).
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class CopyPaste:
         Args:
             sample: the image to paste into.
             draw: reads an image of the data set, by its number.
-            min_area: objects whose boxes would have fewer square pixels are left out.
-            min_visibility: not used, as objects are pasted whole.
+            min_area: boxes that would have fewer square pixels are not pasted.
+            min_visibility: the least part of other objects in a box that makes them come along.
         """
         if np.random.rand() >= self.p or not self._images:
             return sample
@@ -77,13 +77,17 @@ class CopyPaste:
             source = draw(np.random.choice(self._images[label]))
             objects = np.flatnonzero(source.labels == label)
             if len(objects):
-                part = self._cut_out(source, np.random.choice(objects), sample.image.shape)
-                if np.prod(part.boxes[0, 2:] - part.boxes[0, :2]) >= min_area:
+                number = np.random.choice(objects)
+                part = self._cut_out(source, number, sample.image.shape, min_visibility)
+                box = _hull(part.boxes)
+                if np.prod(box[2:] - box[:2]) >= min_area:
                     sample = self._paste(sample, part)
         return sample
 
-    def _cut_out(self, source: Sample, number: int, shape: tuple[int, ...]) -> Sample:
-        """An object with what is around it, resized to go into an image of that shape."""
+    def _cut_out(
+        self, source: Sample, number: int, shape: tuple[int, ...], min_visibility: float
+    ) -> Sample:
+        """An object with its surroundings, resized to fit into an image of that shape."""
         height, width = source.image.shape[:2]
         box = np.clip(source.boxes[number], 0, (width, height, width, height))
         margin = self.border * (box[2:] - box[:2])
@@ -93,15 +97,21 @@ class CopyPaste:
         scale = min(scale, shape[1] / (x2 - x1), shape[0] / (y2 - y1))
         new_width, new_height = (max(1, int(side * scale)) for side in (x2 - x1, y2 - y1))
         pixels = resize(source.image[y1:y2, x1:x2], new_height, new_width)
-        masks = None if source.masks is None else [source.masks[number]]
-        part = Sample(source.image, box[None], source.labels[[number]], masks)
+        if source.masks is None:
+            inside = _covered(source.boxes, box) >= min_visibility
+            inside[number] = True
+            boxes = np.clip(source.boxes[inside], np.tile(box[:2], 2), np.tile(box[2:], 2))
+            part = Sample(source.image, boxes, source.labels[inside])
+        else:
+            masks = [source.masks[number]]
+            part = Sample(source.image, box[None], source.labels[[number]], masks)
         return part.moved(pixels, (x1, y1), (new_width / (x2 - x1), new_height / (y2 - y1)))
 
     def _paste(self, sample: Sample, part: Sample) -> Sample:
         (height, width), (h, w) = sample.image.shape[:2], part.image.shape[:2]
         for _ in range(PLACES):
             left, top = np.random.randint(width - w + 1), np.random.randint(height - h + 1)
-            placed = part.boxes[0] + (left, top, left, top)
+            placed = np.add(_hull(part.boxes), (left, top, left, top))
             covered = _covered(sample.boxes, placed)
             if (covered <= self.max_covered).all():
                 break
@@ -122,6 +132,11 @@ class CopyPaste:
         return joined(image, [sample, part])
 
 
+def _hull(boxes: np.ndarray) -> np.ndarray:
+    """The box (4,) around boxes (N, 4)."""
+    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+
+
 def _covered(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
     """The part of each box (N, 4) that another box (4,) hides, from 0 to 1."""
     sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
@@ -134,7 +149,7 @@ def _opacity(part: Sample) -> np.ndarray:
     if part.masks is not None:
         (mask,) = as_bitmaps(part.masks, height, width)
         return cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0)
-    x1, y1, x2, y2 = part.boxes[0]
+    x1, y1, x2, y2 = _hull(part.boxes)
     across, down = (
         np.interp(np.arange(length) + 0.5, (0, start, end, length), (0, 1, 1, 0))
         for length, start, end in ((width, x1, x2), (height, y1, y2))
