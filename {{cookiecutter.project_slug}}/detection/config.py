@@ -222,6 +222,9 @@ def _require_packages(node: object) -> None:
 def _fill_in(cfg: DictConfig) -> None:
     common = str(PROJECT_ROOT / "configs" / "common")
     defaults = LazyConfig.load(f"{common}/train.py").train
+    evaluator = OmegaConf.select(cfg, "dataloader.evaluator._target_")
+    if evaluator is not None and not takes(evaluator, "metric"):  # such as detectron2's own
+        defaults.best_checkpointer.val_metric = "bbox/AP"
     cfg.train = OmegaConf.merge(defaults, cfg.get("train", {}))
     for name in ("writers", "tta"):
         if name not in cfg:

@@ -4,6 +4,7 @@ from conftest import PROJECT_ROOT
 from detectron2.data import MetadataCatalog
 
 from detection.config import load_config
+from detection.evaluation.competition_metrics import DEFAULT_METRIC
 from detection.writers.metric_names import MetricNames
 from tools.create_sweep import read_sweep
 
@@ -15,6 +16,9 @@ def test_metric_and_project_are_those_that_the_writer_logs():
     wandb = load_config(str(PROJECT_ROOT / CONFIG)).writers.wandb
     MetadataCatalog.get("sweep test").set(thing_classes=["a"])
     names = MetricNames(wandb.metric_names.preset, "sweep test")
-    assert SWEEP["metric"] == {"name": names("bbox/AP", 1)[0], "goal": "maximize"}
+    assert SWEEP["metric"] == {
+        "name": names(f"competition/{DEFAULT_METRIC}", 1)[0],
+        "goal": "maximize",
+    }
     assert SWEEP["project"] == wandb.project
     assert SWEEP.get("entity", "") == wandb.entity

@@ -20,6 +20,7 @@ from detectron2.data import MetadataCatalog
 
 from detection.classes import CLASSES
 from detection.config import load_config
+from detection.evaluation.competition_metrics import DEFAULT_METRIC
 from detection.writers.metric_names import MetricNames
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -30,6 +31,7 @@ SHORT = (
     "train.checkpointer.period=7",
     "train.log_period=4",
 )
+RANKED_BY = f"competition/{DEFAULT_METRIC}"
 LATE_CHECKPOINTS = ("model_0000013.pth", "model_0000020.pth", "model_0000027.pth")
 
 
@@ -96,7 +98,8 @@ def test_evaluations_name_every_class(output_dir, toy):
 def test_files_of_a_run(output_dir):
     assert (output_dir / "last_checkpoint").read_text() == "model_final.pth"
     best = read_json(output_dir / "model_best.json")
-    evaluations = {r["iteration"]: r["bbox/AP"] for r in read_metrics(output_dir) if "bbox/AP" in r}
+    evaluations = {r["iteration"]: r[RANKED_BY] for r in read_metrics(output_dir) if RANKED_BY in r}
+    assert best["metric"] == RANKED_BY
     assert best["value"] == max(evaluations.values())
     assert evaluations[best["iteration"]] == best["value"]
     for name in ("model_final.pth", "model_best.pth", "config.yaml", "log.txt"):
@@ -151,4 +154,4 @@ def test_best_checkpoint_scores_as_recorded(output_dir, train_net, tmp_path):
     )
     log = (tmp_path / "inference" / "log.txt").read_text()
     best = read_json(output_dir / "model_best.json")["value"]
-    assert f"\nAP {best:.1f}  AP50 " in log
+    assert f"{RANKED_BY}: {best:.4f}" in log

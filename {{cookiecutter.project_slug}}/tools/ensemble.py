@@ -23,6 +23,7 @@ from tqdm import tqdm
 from detection.data.coco import category_id_map, check_images, read_coco, write_json
 from detection.data.results import check_truth, read_results, write_images
 from detection.evaluation.average_precision import average_precision
+from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS, find_metric
 from detection.inference.fusion import METHODS, fuse_results
 from detection.utils.cli import fraction, named_path, positive
 from detection.utils.errors import UserError
@@ -57,6 +58,11 @@ def main(argv: list[str] | None = None) -> None:
         default=100,
         help="the best boxes kept (default: %(default)s)",
     )
+    parser.add_argument(
+        "--metric",
+        default=DEFAULT_METRIC,
+        help=f"to compare by: {', '.join(METRICS)} (default: %(default)s)",
+    )
     parser.add_argument("--processes", type=positive, help="default: up to all processors")
     args = parser.parse_args(argv)
     try:
@@ -67,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def fuse_and_score(args: argparse.Namespace) -> None:
     """Do what the arguments say."""
+    find_metric(args.metric)
     coco = read_coco(args.json_file)
     category_ids = category_id_map(coco, args.json_file)
     check_images(coco, args.json_file)
@@ -101,8 +108,7 @@ def fuse_and_score(args: argparse.Namespace) -> None:
     write_json(fused, args.output)
     print(f"{args.output}: {args.method} of {len(members)}, {len(fused)} boxes")
     if is_scored:
-        scores = {name: average_precision(coco, results) for name, results in members.items()}
-        print(table(scores, average_precision(coco, fused)))
+        print(table(coco, members, fused, args.metric))
     else:
         print(f"{args.json_file} has no annotations: nothing is scored")
 
@@ -128,17 +134,20 @@ def read_weights(texts: list[str], names: dict) -> dict[str, float]:
     return weights
 
 
-def table(members: dict[str, dict], fused: dict) -> str:
+def table(coco: dict, members: dict[str, list[dict]], fused: list[dict], metric: str) -> str:
     """The scores of all, and what the ensemble gains over its best member."""
-    metrics = ("AP", "AP50", "AP75")
-    rows = [[name, *map(scores.get, metrics)] for name, scores in members.items()]
-    rows.append(["ensemble", *map(fused.get, metrics)])
-    best = max(members, key=lambda name: members[name]["AP"])
-    gain = fused["AP"] - members[best]["AP"]
-    verdict = f"{gain:+.2f} AP against {best} alone"
+    also = ("AP", "AP50", "AP75")
+    values = {}
+    rows = []
+    for name, results in [*members.items(), ("ensemble", fused)]:
+        values[name] = find_metric(metric).score(coco, results).value
+        rows.append([name, f"{values[name]:.4f}", *map(average_precision(coco, results).get, also)])
+    text = tabulate(rows, ["", metric, *also], floatfmt=("", ".4f", *[".2f"] * 3), missingval="-")
+    best = max(members, key=values.get)
+    gain = values["ensemble"] - values[best]
+    verdict = f"{gain:+.4f} {metric} against {best} alone"
     if gain < 0:
         verdict += ": this ensemble hurts"
-    text = tabulate(rows, headers=["", *metrics], floatfmt=".2f", missingval="-")
     return f"{text}\n{verdict}"
 
 

@@ -96,7 +96,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.exit(2, f"{parser.prog}: {e}\n")
     for row, told in zip(rows, describe(values, len(rows)), strict=True):
         row["differs in"] = told
-    formats = {"hours": ".2f", **dict.fromkeys([metric, *ALSO], ".2f")}
+    digits = ".4f" if metric.startswith("competition/") else ".2f"
+    formats = {"hours": ".2f", **dict.fromkeys(ALSO, ".2f"), metric: digits}
     table = [
         ["-" if v is None else format(v, formats.get(k, "")) for k, v in row.items()]
         for row in rows

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-Score predictions; those of several folds count as one, the out-of-fold score.
+Score predictions as the competition does; those of several folds count as one, out of fold.
 
     python tools/score_results.py predictions.json datasets/val.json
     python tools/score_results.py fold0.json datasets/folds/0/val.json \\
@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.data.results import load
 from detection.evaluation.average_precision import average_precision, results_table
+from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS, describe, find_metric
 from detection.utils.errors import UserError
 
 
@@ -24,12 +25,17 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="+", metavar="RESULTS JSON", help="pairs of files")
+    parser.add_argument(
+        "--metric", default=DEFAULT_METRIC, help=f"{', '.join(METRICS)} (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     try:
+        metric = find_metric(args.metric)
         if len(args.files) % 2:
             raise UserError("give pairs: COCO results, and the json that they are on")
         coco, results = pool(list(zip(args.files[::2], args.files[1::2], strict=True)))
         print(results_table(average_precision(coco, results), coco))
+        print(f"competition/{args.metric}: {describe(metric.score(coco, results))}")
     except UserError as e:
         parser.exit(2, f"{parser.prog}: {e}\n")
 

@@ -73,5 +73,6 @@ dataloader = dict(
     evaluator=L(COCOEvaluator)(
         dataset_name="${..test.dataset.names}",
         output_dir="${train.output_dir}/inference",
+        metric="${train.metric}",
     ),
 )

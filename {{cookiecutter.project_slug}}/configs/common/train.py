@@ -2,6 +2,8 @@
 
 import torch
 
+from detection.evaluation.competition_metrics import DEFAULT_METRIC
+
 train = dict(
     output_dir="output",
     # a path, a URL, detectron2://… or wandb-artifact://entity/project/name:alias; "": random
@@ -22,7 +24,10 @@ train = dict(
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     precise_bn=dict(enabled=False, num_iter=200),  # only for models with trained BatchNorm
     checkpointer=dict(period=1000, max_to_keep=2),
-    best_checkpointer=dict(val_metric="bbox/AP", mode="max"),
+    # what the competition ranks by, a key of METRICS in detection/evaluation/competition_metrics.py
+    metric=DEFAULT_METRIC,
+    # that metric as it is logged, also what early stopping and sweeps go by; e.g. "bbox/AP"
+    best_checkpointer=dict(val_metric="competition/${train.metric}", mode="max"),
     artifacts=dict(enabled=False),  # the best and the last model to W&B: hundreds of MB a run
     early_stopping=dict(patience=None),  # e.g. 5 evaluations without a better one; None: off
     eval_period=1000,

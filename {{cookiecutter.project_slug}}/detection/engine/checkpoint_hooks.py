@@ -41,7 +41,7 @@ class ModelArtifacts(HookBase):
         """
         Args:
             checkpointer: its `save_dir` holds the checkpoints.
-            val_metric: detectron2's name of the metric that picks the best, e.g. "bbox/AP".
+            val_metric: the name of the metric that picks the best, e.g. "competition/mAP50".
             enabled: False: nothing is logged.
         """
         self._enabled = enabled and comm.is_main_process()
@@ -89,7 +89,7 @@ class BestCheckpointer(HookBase):
         """
         Args:
             checkpointer: of the model that is evaluated; its `save_dir` is where.
-            val_metric: a metric that EvalHook stores, e.g. "bbox/AP50".
+            val_metric: a metric that EvalHook stores, e.g. "competition/mAP50".
             mode: "max" or "min".
         """
         self._model = checkpointer.model
@@ -131,7 +131,7 @@ class BestCheckpointer(HookBase):
                 {"model": self._model.state_dict(), **record}, self._folder / "model_best.pth"
             )
             write_record(self._record, record)
-        logger.info(f"best {self._val_metric} so far: {value:.2f}, kept as model_best.pth")
+        logger.info(f"best {self._val_metric} so far: {value:.4g}, kept as model_best.pth")
 
 
 class EarlyStopping(HookBase):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import math
 import os
 from collections import OrderedDict
 
@@ -13,6 +14,7 @@ from detectron2.utils import comm
 
 from detection.data.coco import read_coco
 from detection.evaluation.average_precision import average_precision, results_table
+from detection.evaluation.competition_metrics import describe, find_metric, named_scores
 from detection.utils.files import write_whole
 
 logger = logging.getLogger("detectron2.detection")
@@ -25,9 +27,16 @@ class COCOEvaluator(DatasetEvaluator):
     Results are named and scaled as in detectron2's own evaluator, 0 to 100, with two differences:
     every class has both `AP-<class>` and `AP50-<class>`, single-class data too; and what cannot be
     computed, such as the AP of a class without ground truth, is left out instead of being NaN.
+    The competition's metric is beside them, on its own scale.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None, only_seen: bool = False):
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        only_seen: bool = False,
+        metric: str | None = None,
+    ):
         """
         Args:
             dataset_name: a registered data set whose metadata have `json_file` and `thing_classes`.
@@ -35,7 +44,14 @@ class COCOEvaluator(DatasetEvaluator):
                 format, with the category ids of the json file. None writes nothing.
             only_seen: evaluate on the images that came along; else every image of the json file
                 counts, so that one left out by mistake shows as a loss.
+            metric: the competition's, a key of METRICS; None: none.
+
+        Raises:
+            UserError: there is no such metric.
         """
+        if metric is not None:
+            find_metric(metric)
+        self._metric = metric
         self._metadata = MetadataCatalog.get(dataset_name)
         self._output_dir = output_dir
         self._only_seen = only_seen
@@ -55,8 +71,8 @@ class COCOEvaluator(DatasetEvaluator):
         """
         Returns:
             `{"bbox": {"AP": …, "AP50": …, "AP-<class>": …, "AP50-<class>": …}}`, also "segm" where
-            masks were predicted and annotated; empty off the main process and for data without
-            annotations.
+            masks were predicted and annotated, and `"competition": {metric: …, metric-<class>: …}`,
+            from 0 to 1; empty off the main process and for data without annotations.
         """
         comm.synchronize()
         results = list(itertools.chain.from_iterable(comm.gather(self._results, dst=0)))
@@ -90,4 +106,9 @@ class COCOEvaluator(DatasetEvaluator):
         for task in tasks:
             scores[task] = average_precision(ground_truth, results, task)
             logger.info(f"{task} results:\n" + results_table(scores[task], ground_truth))
+        if self._metric is not None:
+            score = find_metric(self._metric).score(ground_truth, results)
+            logger.info(f"competition/{self._metric}: {describe(score)}")
+            if not math.isnan(score.value):
+                scores["competition"] = named_scores(self._metric, score)
         return scores

@@ -67,7 +67,7 @@ PRESETS = {
     "detectron2": {},
 }
 
-_EVALUATION = re.compile("(bbox|segm|keypoints)/")
+_EVALUATION = re.compile("(bbox|segm|keypoints|competition)/")
 
 
 class MetricNames:
@@ -96,7 +96,10 @@ class MetricNames:
         self._names = _rename(preset, classes)
 
     def __call__(self, name: str, value: float) -> tuple[str, float]:
-        """The team's name and value for one of detectron2's."""
+        """The team's name and value for one of detectron2's; `competition/…` is so everywhere."""
+        task, _, metric = name.partition("/")
+        if task == "competition":
+            return f"{task}/{metric.replace('/', '_')}", value
         new, factor = self._names.get(name) or self._unnamed(name)
         return new, value * factor
 

@@ -89,6 +89,9 @@ class TqdmMetricPrinter(EventWriter):
             self._bar.close()
         self._redirect.close()
 
+    def _rounded(self, value: float) -> str:
+        return f"{value:.4f}" if self._best_metric.startswith("competition/") else f"{value:.1f}"
+
     def _status(self, storage: EventStorage) -> str:
         def median(name: str) -> float:
             return _median(storage.history(name), self._window_size)
@@ -104,10 +107,10 @@ class TqdmMetricPrinter(EventWriter):
             finite = [v for v in values + self._earlier_best if math.isfinite(v)]
             best = self._better(finite, default=math.nan)
             name = self._best_metric.split("/")[-1]
-            parts.append(f"{name} {values[-1]:.1f} (best {best:.1f})")
+            parts.append(f"{name} {self._rounded(values[-1])} (best {self._rounded(best)})")
         elif self._earlier_best:
             name = self._best_metric.split("/")[-1]
-            parts.append(f"{name} best {self._earlier_best[0]:.1f}")
+            parts.append(f"{name} best {self._rounded(self._earlier_best[0])}")
         if torch.cuda.is_available():
             parts.append(f"mem {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
         if "lr" in scalars:

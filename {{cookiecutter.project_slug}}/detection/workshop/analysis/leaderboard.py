@@ -7,11 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from detection.evaluation.competition_metrics import DEFAULT_METRIC
 from detection.utils.errors import UserError
 from detection.utils.paths import DEV_RUN
 from detection.workshop.analysis.runs import read_config, read_history
 
-DEFAULT_METRIC = "bbox/AP"
 NO_RUNS = {"wandb", "inference", "predictions"}  # folders within a run
 # parts of a config that change no score
 IRRELEVANT = {"train.output_dir", "writers"}
@@ -116,7 +116,7 @@ def choose_metric(runs: list[Run], metric: str | None) -> tuple[str, bool]:
         if isinstance(name, str):
             kept[name, mode == "min"] += 1
     if metric is None:
-        return kept.most_common(1)[0][0] if kept else (DEFAULT_METRIC, False)
+        return kept.most_common(1)[0][0] if kept else (f"competition/{DEFAULT_METRIC}", False)
     known = {name for run in runs for name in run.curves}
     if metric not in known:
         nearest = difflib.get_close_matches(metric, sorted(known), n=1, cutoff=0.0)

@@ -1,8 +1,11 @@
 """Checks a submission against its json and the competition's sample, and scores it."""
 
+import math
+
 from detection.data.coco import read_coco
 from detection.data.results import check_truth
 from detection.evaluation.average_precision import average_precision, results_table
+from detection.evaluation.competition_metrics import find_metric
 from detection.utils.errors import UserError
 from detection.workshop.submission.formats import DEFAULT_FORMAT, Format
 from detection.workshop.submission.reading import (
@@ -78,7 +81,8 @@ def _compare(submission: Submission, path: str, sample: str, form: Format) -> No
 
 
 def _score(coco: dict, results: list[dict], form: Format) -> str:
-    """The table of AP; over all classes as one where the format names none."""
+    """The table of AP, over all classes as one where the format names none, and the metric."""
+    score = find_metric(form.metric).score(coco, results, threshold=-math.inf)
     if form.suffix == ".csv" and "label" not in form.box.split() and len(coco["categories"]) > 1:
         only = coco["categories"][0]["id"]
         coco = {
@@ -86,4 +90,5 @@ def _score(coco: dict, results: list[dict], form: Format) -> str:
             "categories": [{"id": only, "name": "any class"}],
             "annotations": [{**a, "category_id": only} for a in coco["annotations"]],
         }
-    return results_table(average_precision(coco, results), coco)
+    table = results_table(average_precision(coco, results), coco)
+    return f"{table}\ncompetition/{form.metric}: {score.value:.4f}"

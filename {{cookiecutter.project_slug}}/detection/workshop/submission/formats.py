@@ -1,4 +1,4 @@
-"""The columns of each competition's submission file."""
+"""The columns of each competition's submission file, and the metric that it is ranked by."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +13,7 @@ class Format:
 
     Attributes:
         columns: the header, in order, and what each column holds.
+        metric: a key of METRICS in detection/evaluation/competition_metrics.py.
         box: the fields of a box, in order: `label`, `score`, corners `x1 y1 x2 y2` or `x y w h`.
         label: what names a class: the annotation file's category id, the position in CLASSES, or
             the name in CLASSES.
@@ -23,6 +24,7 @@ class Format:
     """
 
     columns: dict[str, Literal["image", "boxes"]]
+    metric: str
     box: str = "label score x1 y1 x2 y2"
     label: Literal["category_id", "index", "name"] = "category_id"
     image: Literal["file_name", "stem"] = "stem"
@@ -34,25 +36,30 @@ class Format:
 FORMATS = {
     "recycling_trash": Format(
         columns={"PredictionString": "boxes", "image_id": "image"},
+        metric="mAP50",
         image="file_name",
     ),
     "global_wheat": Format(
         columns={"image_id": "image", "PredictionString": "boxes"},
+        metric="wheat_mAP",
         box="score x y w h",
     ),
     "rsna": Format(
         columns={"patientId": "image", "PredictionString": "boxes"},
+        metric="rsna_mAP",
         box="score x y w h",
     ),
     "vinbigdata": Format(
         columns={"image_id": "image", "PredictionString": "boxes"},
+        metric="vinbigdata_mAP40",
         label="index",
         empty="14 1 0 0 1 1",  # class 14 is "No finding"
     ),
     "open_images": Format(
         columns={"ImageId": "image", "PredictionString": "boxes"},
+        metric="open_images_mAP50",
         label="name",  # its labels are MIDs such as /m/01g317: CLASSES has to name them
         normalized=True,
     ),
-    "coco": Format(columns={}, image="file_name", suffix=".json"),
+    "coco": Format(columns={}, metric="coco_AP", image="file_name", suffix=".json"),
 }
