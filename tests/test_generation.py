@@ -36,6 +36,7 @@ RENDERED = {
     "README.md",
     "configs/common/writers.py",
     "detection/classes.py",
+    "detection/evaluation/competition_metrics.py",
     "detection/workshop/submission/formats.py",
     "pyproject.toml",
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from detection.classes import CLASSES
+from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS
 from tools import check_submission, make_submission
 
@@ -51,7 +52,23 @@ ImageId,PredictionString
 {CLASSES[LAST]} 0.25 0.05000000 0.20500000 0.20125000 0.60500000
 0000,
 """,
+    "cots": """\
+index,annotations
+0001,0.98765432 1.00500 2.00000 3.00000 4.12600 0.25 10.00000 20.50000 30.25000 40.00000
+0000,
+""",
+    "siim": f"""\
+Id,PredictionString
+0001_image,{CLASSES[LAST]} 0.98765432 1.00500 2.00000 4.00500 6.12600 \
+{CLASSES[LAST]} 0.25 10.00000 20.50000 40.25000 60.50000
+0000_image,none 1 0 0 1 1
+""",
     "coco": json.dumps(RESULTS[::-1]),
+    "custom": f"""\
+image,label,score,x1,y1,x2,y2
+test/0001.jpg,{10 + LAST},0.987654,1.00500,2.00000,4.00500,6.12600
+test/0001.jpg,{10 + LAST},0.250000,10.00000,20.50000,40.25000,60.50000
+""",
 }
 
 
@@ -82,11 +99,18 @@ def test_exact_text():
     assert submit() == EXPECTED[DEFAULT_FORMAT]
 
 
+def test_training_is_ranked_by_the_metric_of_the_format():
+    assert FORMATS[DEFAULT_FORMAT].metric == DEFAULT_METRIC
+    assert {form.metric for form in FORMATS.values()} <= METRICS.keys()
+
+
 def test_images_without_boxes_are_there():
     Path("results.json").write_text("[]")
     text = submit()
     if DEFAULT_FORMAT == "coco":
         assert json.loads(text) == []
+    elif FORMATS[DEFAULT_FORMAT].rows:
+        assert text.splitlines() == EXPECTED[DEFAULT_FORMAT].splitlines()[:1]
     else:
         assert len(text.splitlines()) == 1 + len(COCO["images"])
         assert all(name in text for name in ("0001", "0000"))

@@ -93,7 +93,7 @@ def detections(seed, is_small):
 
 
 @pytest.mark.parametrize("is_small", [True, False], ids=["small", "large"])
-@pytest.mark.parametrize("name", submission.FORMATS)
+@pytest.mark.parametrize("name", [n for n, f in submission.FORMATS.items() if not f.rows])
 def test_a_submission_scores_as_its_results_do(name, is_small):
     form = submission.FORMATS[name]
     for seed in range(2):

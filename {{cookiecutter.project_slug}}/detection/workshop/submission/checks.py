@@ -45,6 +45,13 @@ def check_submission(
     is_scored = must_score or bool(coco.get("annotations"))
     if is_scored:
         check_truth(coco, json_file)
+    if form.rows:  # only what wrote it knows what is in it
+        header, rows = read_csv(path)
+        line = f"{path}: {format_name}, {len(list(rows))} rows, not read back"
+        wanted = list(form.columns) if sample is None else read_csv(sample)[0]
+        if header != wanted:
+            line = f"{path}: error: its columns are {','.join(header)}, not {','.join(wanted)}"
+        return [line], header == wanted
     submission = read_submission(path, coco, json_file, form)
     if sample is not None:
         _compare(submission, path, sample, form)

@@ -100,6 +100,7 @@ def image_names(images: list[dict], json_file: str, form: Format) -> dict[int, s
                 f"{where} lacks an id, file_name, width or height: {reprlib.repr(image)}"
             )
         name = PurePosixPath(name).stem if form.image == "stem" else name
+        name += form.image_suffix
         if id_ in names or name in seen:
             raise UserError(f"{where}: another image has its id {id_} or its name {name!r}")
         names[id_] = name
@@ -131,6 +132,9 @@ def _csv(images: list[dict], names: dict, labels: dict, boxes: dict, form: Forma
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(form.columns)
     for image in images:
+        if form.rows:
+            writer.writerows(form.rows(image, boxes[image["id"]]))
+            continue
         size = (image["width"], image["height"]) if form.normalized else (1, 1)
         texts = [_box(r, labels[r["category_id"]], size, form) for r in boxes[image["id"]]]
         row = {"image": names[image["id"]], "boxes": " ".join(texts) or form.empty}
