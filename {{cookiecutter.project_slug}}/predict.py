@@ -29,6 +29,7 @@ from detection.data.results import check_same_images, images_file, write_images
 from detection.inference.predictor import (
     Predictor,
     batches_file,
+    model_name,
     prediction_settings,
     set_thresholds,
 )
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     with locked_file(output), explained(str(output), remedy, workers):
         results = predictor.predict(output, settings)
         if os.path.realpath(images_file(output)) != os.path.realpath(args.images):
-            write_images(coco, output)
+            write_images(coco, output, [model_name(cfg, weights)])
         write_json(results, str(output))
         batches_file(output).unlink()
     print(f"{output}: {len(coco['images'])} images, {len(results)} boxes")

@@ -21,7 +21,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from detection.data.coco import category_id_map, check_images, read_coco, write_json
-from detection.data.results import check_truth, read_results, write_images
+from detection.data.results import check_truth, read_models, read_results, write_images
 from detection.evaluation.average_precision import average_precision
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS, find_metric
 from detection.inference.fusion import METHODS, fuse_results
@@ -104,7 +104,8 @@ def fuse_and_score(args: argparse.Namespace) -> None:
         weights=[weights[name] for name in members],
         max_boxes=args.max_per_image,
     )
-    write_images(coco, args.output)
+    models = [model for _, path in map(named_path, args.members) for model in read_models(path)]
+    write_images(coco, args.output, models)
     write_json(fused, args.output)
     print(f"{args.output}: {args.method} of {len(members)}, {len(fused)} boxes")
     if is_scored:

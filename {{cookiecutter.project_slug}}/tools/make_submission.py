@@ -5,9 +5,11 @@ Turn predictions into a submission.
     python predict.py --config-file configs/… datasets/test.json --output test.json
     python tools/make_submission.py test.json datasets/test.json
 
-The formats are in detection/workshop/submission/formats.py. By default every box goes in, since
-mAP counts those with low scores too. What was written is read back and checked, and scored where
-the json has annotations; tools/check_submission.py does that for any file.
+The formats are in detection/workshop/submission/formats.py. Every box goes in where mAP counts
+those with low scores too; for other metrics only those from the threshold on that
+tools/find_threshold.py has saved beside the predictions. What was written is read back and
+checked, and scored where the json has annotations; tools/check_submission.py does that for any
+file.
 """
 
 import argparse
@@ -17,6 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
+from detection.data.results import read_models
+from detection.evaluation.competition_metrics import METRICS
+from detection.evaluation.score_threshold import FILE, read_threshold
 from detection.utils.cli import fraction
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
@@ -46,8 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--min-score",
         type=fraction,
-        default=-math.inf,
-        help="leave out boxes below (default: none)",
+        help=f"leave out boxes below (default: as {FILE} beside the results has it, or none)",
     )
     parser.add_argument(
         "--max-per-image", type=int, metavar="N", help="the N best boxes (default: all)"
@@ -60,21 +64,42 @@ def main(argv: list[str] | None = None) -> int:
         keep_inputs(output, args.results, args.json_file, args.sample)
         if args.sample is not None and not Path(args.sample).is_file():
             raise UserError(f"{args.sample}: no such file; --sample takes the competition's sample")
+        min_score, note = choose_min_score(args)
         print(
             write_submission(
                 args.results,
                 args.json_file,
                 output,
                 args.format,
-                min_score=args.min_score,
+                min_score=min_score,
                 max_per_image=args.max_per_image,
             )
         )
+        if note:
+            print(note)
         lines, is_sound = check_submission(output, args.json_file, args.format, args.sample)
     except UserError as e:
         parser.exit(2, f"{parser.prog}: {e}\n")
     print("\n".join(lines))
     return 0 if is_sound else 1
+
+
+def choose_min_score(args: argparse.Namespace) -> tuple[float, str]:
+    """
+    The score from which boxes go in, and a sentence on it.
+
+    Raises:
+        UserError: the saved threshold is of another metric, or of other predictions.
+    """
+    metric = find_format(args.format).metric
+    if args.min_score is not None or not METRICS[metric].needs_threshold:
+        return -math.inf if args.min_score is None else args.min_score, ""
+    file = Path(args.results).parent / FILE
+    if not file.is_file():
+        every = f"every box counts in {metric}, and low scores cost"
+        return -math.inf, f"warning: {every}: `make threshold` finds the best score to start from"
+    threshold = read_threshold(file, metric, read_models(args.results))
+    return threshold, f"boxes from a score of {threshold:.4f} on, as {file} says"
 
 
 if __name__ == "__main__":

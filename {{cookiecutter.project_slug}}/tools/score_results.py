@@ -31,13 +31,23 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         metric = find_metric(args.metric)
-        if len(args.files) % 2:
-            raise UserError("give pairs: COCO results, and the json that they are on")
-        coco, results = pool(list(zip(args.files[::2], args.files[1::2], strict=True)))
+        coco, results = pool(pairs_of(args.files))
         print(results_table(average_precision(coco, results), coco))
         print(f"competition/{args.metric}: {describe(metric.score(coco, results))}")
     except UserError as e:
         parser.exit(2, f"{parser.prog}: {e}\n")
+
+
+def pairs_of(files: list[str]) -> list[tuple[str, str]]:
+    """
+    (results file, json file) of arguments that take turns.
+
+    Raises:
+        UserError: one is missing.
+    """
+    if len(files) % 2:
+        raise UserError("give pairs: COCO results, and the json that they are on")
+    return list(zip(files[::2], files[1::2], strict=True))
 
 
 def pool(pairs: list[tuple[str, str]]) -> tuple[dict, list[dict]]:

@@ -10,7 +10,7 @@ import math
 import os
 import reprlib
 import unicodedata
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,9 +25,14 @@ def images_file(results_file: str | Path) -> Path:
     return Path(results_file).with_suffix(".images.json")
 
 
-def write_images(coco: dict, results_file: str | Path) -> None:
+def write_images(coco: dict, results_file: str | Path, models: Sequence[str] = ()) -> None:
     """
     Write the list of images beside results, a COCO json without annotations.
+
+    Args:
+        coco: has the images and categories.
+        results_file: the results.
+        models: the names of those that made them.
 
     Raises:
         UserError: it cannot be written.
@@ -35,7 +40,17 @@ def write_images(coco: dict, results_file: str | Path) -> None:
     keys = ("id", "file_name", "width", "height")
     images = [{key: image[key] for key in keys} for image in coco["images"]]
     listed = {"images": images, "annotations": [], "categories": coco["categories"]}
+    listed["models"] = list(models)
     write_json(listed, str(images_file(results_file)))
+
+
+def read_models(results_file: str | Path) -> list[str]:
+    """The models that made some results, as the list of images has them; none if nobody knows."""
+    try:
+        models = json.loads(images_file(results_file).read_text(encoding="utf-8"))["models"]
+    except (KeyError, OSError, RecursionError, TypeError, ValueError):
+        return []
+    return models if isinstance(models, list) and all(type(m) is str for m in models) else []
 
 
 def check_same_images(results_file: str | Path, images: list[dict], json_file: str) -> None:

@@ -190,6 +190,19 @@ def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> d
     }
 
 
+def model_name(cfg: DictConfig, weights: str) -> str:
+    """What tells predictions of one model from another's: `weights@fingerprint`."""
+    views = json.dumps(plain(cfg.tta), sort_keys=True) if cfg.tta.enabled else ""
+    digest = hashlib.sha256(views.encode())
+    if Path(weights).is_file():
+        with open(weights, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    else:
+        digest.update(weights.encode())
+    return f"{weights}{' with tta' if views else ''}@{digest.hexdigest()[:12]}"
+
+
 def _read_partial(partial: Path, key: str) -> list[list[dict]]:
     """Read finished batches of the same settings; drop a torn last one from the file."""
     if not partial.is_file():
