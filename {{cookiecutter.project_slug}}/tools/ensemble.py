@@ -24,6 +24,7 @@ from detection.data.coco import category_id_map, check_images, read_coco, write_
 from detection.data.results import check_truth, read_models, read_results, write_images
 from detection.evaluation.average_precision import average_precision
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS, find_metric
+from detection.evaluation.intervals import difference, resample
 from detection.inference.fusion import METHODS, fuse_results
 from detection.utils.cli import fraction, named_path, positive
 from detection.utils.errors import UserError
@@ -136,20 +137,18 @@ def read_weights(texts: list[str], names: dict) -> dict[str, float]:
 
 
 def table(coco: dict, members: dict[str, list[dict]], fused: list[dict], metric: str) -> str:
-    """The scores of all, and what the ensemble gains over its best member."""
+    """The scores of all, and what the ensemble gains over its best member, with its interval."""
     also = ("AP", "AP50", "AP75")
-    values = {}
-    rows = []
+    scored, rows = {}, []
     for name, results in [*members.items(), ("ensemble", fused)]:
-        values[name] = find_metric(metric).score(coco, results).value
-        rows.append([name, f"{values[name]:.4f}", *map(average_precision(coco, results).get, also)])
+        scored[name] = resample(metric, coco, results)
+        scores = average_precision(coco, results)
+        rows.append([name, scored[name].value, *map(scores.get, also)])
     text = tabulate(rows, ["", metric, *also], floatfmt=("", ".4f", *[".2f"] * 3), missingval="-")
-    best = max(members, key=values.get)
-    gain = values["ensemble"] - values[best]
-    verdict = f"{gain:+.4f} {metric} against {best} alone"
-    if gain < 0:
-        verdict += ": this ensemble hurts"
-    return f"{text}\n{verdict}"
+    best = max(members, key=lambda name: scored[name].value)
+    gain = difference(scored[best], scored["ensemble"])
+    verdict = "helps" if gain.value > 0 else "hurts" if gain.value < 0 else "changes nothing"
+    return f"{text}\n{metric} against {best} alone: {gain}: this ensemble {verdict}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ All trainings in one table, the best first, with the settings that only some of 
     python tools/leaderboard.py output/sweep --metric bbox/AP50 --csv runs.csv
 
 Scores are those of the iteration at which the metric was best; hours are those of the training
-steps, without evaluations. What a run does not say is a dash. Runs of --fast-dev-run are left out.
+steps, without evaluations. Runs that were validated on the same images are compared with the best
+image by image: differences within noise could be the other way round on other images. What a run
+does not say is a dash. Runs of --fast-dev-run are left out.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from detection.utils.files import keep_inputs, write_whole
 from detection.utils.paths import in_project
 from detection.workshop.analysis.leaderboard import (
     Run,
+    against_best,
     choose_metric,
     describe,
     differences,
@@ -31,6 +34,7 @@ from detection.workshop.analysis.leaderboard import (
     sort_runs,
 )
 
+BEHIND = "against the best (95 %)"
 ALSO = ("bbox/AP", "bbox/AP50")  # shown beside the metric
 
 
@@ -86,6 +90,10 @@ def main(argv: list[str] | None = None) -> None:
         runs = sort_runs(runs, metric, is_min)
         values = differences([run.config for run in runs])
         rows = [cells(run, metric, is_min) for run in runs]
+        behind = against_best(args.folder, runs, metric)
+        if any(behind):
+            for row, gap in zip(rows, behind, strict=True):
+                row[BEHIND] = gap and str(gap)
         if args.csv:
             for run in runs:
                 folder = Path(args.folder, run.name)

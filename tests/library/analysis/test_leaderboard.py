@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 from conftest import PROJECT_ROOT
+from detection.classes import CLASSES
 from wcwidth import wcswidth
 
 CONFIG = """\
@@ -124,6 +125,35 @@ def test_another_metric_and_a_csv(output, tmp_path):
         ("a", 2, "0.1"),
     ]
     assert "did you mean bbox/AP50?" in board(output, "--metric", "bbox/AP5", check=False)
+
+
+def test_what_is_noise_and_what_is_not(output, tmp_path):
+    """Of 30 images with a box each "best" finds all, "close" all but one, "far" half."""
+    box = {"category_id": 0, "bbox": [0.0, 0.0, 10.0, 10.0]}
+    coco = {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "width": 50, "height": 50} for i in range(30)
+        ],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(CLASSES)],
+        "annotations": [{**box, "id": i + 1, "image_id": i, "area": 100.0} for i in range(30)],
+    }
+    val = tmp_path / "val.json"
+    val.write_text(json.dumps(coco, ensure_ascii=False), encoding="utf-8")
+    for name, found, value in (("best", 30, 1.0), ("close", 29, 0.97), ("far", 15, 0.5)):
+        row = {"iteration": 9, "competition/mAP50": value}
+        write_run(output / name, [row], metric="competition/mAP50")
+        config = (output / name / "config.yaml").read_text()
+        config = config.replace("dataset: {fold: 0}", f"dataset: {{val: {{json_file: '{val}'}}}}")
+        (output / name / "config.yaml").write_text(config)
+        results = [{**box, "image_id": i, "score": 0.9} for i in range(found)]
+        (output / name / "inference").mkdir()
+        (output / name / "inference" / "best.json").write_text(json.dumps(results))
+    write_run(output / "unknown", [{"iteration": 9, "competition/mAP50": 0.1}])
+    table = read_table(board(output))
+    behind = {name: row["against the best (95 %)"] for name, row in table.items()}
+    assert behind["best"] == behind["unknown"] == "-"
+    assert behind["close"].startswith("-0.0") and "within noise" in behind["close"]
+    assert behind["far"].startswith("-0.4950 (") and "noise" not in behind["far"]
 
 
 def test_a_metric_of_which_less_is_better(output):

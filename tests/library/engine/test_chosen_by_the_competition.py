@@ -44,7 +44,8 @@ def evaluator(tmp_path):
         json_file=str(tmp_path / "val.json"), thing_dataset_id_to_contiguous_id={0: 0}
     )
     assert cfg.train.best_checkpointer.val_metric == "competition/mAP50"
-    yield COCOEvaluator("planted", metric=cfg.dataloader.evaluator.metric)
+    folder = str(tmp_path / "run" / "inference")
+    yield COCOEvaluator("planted", folder, metric=cfg.dataloader.evaluator.metric)
     MetadataCatalog.pop("planted")
 
 
@@ -82,11 +83,15 @@ def train(folder, evaluator, val_metric: str, start: int, end: int) -> None:
 def test_the_right_checkpoint_is_kept_after_a_resume_too(tmp_path, evaluator, capsys, val_metric):
     folder = tmp_path / "run"
     folder.mkdir()
+    (folder / "inference").mkdir()
     for start in (0, 2, 4):  # killed after each evaluation
         train(folder, evaluator, val_metric, start, start + 2)
     best = json.loads((folder / "model_best.json").read_text())
     assert best["metric"] == val_metric and best["iteration"] == METRIC[val_metric]
     assert torch.load(folder / "model_best.pth")["iteration"] == METRIC[val_metric]
+
+    kept = json.loads((folder / "inference/best.json").read_text())
+    assert [r["bbox"] for r in kept] == FOUND[METRIC[val_metric]]
 
     values = {row["iteration"]: row["competition/mAP50"] for row in read_metrics(folder)}
     assert values == pytest.approx({1: 1, 3: 51 / 101, 5: 0}), "from 0 to 1, beside COCO's AP"

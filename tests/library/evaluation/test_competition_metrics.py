@@ -16,6 +16,7 @@ from detection.evaluation.competition_metrics import (
     find_metric,
     value_at,
 )
+from detection.evaluation.intervals import difference, resample
 from detection.utils.errors import UserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -435,6 +436,9 @@ def test_more_than_100_detections_of_a_class_equal_pycocotools():
 @settings(max_examples=30, deadline=None)
 @given(images=IMAGES, seed=st.integers(0, 9))
 def test_weights_are_images_that_are_there_several_times(images, seed):
+    # equal scores would be in another order
+    steps = itertools.count()
+    images = [(t, [(b, s + 1e-4 * next(steps), k) for b, s, k in found]) for t, found in images]
     times = np.random.default_rng(seed).integers(0, 3, len(images))
     repeated = [image for image, n in zip(images, times, strict=True) for _ in range(n)]
     if not repeated:
@@ -443,9 +447,27 @@ def test_weights_are_images_that_are_there_several_times(images, seed):
         if metric.whole or name == "open_images_mAP50":
             continue
         assignment = metric.assign(*data(*images))
-        value = metric.resampled(assignment, times, threshold=0.3)
+        (value,) = metric.resampled(assignment, times[None], threshold=0.3)
         expected = metric.score(*data(*repeated), threshold=0.3).value
         assert value == pytest.approx(expected, abs=1e-12, nan_ok=True), name
+
+
+def test_intervals_of_differences():
+    right, wrong = ([(A,)], [(A, 0.9)]), ([(A,)], [(B, 0.9)])
+    images = {"all": [right] * 20, "most": [right] * 19 + [wrong], "none": [wrong] * 20}
+    for metric in ("mAP50", "coco_AP", "rsna_mAP", "cots_F2", "custom"):
+        drawn = {}
+        for name, parts in images.items():
+            drawn[name] = resample(metric, *data(*parts))
+        if metric == "custom":  # its example counts objects, right or wrong
+            continue
+        same = difference(drawn["most"], drawn["most"])
+        assert (same.value, same.low, same.high, same.is_noise) == (0, 0, 0, True)
+        little = difference(drawn["most"], drawn["all"])
+        assert little.low == 0 < little.value < little.high and little.is_noise
+        assert "within noise" in str(little)
+        large = difference(drawn["none"], drawn["all"])
+        assert large.low > 0.9 and not large.is_noise and "noise" not in str(large)
 
 
 def test_every_metric_says_what_it_is_and_where_it_is_defined():

@@ -113,15 +113,23 @@ def test_processes_make_no_difference(toy, results):
 def test_ensemble_is_scored_beside_its_members(run, toy, results, tmp_path):
     output = tmp_path / "fused.json"
     args = [f"{toy}/val.json", "--output", output]
-    text = run(ensemble, *args, f"a={results['even']}", f"b={results['odd']}")
+    text = run(ensemble, *args, f"a={results['even']}", f"b={results['odd']}", "--metric=mAP50")
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
     assert float(rows["ensemble"][0]) > max(float(rows["a"][0]), float(rows["b"][0]))
     assert "hurts" not in text
     fused = average_precision(read_coco(f"{toy}/val.json"), json.loads(output.read_text()))
-    assert float(rows["ensemble"][0]) == pytest.approx(fused["AP"], abs=0.01)
+    assert float(rows["ensemble"][1]) == pytest.approx(fused["AP"], abs=0.01)
+    assert "this ensemble helps" in text
 
-    text = run(ensemble, *args, f"a={results['even']}", f"b={results['wrong']}", "--method=nms")
-    assert "AP against a alone: this ensemble hurts" in text
+    text = run(
+        ensemble,
+        *args,
+        f"a={results['even']}",
+        f"b={results['wrong']}",
+        "--method=nms",
+        "--metric=mAP50",
+    )
+    assert "mAP50 against a alone: -" in text and "this ensemble hurts" in text
 
 
 def test_ensemble_of_bad_input(run, toy, results, tmp_path):

@@ -21,7 +21,8 @@ from detection.checkpoint.checkpointer import (
 from detection.checkpoint.classes import KEY
 from detection.engine.hooks import is_cut_off
 from detection.utils.errors import UserError
-from detection.utils.files import read_record, write_record
+from detection.utils.files import read_record, write_record, write_whole
+from detection.utils.paths import BEST_RESULTS, LAST_RESULTS
 from detection.writers.metric_names import MetricNames
 
 logger = logging.getLogger("detectron2.detection")
@@ -78,7 +79,8 @@ class ModelArtifacts(HookBase):
 
 class BestCheckpointer(HookBase):
     """
-    Keeps the weights with the best value of a metric as `model_best.pth`.
+    Keeps the weights with the best value of a metric as `model_best.pth`, and the evaluator's
+    predictions with them as `inference/best.json`.
 
     Unlike upstream's, it remembers the best value over a resume (in `model_best.json`) and leaves
     `last_checkpoint` alone, so that a resume starts from the last checkpoint, not from the best.
@@ -130,6 +132,8 @@ class BestCheckpointer(HookBase):
             save_whole(
                 {"model": self._model.state_dict(), **record}, self._folder / "model_best.pth"
             )
+            if (results := self._folder / LAST_RESULTS).is_file():
+                write_whole(str(self._folder / BEST_RESULTS), results.read_bytes())
             write_record(self._record, record)
         logger.info(f"best {self._val_metric} so far: {value:.4g}, kept as model_best.pth")
 

@@ -16,6 +16,7 @@ from detection.data.coco import read_coco
 from detection.evaluation.average_precision import average_precision, results_table
 from detection.evaluation.competition_metrics import describe, find_metric, named_scores
 from detection.utils.files import write_whole
+from detection.utils.paths import LAST_RESULTS
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -83,7 +84,7 @@ class COCOEvaluator(DatasetEvaluator):
         ids = {v: k for k, v in self._metadata.thing_dataset_id_to_contiguous_id.items()}
         results = [{**r, "category_id": ids[r["category_id"]]} for r in results]
         if self._output_dir:
-            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            path = os.path.join(self._output_dir, os.path.basename(LAST_RESULTS))
             write_whole(path, json.dumps(results).encode())  # twice as fast as json.dump
 
         ground_truth = read_coco(self._metadata.json_file)

@@ -64,6 +64,8 @@ class Metric:
         curve: (assignment, weights of the images) to the value at each of
             `assignment.thresholds`; for metrics where each detection costs something, so that
             low scores have to be left out. None: all detections count.
+        average: of metrics with a curve: (boxes found, detections, both (T, I) by image; boxes to
+            find (I,), weights of the images (R, I)) to R values.
         whole: (COCO json, results) to the value, in place of all the others.
     """
 
@@ -71,6 +73,7 @@ class Metric:
     assign: Callable[[dict, Sequence[dict]], Assignment] | None = None
     classes: Callable[[Assignment, np.ndarray], np.ndarray] | None = None
     curve: Callable[[Assignment, np.ndarray], np.ndarray] | None = None
+    average: Callable[..., np.ndarray] | None = None
     whole: Callable[[dict, Sequence[dict]], float] | None = None
 
     @property
@@ -106,11 +109,19 @@ class Metric:
 
     def resampled(
         self, assignment: Assignment, weights: np.ndarray, threshold: float | None
-    ) -> float:
-        """The value if each image were there `weights` times, at the same threshold."""
-        if self.needs_threshold:
-            return float(value_at(assignment, self.curve(assignment, weights), threshold))
-        return _mean(self.classes(assignment, weights))
+    ) -> np.ndarray:
+        """(R,): the value if each image were there so often as `weights`, (R, I), say."""
+        if not self.needs_threshold:
+            return np.array([_mean(self.classes(assignment, times)) for times in weights])
+        kept = assignment.scores >= threshold
+
+        def by_image(flags: np.ndarray) -> np.ndarray:
+            number = len(assignment.positives)
+            images = assignment.images
+            return np.stack([np.bincount(images[row & kept], minlength=number) for row in flags])
+
+        found, counted = by_image(assignment.hits), by_image(~assignment.ignored)
+        return self.average(found, counted, assignment.positives[:, 0], weights)
 
 
 def best_threshold(assignment: Assignment, curve: np.ndarray) -> float:
@@ -303,7 +314,17 @@ def mean_accuracy(definition: str, iou_thresholds: Sequence[float]) -> Metric:
         definition,
         partial(assign, iou_thresholds=iou_thresholds, one_class=True, limit=None),
         curve=_mean_accuracy_curve,
+        average=_mean_accuracies,
     )
+
+
+def _mean_accuracies(
+    found: np.ndarray, counted: np.ndarray, positives: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    ratio = found / np.maximum(positives + counted - found, 1)
+    number = weights @ ((positives > 0) | (counted > 0)).T
+    total = weights @ ratio.T
+    return np.divide(total, number, np.full(total.shape, np.nan), where=number > 0).mean(axis=1)
 
 
 def _mean_accuracy_curve(assignment: Assignment, weights: np.ndarray) -> np.ndarray:
@@ -344,7 +365,17 @@ def mean_f_score(definition: str, beta: float, iou_thresholds: Sequence[float]) 
         definition,
         partial(assign, iou_thresholds=iou_thresholds, one_class=True, limit=None),
         curve=partial(_f_score_curve, beta=beta),
+        average=partial(_f_scores, beta=beta),
     )
+
+
+def _f_scores(
+    found: np.ndarray, counted: np.ndarray, positives: np.ndarray, weights: np.ndarray, beta: float
+) -> np.ndarray:
+    total = weights @ (counted + beta**2 * positives).T
+    hits = (1 + beta**2) * (weights @ found.T)
+    exists = np.broadcast_to((weights @ positives > 0)[:, None], hits.shape)
+    return np.divide(hits, total, np.full(hits.shape, np.nan), where=exists).mean(axis=1)
 
 
 def _f_score_curve(assignment: Assignment, weights: np.ndarray, beta: float) -> np.ndarray:

@@ -8,6 +8,9 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 DATASETS = os.environ.get("DETECTRON2_DATASETS", "datasets")
 # ends the name of the folder that `train_net.py --fast-dev-run` writes to
 DEV_RUN = "_fast_dev_run"
+# predictions in an output folder: of the last evaluation, and of the best checkpoint's
+LAST_RESULTS = "inference/coco_instances_results.json"
+BEST_RESULTS = "inference/best.json"
 
 
 def in_project(path: str) -> str:

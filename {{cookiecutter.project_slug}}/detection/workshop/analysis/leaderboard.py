@@ -7,14 +7,17 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from detection.evaluation.competition_metrics import DEFAULT_METRIC
+from detection.data.results import load
+from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
+from detection.evaluation.intervals import Difference, difference, resample
 from detection.utils.errors import UserError
-from detection.utils.paths import DEV_RUN
+from detection.utils.paths import BEST_RESULTS, DEV_RUN, in_project
 from detection.workshop.analysis.runs import read_config, read_history
 
 NO_RUNS = {"wandb", "inference", "predictions"}  # folders within a run
 # parts of a config that change no score
 IRRELEVANT = {"train.output_dir", "writers"}
+COMPARED = 10  # runs that are compared with the best, image by image
 LONGEST = 40  # characters of a value
 ABSENT = "-"
 SKIPPED = object()  # in place of what is not compared
@@ -133,6 +136,41 @@ def sort_runs(runs: list[Run], metric: str, is_min: bool) -> list[Run]:
         return best is None, (best[1] if is_min else -best[1]) if best else 0, run.name
 
     return sorted(runs, key=key)
+
+
+def against_best(folder: str, runs: list[Run], metric: str) -> list[Difference | None]:
+    """
+    How far each run is behind the first, resampled over the validation images.
+
+    It is known of the first COMPARED runs that have kept the predictions of their best checkpoint,
+    on the annotations that the first run has; None for all others, and the first itself.
+
+    Args:
+        folder: of all runs.
+        runs: the best first.
+        metric: one that the competition metrics know; of another nothing is known.
+    """
+    found = [None] * len(runs)
+    name = {"bbox/AP": "coco_AP", "bbox/AP50": "mAP50"}.get(metric, metric.partition("/")[2])
+    if name not in METRICS or not runs:
+        return found
+    json_file = runs[0].setting("dataset", "val", "json_file")
+    best = None
+    for k, run in enumerate(runs[:COMPARED]):
+        if not json_file or run.setting("dataset", "val", "json_file") != json_file:
+            continue
+        try:
+            coco, results = load(str(Path(folder, run.name, BEST_RESULTS)), in_project(json_file))
+        except UserError:
+            continue
+        if k and best is None:
+            break
+        of_run = resample(name, coco, results)
+        if k:
+            found[k] = difference(best, of_run)
+        else:
+            best = of_run
+    return found
 
 
 def differences(configs: list[dict]) -> dict[str, list[str | None]]:
