@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.checks.reviews import has_decisions, write_review
 from detection.data.results import load
+from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.evaluation.matching import match
 from detection.utils.cli import named_path
 from detection.utils.errors import UserError
@@ -29,6 +30,7 @@ from detection.utils.paths import in_project
 from detection.workshop.analysis.label_errors import find_label_errors
 from detection.workshop.analysis.runs import check_classes, read_history, read_image_root
 from detection.workshop.reports.comparison import comparison
+from detection.workshop.reports.competition import competition_notes, competition_section
 from detection.workshop.reports.crops import suggestion_section
 from detection.workshop.reports.errors import class_names, errors_section
 from detection.workshop.reports.page import render_page, write_page
@@ -48,6 +50,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("json_file", metavar="JSON", help="the annotations that they are on")
     parser.add_argument(
         "--compare", action="store_true", help="several [NAME=]RESULTS, the first to compare with"
+    )
+    parser.add_argument(
+        "--metric", default=DEFAULT_METRIC, help=f"{', '.join(METRICS)} (default: %(default)s)"
     )
     parser.add_argument("--run", help="output folder of the training, for its curves")
     parser.add_argument(
@@ -101,7 +106,9 @@ def compare(args: argparse.Namespace) -> list[str]:
     keep_inputs(args.output, args.json_file, *args.results.values())
     loaded = {name: load(path, args.json_file) for name, path in args.results.items()}
     coco = next(iter(loaded.values()))[0]
-    page = comparison(coco, {name: results for name, (_, results) in loaded.items()})
+    results = {name: found for name, (_, found) in loaded.items()}
+    page = comparison(coco, results)
+    page["notes"] = competition_notes(coco, results, args.metric) + page["notes"]
     page |= {"files": args.results, "json_file": args.json_file}
     write_page(args.output, render_page("comparison.html.jinja", **page))
     return page["notes"]
@@ -125,7 +132,7 @@ def report(args: argparse.Namespace) -> list[str]:
     curves = read_history(args.run) if args.run else {}
     matches = match(coco, results)
     page = errors_section(coco, results, matches)
-    page |= run_section(curves)
+    page |= run_section(curves) | competition_section(coco, results, args.metric)
     page["notes"] += page["run_notes"]
     image_root = _image_root(args)
     page["sheet"] = worst_section(
