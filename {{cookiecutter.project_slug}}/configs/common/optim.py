@@ -24,6 +24,7 @@ AdamW = L(adamw)(
     params=L(layer_decayed_params)(
         lr="${..lr}",
         layer_decay=1.0,  # e.g. 0.8: lower rates for early blocks of a pretrained backbone
+        backbone_lr_factor=1.0,  # e.g. 0.1: a lower rate for all of it
         weight_decay_norm=0.0,
     ),
     lr=L(scaled_lr)(

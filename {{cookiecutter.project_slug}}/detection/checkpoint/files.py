@@ -93,6 +93,8 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename):
         loaded = read_weights(filename)
+        if hasattr(self.model, "own_names"):
+            loaded = self.model.own_names(loaded, filename)
         if self._has_other_names:
             loaded["matching_heuristics"] = True
         return loaded

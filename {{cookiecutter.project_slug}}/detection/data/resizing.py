@@ -1,5 +1,7 @@
 """detectron2's resizing, in a fraction of the time."""
 
+from collections.abc import Sequence
+
 import detectron2.data.transforms as T
 import numpy as np
 import torch
@@ -54,3 +56,30 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         planes, [height, width], False, None, None, out=resized.permute(0, 3, 1, 2)
     )
     return resized[0].numpy()
+
+
+class ResizeSquare(T.Augmentation):
+    """Resizes images to squares, as RT-DETR and its successors take them."""
+
+    def __init__(self, short_edge_length: int | Sequence[int], letterbox: bool = False):
+        """
+        Args:
+            short_edge_length: the square's side in pixels; of several, each image gets one at
+                random.
+            letterbox: keep the shape of an image: its longer side gets this length, and the model
+                fills the rest of the square. False: images are stretched.
+        """
+        super().__init__()
+        is_one = isinstance(short_edge_length, int)
+        self._sides = [short_edge_length] if is_one else list(short_edge_length)
+        self._letterbox = letterbox
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """A transform for an image (H, W, 3)."""
+        height, width = image.shape[:2]
+        side = self._sides[0] if len(self._sides) == 1 else int(np.random.choice(self._sides))
+        size = side, side
+        if self._letterbox:
+            factor = side / max(height, width)
+            size = max(1, round(factor * height)), max(1, round(factor * width))
+        return ResizeTransform(height, width, *size, Image.BILINEAR)

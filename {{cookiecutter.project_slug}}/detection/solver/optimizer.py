@@ -15,6 +15,14 @@ from detection.utils.errors import UserError
 _COUNTS = re.compile(
     r"((res|layers?_?|stages?_?|blocks?_?|features_|s|b)\d+|layers|stages|blocks|features)\Z"
 )
+# a backbone under a pyramid, under a ViT's, two in `transformers`, or one alone
+_TRUNKS = (
+    "backbone.bottom_up.",
+    "backbone.net.",
+    "backbone.backbone.",
+    "backbone.model.",
+    "backbone.",
+)
 
 
 def build_optimizer(cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -56,22 +64,27 @@ def adamw(
 
 
 def layer_decayed_params(
-    model: torch.nn.Module, lr: float, layer_decay: float = 1.0, **defaults
+    model: torch.nn.Module,
+    lr: float,
+    layer_decay: float = 1.0,
+    backbone_lr_factor: float = 1.0,
+    **defaults,
 ) -> list[dict]:
     """
-    Parameter groups in which the backbone's learning rate falls from its last block to its first.
+    Parameter groups with lower learning rates for a pretrained backbone, and for its first blocks.
 
     Args:
         model: frozen parameters are left out.
         lr: of what follows the backbone.
         layer_decay: the factor from each block to the one before it (Bao et al.,
             arXiv:2106.08254); 1 gives all the same rate.
+        backbone_lr_factor: of the whole backbone, but for a pyramid's own layers.
         defaults: of `get_default_optimizer_params`, e.g. `weight_decay_norm`.
 
     Raises:
         UserError: the names of the backbone's parameters do not tell its blocks apart.
     """
-    factors = _lr_factors(model, layer_decay)
+    factors = _lr_factors(model, layer_decay, backbone_lr_factor)
     groups = defaultdict(list)
     defaults = get_default_optimizer_params(model, base_lr=lr, **defaults)
     for number, group in enumerate(defaults):
@@ -83,18 +96,32 @@ def layer_decayed_params(
     ]
 
 
-def _lr_factors(model: torch.nn.Module, decay: float) -> dict[torch.nn.Parameter, float]:
+def _lr_factors(
+    model: torch.nn.Module, decay: float, backbone: float
+) -> dict[torch.nn.Parameter, float]:
     depths = block_depths(model)
+    example = _example(model)
+    if backbone != 1 and not depths:
+        raise UserError(
+            f"optimizer.params.backbone_lr_factor={backbone}: the model has no backbone ({example}); "
+            "set it to 1.0"
+        )
     if decay != 1 and not any(depths.values()):
-        names = [name for name, _ in model.named_parameters() if name.startswith("backbone.")]
-        example = f"such as {names[len(names) // 2]}" if names else "none is called backbone.…"
         raise UserError(
             f"optimizer.params.layer_decay={decay}: no blocks are numbered in the names of the "
             f"backbone's parameters ({example}); set it to 1.0, or add these names to _COUNTS in "
             "detection/solver/optimizer.py"
         )
     top = 1 + max(depths.values(), default=0)
-    return {p: decay ** (top - depths.get(name, top)) for name, p in model.named_parameters()}
+    return {
+        p: backbone * decay ** (top - depths[name]) if name in depths else 1.0
+        for name, p in model.named_parameters()
+    }
+
+
+def _example(model: torch.nn.Module) -> str:
+    names = [name for name, _ in model.named_parameters() if name.startswith("backbone.")]
+    return f"such as {names[len(names) // 2]}" if names else "none is called backbone.…"
 
 
 def block_depths(model: torch.nn.Module) -> dict[str, int]:
@@ -105,10 +132,9 @@ def block_depths(model: torch.nn.Module) -> dict[str, int]:
     they come after it. A pyramid's own layers, trained from scratch, are left out.
     """
     names = [name for name, _ in model.named_parameters()]
-    # of a pyramid over a backbone, of a ViT's, or the backbone itself
-    for trunk in ("backbone.bottom_up.", "backbone.net.", "backbone."):
-        if any(name.startswith(trunk) for name in names):
-            break
+    trunk = next((trunk for trunk in _TRUNKS if any(n.startswith(trunk) for n in names)), None)
+    if trunk is None:
+        return {}
     depth, last = 0, None
     depths = {}
     for name in names:
