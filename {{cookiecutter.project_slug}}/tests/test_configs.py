@@ -19,7 +19,35 @@ FEW_BOXES = [
     "model.roi_heads.batch_size_per_image=16",
     "model.proposal_generator.post_nms_topk=[64,64]",
 ]
+TINY_DETR = [
+    "model.multi_scale=[64,96]",
+    "model.config={d_model:32,decoder_ffn_dim:32,decoder_layers:2,num_queries:9}",
+]
+TINY_ENCODER = [
+    *TINY_DETR,
+    "model.config={encoder_hidden_dim:32,encoder_ffn_dim:32,encoder_in_channels:[16,24,32]}",
+    "model.config={decoder_in_channels:[32,32,32],freeze_backbone_batch_norms:False}",
+]
+TINY_RT_DETR = [
+    *TINY_ENCODER,
+    "model.config.backbone_config={embedding_size:8,hidden_sizes:[8,16,24,32],depths:[1,1,1,1]}",
+]
+TINY_D_FINE = [
+    *TINY_ENCODER,
+    "model.config.backbone_config={stem_channels:[3,8,8],stage_in_channels:[8,8,16,24]}",
+    "model.config.backbone_config={stage_mid_channels:[8,8,8,8],stage_num_blocks:[1,1,1,1]}",
+    "model.config.backbone_config={stage_out_channels:[8,16,24,32],hidden_sizes:[8,16,24,32]}",
+    "model.config.backbone_config={stage_numb_of_layers:[1,1,1,1]}",
+]
+TINY_RF_DETR = [
+    *TINY_DETR,
+    "model.config={group_detr:2,decoder_self_attention_heads:4,decoder_cross_attention_heads:4}",
+    "model.config.backbone_config={hidden_size:24,num_attention_heads:2,num_hidden_layers:12}",
+]
 SHRUNK = {
+    **dict.fromkeys(["d_fine_M", "d_fine_L", "d_fine_X"], TINY_D_FINE),
+    **dict.fromkeys(["rf_detr_M", "rf_detr_L"], TINY_RF_DETR),
+    **dict.fromkeys(["rt_detr_v2_R_50", "rt_detr_v2_X"], TINY_RT_DETR),
     "cascade_rcnn_swin_b_FPN": FEW_BOXES,
     "faster_rcnn_R_101_FPN": [f"{BACKBONE}.stages.depth=50"],
     "faster_rcnn_X_101_32x8d_FPN": [f"{BACKBONE}.stages.depth=50"],

@@ -8,7 +8,7 @@ from detection.modeling.transformers_detector import TransformersDetector
 model = L(TransformersDetector)(
     model_type="rt_detr_v2",
     num_classes=len(CLASSES),
-    config=dict(  # what differs from RTDetrV2Config's defaults
+    config=dict(  # what differs from RTDetrV2Config's defaults, and what one may want to change
         freeze_backbone_batch_norms=True,  # False where nothing is pretrained
         num_queries=300,
         num_denoising=100,
@@ -24,7 +24,7 @@ model = L(TransformersDetector)(
     pixel_std=[255.0, 255.0, 255.0],
     size_divisibility=32,
     takes_mask=False,
-    multi_scale=list(range(480, 801, 32)),
+    multi_scale=list(range(480, 801, 32)),  # of the canvas, in training
     gradient_checkpointing=False,
     log_layers=False,
     test_score_thresh=0.001,

@@ -12,7 +12,13 @@ from detection.utils.errors import UserError
 logger = logging.getLogger("detectron2.detection")
 
 KEY = "thing_classes"  # in a checkpoint, as in a data set's metadata
-_CLASS_LAYER = re.compile(r"(cls_score|mask_head\.predictor)\.weight$")
+_CLASS_LAYER = re.compile(
+    r"(cls_score|mask_head\.predictor|class_embed(\.0)?|class_labels_classifier)\.weight$"
+)
+# of `transformers`: one row for each class, and maybe one more, which is of none
+_CLASS_ROWS = re.compile(
+    r"(class_embed(\.\d+)?|enc_score_head|class_labels_classifier|denoising_class_embed)$"
+)
 
 
 def recorded_classes(checkpoint: dict) -> list[str] | None:
@@ -38,7 +44,7 @@ def are_unrecorded(checkpoint: dict, model: torch.nn.Module) -> bool:
 
 def class_rows(name: str, state: dict[str, torch.Tensor], count: int) -> torch.Tensor | None:
     """
-    Find which rows of a parameter belong to which class, in the layouts of detectron2's heads.
+    Find which rows of a parameter belong to which class, in detectron2's and transformers' heads.
 
     Args:
         name: of the parameter, e.g. "roi_heads.box_predictor.cls_score.bias".
@@ -62,6 +68,8 @@ def class_rows(name: str, state: dict[str, torch.Tensor], count: int) -> torch.T
         if rows == 4 * count:
             return torch.arange(rows).view(count, 4)
     elif layer.endswith("mask_head.predictor") and rows == count:
+        return torch.arange(count).view(count, 1)
+    elif _CLASS_ROWS.search(layer) and rows in (count, count + 1):
         return torch.arange(count).view(count, 1)
     return None
 

@@ -14,6 +14,7 @@ from detectron2.utils.file_io import Detectron2Handler, PathManager
 from iopath.common.file_io import get_cache_dir
 
 from detection.checkpoint import classes as checkpoint_classes
+from detection.checkpoint.hub import WEIGHTS  # registers hf:// too
 from detection.checkpoint.reading import read_weights
 from detection.classes import CLASSES
 from detection.utils.errors import UserError
@@ -22,20 +23,25 @@ from detection.utils.logging import quiet_console
 logger = logging.getLogger("detectron2.detection")
 
 _HEURISTICS = "?matching_heuristics=True"  # upstream main: names as in other libraries
-# the last layers of detectron2's heads, whose outputs are counted in classes
-_CLASS_LAYER = re.compile(r"(cls_score|bbox_pred|mask_head\.predictor)\.(weight|bias)$")
+# the last layers of heads, whose outputs are counted in classes: detectron2's, transformers'
+_CLASS_LAYER = re.compile(
+    r"(cls_score|bbox_pred|mask_head\.predictor|enc_score_head|class_labels_classifier"
+    r"|class_embed(\.\d+)?)\.(weight|bias)$"
+)
 
 DOWNLOAD_TIMEOUT = 60  # seconds to wait for a server that sends nothing
 
 
 def fetch(path: str) -> str:
     """
-    Return the local path of a file, after a download if it is a URL of a scheme of iopath.
+    Return the local path of a file, of the weights in a folder, or of a downloaded URL.
 
     Raises:
         UserError: the file is missing, or cannot be downloaded.
     """
     if "://" not in path:
+        if Path(path).is_dir():  # of `save_pretrained`, or what was fetched from the hub
+            path = str(Path(path) / WEIGHTS)
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file of weights")
         return path

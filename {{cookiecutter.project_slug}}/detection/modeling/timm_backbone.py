@@ -185,7 +185,8 @@ def _create_pretrained(model_name: str, checkpoint_path: str, args: dict) -> tor
     source = checkpoint_path or cfg.url
     if not checkpoint_path and cfg.hf_hub_id:
         source = hf_hub_url(cfg.hf_hub_id, "model.safetensors")
-    logger.info(f"weights of timm's {model_name}, from {source}")
+    terms = cfg.license or "not stated"
+    logger.info(f"weights of timm's {model_name}, from {source}, license: {terms}")
     try:
         return timm.create_model(model_name, features_only=True, pretrained=True, **args)
     except OSError as e:

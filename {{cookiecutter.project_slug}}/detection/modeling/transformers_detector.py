@@ -65,8 +65,8 @@ class TransformersDetector(nn.Module):
         if gradient_checkpointing:
             _enable_gradient_checkpointing(self.net, model_type)
         self.net.loss_function = Float32Loss(self.net)
-        # It is a part of this module alone, so that its parameters are named backbone.…, as those of
-        # detectron2's models: train.freeze and the optimizer's groups find them.
+        # It is a part of this module alone: its parameters are named backbone.…, as those of
+        # detectron2's models, and train.freeze and the optimizer's groups find them.
         base = self.net.base_model
         self.backbone = getattr(base, "backbone", nn.Identity())
         if hasattr(base, "backbone"):
@@ -224,9 +224,7 @@ def _build(model_type: str, num_classes: int, config: dict) -> nn.Module:
 
 def _enable_gradient_checkpointing(net: nn.Module, model_type: str) -> None:
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # of a newer name, which not all versions have
+        with warnings.catch_warnings(action="ignore"):  # of a newer name, not in all versions
             net.gradient_checkpointing_enable({"use_reentrant": False})
     except ValueError as e:
         raise UserError(

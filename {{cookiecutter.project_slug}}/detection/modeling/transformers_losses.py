@@ -14,7 +14,7 @@ _KINDS = {
     "loss_focal": "loss_cls",
     "loss_bce": "loss_cls",
     "loss_bbox": "loss_bbox",
-    "loss_giou": "loss_giou",
+    "loss_giou": "loss_iou",
     "loss_fgl": "loss_fgl",
     "loss_ddf": "loss_ddf",
 }

@@ -131,9 +131,7 @@ def _tell_differences(own: dict, saved: dict) -> None:
         differing += [(k, b) for k, a, b in pairs if a != b and a is not None and b is not None]
     if differing:
         settings = " ".join(f"model.config.{name}={value}" for name, value in differing[:6])
-        logger.warning(
-            f"the weights were trained with other settings than the model has: {settings}"
-        )
+        logger.warning(f"the weights were trained with settings that the model lacks: {settings}")
 
 
 def _read(path: Path) -> dict:

@@ -103,8 +103,8 @@ def _lr_factors(
     example = _example(model)
     if backbone != 1 and not depths:
         raise UserError(
-            f"optimizer.params.backbone_lr_factor={backbone}: the model has no backbone ({example}); "
-            "set it to 1.0"
+            f"optimizer.params.backbone_lr_factor={backbone}: the model has no backbone "
+            f"({example}); set it to 1.0"
         )
     if decay != 1 and not any(depths.values()):
         raise UserError(
@@ -152,7 +152,8 @@ def _block(name: str) -> str | None:
     """The part of a parameter's name that numbers its block, e.g. "res2.0"; None outside of one."""
     block = []
     for part in name.split("."):
-        if _COUNTS.match(part) or (block and part.isdigit()):
+        is_first = part == "layer" and not block  # in a ViT of `transformers`, but not in a ResNet
+        if is_first or _COUNTS.match(part) or (block and part.isdigit()):
             block.append(part)
         elif block:
             break

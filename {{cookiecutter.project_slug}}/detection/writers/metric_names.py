@@ -24,6 +24,8 @@ _MMDET_LOSSES = {
     "loss_fcos_cls": "loss_cls",
     "loss_fcos_loc": "loss_bbox",
     "loss_fcos_ctr": "loss_centerness",
+    "loss_bbox": "loss_bbox",
+    "loss_iou": "loss_iou",
     **{f"loss_cls_stage{k}": f"s{k}.loss_cls" for k in range(3)},
     **{f"loss_box_reg_stage{k}": f"s{k}.loss_bbox" for k in range(3)},
 }

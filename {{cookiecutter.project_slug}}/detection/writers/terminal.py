@@ -117,7 +117,7 @@ class TqdmMetricPrinter(EventWriter):
             parts.append(f"lr {scalars['lr'][0]:.3g}")
         if "val_loss/total_loss" in scalars:
             parts.append(f"val_loss {scalars['val_loss/total_loss'][0]:.3g}")
-        losses = [n for n in scalars if "loss" in n.split("/")[-1] and "val_loss" not in n]
+        losses = [n for n in scalars if n == "total_loss" or n.startswith("loss")]
         for name in sorted(losses, key=lambda n: n != "total_loss"):
             parts.append(f"{name} {median(name):.3g}")
         return "  ".join(parts)
