@@ -223,13 +223,14 @@ def _build(model_type: str, num_classes: int, config: dict) -> nn.Module:
 
 
 def _enable_gradient_checkpointing(net: nn.Module, model_type: str) -> None:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of a newer name, not in all versions
-            net.gradient_checkpointing_enable({"use_reentrant": False})
-    except ValueError as e:
+    parts = [m for m in net.modules() if getattr(m, "supports_gradient_checkpointing", False)]
+    if not parts:
         raise UserError(
             f"model.gradient_checkpointing: {model_type} does not support it; set it to False"
-        ) from e
+        )
+    for part in parts:
+        with warnings.catch_warnings(action="ignore"):  # of a newer name, not in all versions
+            part.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _relative(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

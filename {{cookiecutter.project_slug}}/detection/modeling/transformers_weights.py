@@ -37,7 +37,7 @@ def own_names(model: nn.Module, loaded: dict, filename: str) -> dict:
             pixels are normalized.
 
     Raises:
-        UserError: the pixels were normalized in another way.
+        UserError: they are of another family, or the pixels were normalized in another way.
     """
     state = loaded["model"]
     if any(name.startswith("net.") for name in state):
@@ -46,6 +46,11 @@ def own_names(model: nn.Module, loaded: dict, filename: str) -> dict:
     _check_pixels(model, folder)
     saved = _read(folder / "config.json")
     config = deepcopy(model.net.config)
+    if saved.get("model_type", config.model_type) != config.model_type:
+        raise UserError(
+            f"{filename}: weights of another model, {saved['model_type']}, and not of "
+            f"{config.model_type}; see train.init_checkpoint"
+        )
     head = next((name for name in state if _HEAD.search(name)), None)
     if head:
         config.num_labels = len(state[head]) - ("class_labels_classifier" in head)
@@ -131,7 +136,7 @@ def _tell_differences(own: dict, saved: dict) -> None:
         differing += [(k, b) for k, a, b in pairs if a != b and a is not None and b is not None]
     if differing:
         settings = " ".join(f"model.config.{name}={value}" for name, value in differing[:6])
-        logger.warning(f"the weights were trained with settings that the model lacks: {settings}")
+        logger.warning(f"the weights were trained with other settings; for the same: {settings}")
 
 
 def _read(path: Path) -> dict:

@@ -69,6 +69,7 @@ PRESETS = {
     "detectron2": {},
 }
 
+_LAYER_LOSS = re.compile(r"(d\w+\.|enc_|dn_)(dn_)?loss_")  # of DETRs, as mmdetection names them
 _EVALUATION = re.compile("(bbox|segm|keypoints|competition)/")
 
 
@@ -112,6 +113,8 @@ class MetricNames:
 
     def _unnamed(self, name: str) -> tuple[str, float]:
         if self._preset == "detectron2" or name.startswith("train/"):
+            return name, 1
+        if self._preset == "mmdet3" and _LAYER_LOSS.match(name):
             return name, 1
         if name.startswith("val_loss/"):
             return name.replace("val_loss/", "val/", 1), 1

@@ -35,7 +35,13 @@ def count(model: torch.nn.Module, height: int, width: int) -> tuple[float, float
 
 
 def memory(model: torch.nn.Module, height: int, width: int) -> float:
-    """GB that the backward pass of a training image needs beside the parameters, in float32."""
+    """
+    GB that the backward pass of one training image needs, beside the parameters; in float32.
+
+    A model that resizes its training batches is given its largest size.
+    """
+    if getattr(model, "multi_scale", None):
+        model.multi_scale = [max(model.multi_scale)]
     image = _image(model, height, width)
     instances = Instances((height, width))
     instances.gt_boxes = Boxes(torch.tensor([[0.0, 0.0, width / 4, height / 4]]))
