@@ -174,6 +174,14 @@ def test_losses_are_float32_in_mixed_precision(family):
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
 
 
+def test_diverged_weights_are_told_as_for_other_models():
+    detector = tiny_detector("d_fine").train()
+    with torch.no_grad():
+        next(iter(detector.backbone.parameters())).fill_(torch.nan)
+    with pytest.raises(FloatingPointError):
+        detector([example()])
+
+
 def test_batches_get_one_of_several_sizes():
     detector = tiny_detector("rt_detr_v2", multi_scale=[64, 128]).train()
     seen = set()

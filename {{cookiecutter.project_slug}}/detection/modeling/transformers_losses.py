@@ -28,7 +28,12 @@ _NAME = re.compile(r"(?P<kind>loss_[a-z]+?)(?P<part>_aux|_dn|_enc|_pre)?(_(?P<la
 
 
 class Float32Loss:
-    """A model's own loss, computed in float32 under mixed precision, as costs and GIoU need."""
+    """
+    A model's own loss, computed in float32 under mixed precision, as costs and GIoU need.
+
+    Raises:
+        FloatingPointError: the predictions are not finite.
+    """
 
     def __init__(self, net: nn.Module):
         """
@@ -43,7 +48,12 @@ class Float32Loss:
         with torch.autocast(torch.device(device).type, enabled=False):
             args = [_in_float32(value) for value in args]
             kwargs = {name: _in_float32(value) for name, value in kwargs.items()}
-            return self._loss(_in_float32(logits), labels, device, *args, **kwargs)
+            try:
+                return self._loss(_in_float32(logits), labels, device, *args, **kwargs)
+            except ValueError as e:
+                if logits.isfinite().all():
+                    raise
+                raise FloatingPointError("the predictions are not finite") from e
 
 
 def weighted(losses: dict[str, torch.Tensor], config) -> dict[str, torch.Tensor]:

@@ -13,7 +13,8 @@ from detectron2.utils.events import EventStorage
 def without_weights(model: torch.nn.Module) -> torch.nn.Module:
     """Set all weights to 0, so that boxes are the anchors, and only shapes matter."""
     for parameter in model.parameters():
-        parameter.zero_()
+        if parameter.requires_grad:  # the others may be constants
+            parameter.zero_()
     return model
 
 
