@@ -25,6 +25,7 @@ def competition_section(coco: dict, results: Sequence[dict], metric: str) -> dic
     rule = find_metric(metric)
     score = rule.score(coco, results)
     section = {"name": metric, "value": f"{score.value:.4f}", "definition": rule.definition}
+    section["curve"] = None
     if found := find_threshold(metric, coco, results):
         thresholds = np.linspace(0, 1, POINTS)
         values = np.array([found.at(t) for t in thresholds])
