@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """
-Draw augmented training images with their boxes, as the model of a config gets them:
+Draw augmented training images and their boxes, as the model of a config sees them:
 
     python tools/preview_augmentations.py --config-file configs/faster_rcnn_R_50_FPN.py
     python tools/preview_augmentations.py --config-file … --count 24 dataloader.train.seed=1
 
-The images come from the config's own training loader, in the order of a training from its start.
+The images are the first ones of a training; they come from the config's own training loader.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def preview(config_file: str, overrides: list[str], count: int, output: str, cel
     Write the picture to `output`.
 
     Raises:
-        UserError: the config, its overrides or the data are not fit for training.
+        UserError: the config, its overrides or the data are unusable.
     """
     find_config(config_file)
     # slow to import
@@ -89,7 +89,7 @@ def preview(config_file: str, overrides: list[str], count: int, output: str, cel
     from detection.config import load_config
 
     cfg = load_config(config_file, overrides)
-    cfg.dataloader.train.num_workers = 0  # a few images are loaded before a process has started
+    cfg.dataloader.train.num_workers = 0  # starting a process takes longer than loading a few
     loader = instantiate(cfg.dataloader.train)
     samples = list(itertools.islice(itertools.chain.from_iterable(loader), count))
     name = instantiate(cfg.dataloader.evaluator.dataset_name)

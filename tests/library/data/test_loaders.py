@@ -18,6 +18,7 @@ from detection.data.loader import ResumableBatchSampler, build_train_loader
 from detection.data.mapper import BoxMapper
 from detection.data.mixing import MixUp, Mosaic
 from detection.data.resizing import ResizeShortestEdge
+from detection.engine.setup import set_max_iter
 from detection.utils.errors import UserError
 from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
@@ -93,7 +94,23 @@ def test_mixing_ends_before_the_training(records, num_workers):
     assert resumed == mixed[3:]
 
 
-def test_workers_tell_of_a_bad_image_in_one_line(records, tmp_path):
+def test_mixing_until_counts_the_iterations_of_the_config(on_toy):
+    leaf = str(PROJECT_ROOT / "configs/faster_rcnn_R_50_FPN_augmented.py")
+    last, mixer = ["dataloader.train.start_iter=9", "train.max_iter=10"], "dataloader.train.mapper"
+    images = []
+    for mixing in ([f"{mixer}.mixing.0.p=1"], [f"{mixer}.mixing=[]"]):
+        cfg = load_config(leaf, [*on_toy, *last, *mixing])
+        loader = instantiate(cfg.dataloader.train)
+        set_max_iter(cfg, loader)
+        images.append([sample["image"].numpy().tobytes() for sample in next(iter(loader))])
+    assert images[0] == images[1]
+    assert images[0] != [
+        sample["image"].numpy().tobytes()
+        for sample in next(iter(instantiate(load_config(leaf, [*on_toy, *last]).dataloader.train)))
+    ]
+
+
+def test_workers_report_a_bad_image_in_one_line(records, tmp_path):
     broken = {**records[0], "file_name": str(tmp_path / "nothing.png")}
     for num_workers in (0, 1):
         with pytest.raises(UserError) as error:

@@ -332,7 +332,7 @@ def test_images_without_boxes(records):
 
 
 def test_size_other_than_in_the_json(records):
-    with pytest.raises(UserError, match=r"0.png: has 96×64 pixels, and the json says 64×96"):
+    with pytest.raises(UserError, match=r"0.png: has 96×64 pixels, but the json says 64×96"):
         mapper()({**records[0], "width": 64, "height": 96})
 
 

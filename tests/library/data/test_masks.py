@@ -1,4 +1,4 @@
-"""Masks go with their objects, as polygons and as run lengths; Mask R-CNN learns from them."""
+"""Masks move with their objects, as polygons and as run lengths; Mask R-CNN trains on them."""
 
 import json
 import subprocess
@@ -220,7 +220,7 @@ def test_training_evaluation_and_prediction(train_net, on_toy, toy, tmp_path):
     assert sizes == {(96, 96)}  # of the images
 
 
-def test_json_without_masks_is_told_before_training(on_toy, toy, tmp_path):
+def test_json_without_masks_is_reported_before_training(on_toy, toy, tmp_path):
     coco = json.loads((toy / "train.json").read_text())
     del coco["annotations"][3]["segmentation"]
     (tmp_path / "train.json").write_text(json.dumps(coco))

@@ -62,5 +62,5 @@ def test_transforms_follow_the_seed_and_are_independent_of_each_other():
 def test_mistyped_argument_of_albumentations():
     with pytest.warns(UserWarning, match="blur_limt"):  # its own, easily overlooked
         flip = A.OneOf([A.HorizontalFlip(p=1), A.Blur(blur_limt=3)])
-    with pytest.raises(UserError, match="Blur takes no argument blur_limt"):
+    with pytest.raises(UserError, match=r"Blur.*blur_limt"):
         mapper(albumentations=[flip])

@@ -198,7 +198,7 @@ def test_error_of_a_process_arrives_as_one_line(on_toy):
         held.bind(("127.0.0.1", port))
         held.listen()
         launch(load_odd_batch, parse_args([*argv, *on_toy]))
-    said = "total_batch_size=3 does not divide by the number of processes, 2; set "
+    said = "total_batch_size=3 is not divisible by the number of processes, 2; set "
     assert str(error.value) == said + "dataloader.train.total_batch_size"
 
 

@@ -5,8 +5,9 @@ Augmentations: those that every config has, and more to choose from, by one line
     dataloader.train.mapper.mixing = mixing
     dataloader.train.mapper.transforms = strong
 
-`make preview` shows the result. Any transform of torchvision.transforms.v2 can go into such a list;
-boxes and masks move with the image. The command line takes them too:
+`make preview` shows the result. A list can have any transform of torchvision.transforms.v2 that
+supports boxes; boxes and masks move with the image. (A `fill` must be a single number.) The command
+line takes them too:
 
     'dataloader.train.mapper.transforms=[{_target_: torchvision.transforms.v2.RandomVerticalFlip}]'
 """
@@ -63,7 +64,7 @@ crops = [L(T.RandomApply)(transforms=[L(BoxSafeCrop)()], p=0.3)]
 
 strong = [*crops, *photometric]
 
-# scale jitter comes with both: each image shows at 0.4 to 1, or 0.5 to 1.5, of its size
+# both also jitter the scale: images are shrunk to 0.4 to 1, or resized to 0.5 to 1.5, of their size
 mixing = [L(Mosaic)(p=0.5, scale=(0.4, 1.0)), L(MixUp)(p=0.1, scale=(0.5, 1.5))]
 
 # objects of other images, all classes equally often, so that rare ones are seen more

@@ -1,4 +1,4 @@
-"""Where the data lies, and the loaders and the evaluator built on it."""
+"""Where the data is, and the loaders and the evaluator built on it."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
@@ -18,7 +18,7 @@ dataset = dict(
     folds=f"{DATASETS}/folds",  # from `make split`
     train=dict(name="train", json_file=f"{DATASETS}/train.json", image_root=IMAGE_ROOT),
     val=dict(name="val", json_file=f"{DATASETS}/val.json", image_root=IMAGE_ROOT),
-    # trained on beside train, e.g. what tools/pseudo_label.py makes of predictions on test images
+    # additional training images, e.g. test images with labels from tools/pseudo_label.py
     pseudo=dict(name="pseudo", json_file=None, image_root=IMAGE_ROOT),
 )
 
@@ -30,7 +30,7 @@ dataloader = dict(
                 json_file="${dataset.train.json_file}",
                 image_root="${dataset.train.image_root}",
             ),
-            filter_empty=True,  # images without boxes are left out; False: negative examples
+            filter_empty=True,  # leave out images without boxes; False: negative examples
             pseudo="${dataset.pseudo}",
             held_out="${dataset.val}",
         ),
@@ -43,12 +43,12 @@ dataloader = dict(
             albumentations=[],  # that library's, after `uv add albumentations`
             augmentations=default,  # detectron2's: resize and flip
             image_format="${oc.select:model.input_format,BGR}",  # BGR: FCOS does not say
-            # boxes that augmentation leaves smaller (square pixels), or less visible, are dropped
+            # drop boxes that augmentation leaves smaller (square pixels) or less visible
             min_area=1.0,
             min_visibility=0.1,
             keep_emptied=True,  # images that lose all boxes: negative examples; False: replaced
         ),
-        repeat_threshold=None,  # e.g. 0.05: what fewer than 5% of the images show comes more often
+        repeat_threshold=None,  # e.g. 0.05: repeat images of classes in fewer than 5% of them
         total_batch_size=8,  # over all GPUs; the learning rate follows it
         seed="${train.seed}",
         start_iter=0,  # set by a resumed training

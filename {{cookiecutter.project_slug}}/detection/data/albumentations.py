@@ -24,8 +24,8 @@ class Pipeline:
         """
         Args:
             transforms: albumentations' transforms or compositions, applied in this order.
-            min_area: boxes with fewer square pixels left are dropped.
-            min_visibility: and so are those of which a smaller part is left.
+            min_area: boxes that are left with fewer square pixels are dropped.
+            min_visibility: boxes of which a smaller part is left, from 0 to 1, are dropped.
 
         Raises:
             UserError: a transform was given an argument that it does not have, or the library is
@@ -48,14 +48,14 @@ class Pipeline:
             filter_invalid_bboxes=True,
         )
         with warnings.catch_warnings():
-            # that none of the transforms moves a box
+            # it warns if no transform moves boxes
             warnings.filterwarnings("ignore", message="Got processor for bboxes")
             self._compose = A.Compose(list(transforms), bbox_params=bbox_params)
 
     def __call__(self, sample: Sample) -> Sample:
-        """The sample transformed, with random numbers that follow from NumPy's global generator."""
-        # One generator for all transforms: `set_random_seed` would give each one of its own with
-        # the same numbers, so that two flips of p=0.5 would always happen together.
+        """Transform a sample, with random numbers that depend on NumPy's global generator."""
+        # One generator for all transforms: `set_random_seed` would give each its own one with the
+        # same numbers, so that two flips of p=0.5 would always happen together.
         self._compose.set_random_state(
             np.random.default_rng(np.random.randint(2**32, dtype=np.uint64)),
             random.Random(np.random.randint(2**32, dtype=np.uint64).item()),
@@ -72,7 +72,7 @@ def _refuse_unknown_arguments(transforms: Sequence) -> None:
     for transform in transforms:
         if unknown := getattr(transform, "invalid_args", None):
             raise UserError(
-                f"albumentations' {type(transform).__name__} takes no argument "
+                f"albumentations' {type(transform).__name__} has no argument "
                 f"{', '.join(unknown)}; see dataloader.train.mapper.albumentations"
             )
         _refuse_unknown_arguments(getattr(transform, "transforms", ()))

@@ -11,7 +11,7 @@ from detection.data.samples import Sample, as_bitmaps, joined
 
 PLACES = 10  # tried for each object
 
-# All random numbers come from NumPy's global generator, as those of detectron2's augmentations do.
+# All random numbers come from NumPy's global generator, like those of detectron2's augmentations.
 
 
 class CopyPaste:

@@ -1,4 +1,4 @@
-"""A training loader in which every batch follows from the seed and its number alone."""
+"""A training loader whose batches depend only on the seed and on their number."""
 
 import itertools
 import logging
@@ -33,32 +33,32 @@ def build_train_loader(
     """
     An endless loader of shuffled batches, like detectron2's `build_detection_train_loader`.
 
-    Unlike there, the order of the images and the random numbers of their augmentation do not
-    depend on the number of workers or on where a run was interrupted: started at `start_iter`, the
-    loader goes on with the very batches that an uninterrupted run would have seen.
+    The order of the images and the random numbers of their augmentation do not depend on the
+    number of workers or on where a run was interrupted: started at `start_iter`, the loader
+    continues with the same batches that an uninterrupted run would have seen.
 
     Args:
         dataset: detectron2's data set dicts.
-        mapper: turns one of them into a model input; None means that it is to be replaced. If it
-            has a method `use_dataset`, that gets the data set, to take other images from.
-        total_batch_size: images a batch over all processes.
+        mapper: turns one of them into a model input, or returns None to have it replaced. Its
+            method `use_dataset`, if it has one, is called with the data set.
+        total_batch_size: images per batch, over all processes.
         seed: of the order and of the augmentation; negative: another one each time.
         start_iter: batches to skip, without loading them.
         aspect_ratio_grouping: batch wide images with wide ones, to pad less.
-        num_workers: processes that load, for each training process.
-        repeat_threshold: images of a class that fewer than this part of all images show, from 0 to
-            1, come √(threshold / part) times an epoch (Gupta et al., arXiv:1908.03195); None: each
-            image comes once.
+        num_workers: loading processes per training process.
+        repeat_threshold: images of a class that is in a smaller part of all images than this, 0 to
+            1, are used √(threshold / part) times per epoch (Gupta et al., arXiv:1908.03195);
+            None: each image is used once.
 
     Returns:
         Batches as lists of `total_batch_size / processes` model inputs.
 
     Raises:
-        UserError: the batch does not divide by the number of processes.
+        UserError: the batch is not divisible by the number of processes.
     """
     if total_batch_size % comm.get_world_size():
         raise UserError(
-            f"total_batch_size={total_batch_size} does not divide by the number of "
+            f"total_batch_size={total_batch_size} is not divisible by the number of "
             f"processes, {comm.get_world_size()}; set dataloader.train.total_batch_size"
         )
     seed = comm.shared_random_seed() if seed < 0 else seed
@@ -80,8 +80,8 @@ def build_train_loader(
     )
 
 
-def from_start(loader: DictConfig) -> DictConfig:
-    """A copy of a loader's config that begins with the first batch, wherever the training is."""
+def with_start_iter_0(loader: DictConfig) -> DictConfig:
+    """A copy of a loader's config that starts at the first batch, for a resumed training too."""
     loader = deepcopy(loader)
     if "start_iter" in loader:
         loader.start_iter = 0
@@ -92,9 +92,9 @@ class ResumableBatchSampler(Sampler):
     """
     Endless batches of (position in the run, index of the image), one permutation after another.
 
-    An image to be repeated 1.3 times comes twice in some epochs, drawn at random, else once.
+    An image to be repeated 1.3 times is in 30% of the epochs twice, in the others once.
 
-    Processes take turns: with W of them, the one of rank r gets positions r, r + W, r + 2 W, …
+    With W processes, the one of rank r gets the positions r, r + W, r + 2 W, …
     """
 
     def __init__(
@@ -109,11 +109,11 @@ class ResumableBatchSampler(Sampler):
         """
         Args:
             size: images in the data set.
-            batch_size: images a batch for this process.
+            batch_size: images per batch of this process.
             seed: of the permutations, the same in all processes.
             start_iter: batches to skip.
-            is_wide: whether each image is wide; batches then hold images of one kind.
-            repeats: how often each image comes in an epoch, on average; None: once.
+            is_wide: whether each image is wide; a batch then has images of one kind only.
+            repeats: how often each image is used per epoch, on average; None: once.
         """
         self._size = size
         self._batch_size = batch_size
@@ -124,11 +124,11 @@ class ResumableBatchSampler(Sampler):
 
     @property
     def epoch_size(self) -> float:
-        """Images an epoch over all processes, repeated ones counted as often; on average."""
+        """Images per epoch over all processes, on average, with their repetitions."""
         return self._size if self._repeats is None else float(self._repeats.sum())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        # going through the skipped ones costs a microsecond an image, and finds the groups' state
+        # iterating over the skipped images takes 1 µs each and restores the groups' state
         return itertools.islice(self._batches(), self._start_iter, None)
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
@@ -147,7 +147,7 @@ class ResumableBatchSampler(Sampler):
             rng = np.random.default_rng((self._seed, epoch))
             indices = np.arange(self._size)
             if self._repeats is not None:
-                # the whole part always, and the rest as a probability
+                # the integer part always, and once more with the probability of the rest
                 times = np.floor(self._repeats + rng.random(self._size))
                 indices = indices.repeat(times.astype(int))
             for index in rng.permutation(indices):
@@ -156,7 +156,7 @@ class ResumableBatchSampler(Sampler):
 
 
 class SeededMapDataset(Dataset):
-    """Maps images with random numbers that follow from the seed and the position in the run."""
+    """Maps images with random numbers that depend only on the seed and the position in the run."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class SeededMapDataset(Dataset):
         self._images_in_all = None
 
     def set_max_iter(self, max_iter: int) -> None:
-        """Let the mapper know its `progress`; to be called before workers start."""
+        """Let the loader set the mapper's `progress`; call it before the loader is iterated."""
         self._images_in_all = max_iter * self._total_batch_size
 
     def __len__(self) -> int:
@@ -183,7 +183,8 @@ class SeededMapDataset(Dataset):
         if self._images_in_all and hasattr(self._mapper, "progress"):
             self._mapper.progress = position / self._images_in_all
         rng = np.random.default_rng((self._seed, position))
-        # detectron2's augmentations draw from NumPy's global generator, others from these two
+        # detectron2's augmentations draw from NumPy's global generator, torchvision's from
+        # PyTorch's, and others from Python's
         np.random.seed(rng.integers(2**32, dtype=np.uint64))
         random.seed(int(rng.integers(2**63)))
         with torch.random.fork_rng(devices=[]):  # without workers, the model draws from it too
@@ -193,14 +194,14 @@ class SeededMapDataset(Dataset):
                 if sample is not None:
                     return sample
                 index = int(rng.integers(len(self._dataset)))
-        raise RuntimeError("the mapper took none of 1000 images")
+        raise RuntimeError("the mapper returned None for 1000 images")
 
 
 def _repeats(dataset: list[dict], threshold: float) -> np.ndarray:
-    """How often each image comes in an epoch, on average."""
+    """How often each image is used per epoch, on average."""
     repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dataset, threshold)
     logger.info(
-        f"repeat_threshold={threshold:g}: an epoch of {len(dataset)} images becomes one of about "
-        f"{repeats.sum():.0f}, single images up to {repeats.max():.1f} times"
+        f"repeat_threshold={threshold:g}: an epoch has about {repeats.sum():.0f} images instead of "
+        f"{len(dataset)}, single ones up to {repeats.max():.1f} times"
     )
     return repeats.numpy()

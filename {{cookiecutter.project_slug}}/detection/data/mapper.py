@@ -101,11 +101,11 @@ class BoxMapper:
 
         Returns:
             The record with `image`, uint8 (3, H, W), in place of its annotations, and in training
-            `instances` with `gt_boxes` (x1, y1, x2, y2), `gt_classes` and maybe `gt_masks`;
-            None: take another.
+            `instances` with `gt_boxes` (x1, y1, x2, y2), `gt_classes` and, with `masks`,
+            `gt_masks`. None: the image has lost all its boxes, see `keep_emptied`.
 
         Raises:
-            UserError: the image cannot be read, or its size is not the one of the json.
+            UserError: the image cannot be read, or its size differs from the json's.
         """
         sample = _read(record, self._masks)
         has_boxes = len(sample.boxes) > 0
@@ -154,7 +154,7 @@ def _read(record: dict, masks: bool = False) -> Sample:
     expected = record.get("width", width), record.get("height", height)
     if (width, height) != expected:
         raise UserError(
-            f"{record['file_name']}: has {width}×{height} pixels, and the json says "
+            f"{record['file_name']}: has {width}×{height} pixels, but the json says "
             f"{expected[0]}×{expected[1]}; `make check` lists all such files"
         )
     annotations = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
@@ -172,7 +172,7 @@ def _read(record: dict, masks: bool = False) -> Sample:
 
 
 def _corners(box: Sequence[float], mode: BoxMode) -> Sequence[float]:
-    if mode == BoxMode.XYWH_ABS:  # by far the most frequent; `convert` would make tensors of it
+    if mode == BoxMode.XYWH_ABS:  # the most frequent; `convert` would make a tensor of it
         x, y, width, height = box
         return x, y, x + width, y + height
     return BoxMode.convert(list(box), mode, BoxMode.XYXY_ABS)
@@ -182,8 +182,8 @@ def _planes(image: np.ndarray, is_bgr: bool) -> np.ndarray:
     """
     An RGB image (H, W, 3) as contiguous planes (3, H, W), in reversed order for BGR.
 
-    Transposing a flipped view with NumPy takes as long as decoding half of a JPEG; OpenCV turns
-    it round as fast as memory can be copied.
+    NumPy takes half as long to transpose a flipped view as decoding the JPEG takes; OpenCV is as
+    fast as copying memory.
     """
     is_flipped = image.strides[1] < 0
     if is_flipped:

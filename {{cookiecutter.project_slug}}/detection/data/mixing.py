@@ -8,7 +8,7 @@ import numpy as np
 from detection.data.resizing import resize
 from detection.data.samples import Sample, joined
 
-# All random numbers come from NumPy's global generator, as those of detectron2's augmentations do.
+# All random numbers come from NumPy's global generator, like those of detectron2's augmentations.
 
 
 class Mosaic:
@@ -45,8 +45,8 @@ class Mosaic:
         Args:
             sample: the image itself.
             draw: reads another image of the data set, at random.
-            min_area: boxes with fewer square pixels left are dropped.
-            min_visibility: and so are those of which a smaller part is left.
+            min_area: boxes that are left with fewer square pixels are dropped.
+            min_visibility: boxes of which a smaller part is left, from 0 to 1, are dropped.
         """
         if np.random.rand() >= self.p:
             return sample

@@ -1,4 +1,4 @@
-"""A training image on its way to the model: its pixels, boxes, classes and masks."""
+"""A training image before it becomes a model input: pixels, boxes, classes and masks."""
 
 from collections.abc import Sequence
 from itertools import compress
@@ -20,8 +20,8 @@ Mask = list[np.ndarray] | np.ndarray
 def require_masks(images: list[dict], json_file: str) -> None:
     """
     Raises:
-        UserError: an annotation in detectron2's data set dicts, of that file, has no mask, or all
-            masks are unusable, which are empty lists.
+        UserError: in detectron2's data set dicts, read from that file, an annotation has no mask,
+            or all masks are unusable, that is, empty lists.
     """
     objects = [(i, a) for i in images for a in i["annotations"] if not a["iscrowd"]]
     lacking = [image["file_name"] for image, a in objects if "segmentation" not in a]
@@ -46,15 +46,15 @@ def read_mask(segmentation: list | dict) -> Mask:
 
 
 def transformed(mask: Mask, transforms: T.Transform) -> Mask:
-    """The mask as the image is; what leaves the image is not cut off."""
+    """Applies the image's transforms to a mask; parts outside the image are kept."""
     if isinstance(mask, np.ndarray):
         return transforms.apply_segmentation(mask)
-    # `apply_polygons` would need Shapely for crops, and the mask head looks into the box alone
+    # `apply_polygons` would need Shapely for crops, and the mask head only looks into the box
     return [transforms.apply_coords(polygon.copy()) for polygon in mask]
 
 
 def as_gt_masks(masks: Sequence[Mask], height: int, width: int) -> PolygonMasks | BitMasks:
-    """What detectron2 calls `gt_masks`: polygons if all masks are."""
+    """The masks as detectron2's `gt_masks`: polygons if all of them are."""
     if not any(isinstance(mask, np.ndarray) for mask in masks):
         return PolygonMasks([[polygon.reshape(-1) for polygon in mask] for mask in masks])
     return BitMasks(torch.from_numpy(as_bitmaps(masks, height, width).astype(bool)))
@@ -78,7 +78,7 @@ class Sample(NamedTuple):
         image: uint8 (H, W, 3) RGB.
         boxes: float64 (N, 4), corners (x1, y1, x2, y2) in pixels of `image`.
         labels: int64 (N,), positions in the data set's classes.
-        masks: N of them; None: not asked for.
+        masks: N of them; None: the model needs none.
     """
 
     image: np.ndarray
@@ -105,17 +105,17 @@ class Sample(NamedTuple):
 
     def clipped(self, min_area: float, min_visibility: float) -> "Sample":
         """
-        The boxes cut off at the image's edges; those that lose too much are dropped.
+        Clip the boxes to the image and drop those that lose too much.
 
         Args:
-            min_area: the least that must remain of a box, in square pixels.
+            min_area: the least area of a box that is kept, in square pixels.
             min_visibility: the least part of its area that must remain, from 0 to 1.
         """
         height, width = self.image.shape[:2]
         boxes = np.clip(self.boxes, 0, (width, height, width, height))
         sides, whole = boxes[:, 2:] - boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
         area = sides.prod(axis=1)
-        # a side so short that it is rounded away when the model makes it float32 is none
+        # shorter sides would vanish when the model rounds them to float32
         keep = (sides > 1e-4).all(axis=1) & (area >= min_area)
         keep &= area >= min_visibility * whole.prod(axis=1)
         masks = None if self.masks is None else list(compress(self.masks, keep))

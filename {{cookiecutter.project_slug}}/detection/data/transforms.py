@@ -1,4 +1,4 @@
-"""Applies torchvision.transforms.v2 to images with boxes and masks; faster versions of four."""
+"""Applies torchvision.transforms.v2 to images, boxes and masks; adds faster versions of some."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,15 +27,15 @@ class Pipeline:
         Args:
             transforms: of torchvision.transforms.v2, applied in this order; none of them needs to
                 clip or drop boxes.
-            min_area: boxes with fewer square pixels left are dropped.
-            min_visibility: and so are those of which a smaller part is left, from 0 to 1.
+            min_area: boxes that are left with fewer square pixels are dropped.
+            min_visibility: boxes of which a smaller part is left, from 0 to 1, are dropped.
         """
         self._compose = T.Compose(list(transforms))
         self._limits = {"min_area": min_area, "min_visibility": min_visibility}
 
     def __call__(self, sample: Sample) -> Sample:
         """
-        The sample transformed, with random numbers of PyTorch's global generator.
+        Transform a sample, with random numbers of PyTorch's global generator.
 
         Raises:
             UserError: the transforms do not return a colour image of 8 bits.
@@ -43,7 +43,7 @@ class Pipeline:
         size = sample.image.shape[:2]
         inputs = {
             "image": _as_image(sample.image),
-            # not clipped before `clipped` below can tell how much of them is visible
+            # unclipped, so that `clipped` below knows how much of them is visible
             "boxes": tv_tensors.BoundingBoxes(
                 torch.from_numpy(sample.boxes), format="XYXY", canvas_size=size, clamping_mode=None
             ),

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch import distributed
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detection.data.loader import from_start
+from detection.data.loader import with_start_iter_0
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -52,7 +52,7 @@ class PreciseBN(hooks.PreciseBN):
         """The hook of `train.precise_bn`; None if it is off or no BatchNorm is trained."""
         if not cfg.train.precise_bn.enabled or not get_bn_modules(model):
             return None
-        loader = instantiate(from_start(cfg.dataloader.train))
+        loader = instantiate(with_start_iter_0(cfg.dataloader.train))
         return cls(cfg.train.eval_period, model, loader, cfg.train.precise_bn.num_iter)
 
     def update_stats(self):
