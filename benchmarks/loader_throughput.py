@@ -120,6 +120,7 @@ def make_mappers(records: list[dict]) -> dict:
         "ours + photometric": mapper(transforms=instantiate(augmentations.photometric)),
         "ours + strong": mapper(transforms=instantiate(augmentations.strong)),
         "ours + mosaic, mixup": mapper(mixing=instantiate(augmentations.mixing)),
+        "ours + copy-paste": mapper(mixing=instantiate(augmentations.copy_paste)),
     }
 
 

@@ -336,8 +336,9 @@ def test_size_other_than_in_the_json(records):
         mapper()({**records[0], "width": 64, "height": 96})
 
 
-def test_mixing_without_a_data_set(records):
-    alone = BoxMapper(is_train=True, augmentations=[], image_format="BGR", mixing=[Mosaic(p=1)])
+@pytest.mark.parametrize("mix", [Mosaic(p=1), CopyPaste(p=1)])
+def test_mixing_without_a_data_set(records, mix):
+    alone = BoxMapper(is_train=True, augmentations=[], image_format="BGR", mixing=[mix])
     with pytest.raises(UserError, match="build_train_loader"):
         alone(records[0])
 

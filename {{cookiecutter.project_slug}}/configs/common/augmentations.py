@@ -10,6 +10,9 @@ supports boxes; boxes and masks move with the image. (A `fill` must be a single 
 line takes them too:
 
     'dataloader.train.mapper.transforms=[{_target_: torchvision.transforms.v2.RandomVerticalFlip}]'
+
+Transforms of albumentations go into `dataloader.train.mapper.albumentations`, once that library is
+installed (`uv add albumentations`); they move boxes only.
 """
 
 import torchvision.transforms.v2 as T

@@ -18,7 +18,7 @@ from detection.utils.images import read_image
 
 class BoxMapper:
     """
-    detectron2's `DatasetMapper` for boxes and masks, faster, with mosaic, mixup and torchvision.
+    detectron2's `DatasetMapper` for boxes and masks, faster, with more kinds of augmentation.
 
     A training image passes `mixing`, `transforms`, `albumentations` and `augmentations` in this
     order; all see RGB. Images and boxes come out as from `DatasetMapper` with the same
@@ -110,8 +110,7 @@ class BoxMapper:
         sample = _read(record, self._masks)
         has_boxes = len(sample.boxes) > 0
         if self._is_train:
-            for mix in self._mixing if self.progress < self._mixing_until else ():
-                sample = mix(sample, self._draw, **self._limits)
+            sample = self._mixed(sample)
             for pipeline in self._pipelines:
                 sample = pipeline(sample)
         augmented = T.AugInput(sample.image, boxes=sample.boxes)
@@ -136,13 +135,19 @@ class BoxMapper:
                 output["instances"].gt_masks = as_gt_masks(sample.masks, *sample.image.shape[:2])
         return output
 
-    def _draw(self, index: int | None = None) -> Sample:
-        """Image number `index` of the data set, or any."""
-        if self._dataset is None:
+    def _mixed(self, sample: Sample) -> Sample:
+        if self._mixing and self._dataset is None:
             raise UserError(
                 "mixing needs the data set: load with detection.data.loader.build_train_loader, or "
                 "set dataloader.train.mapper.mixing=[]"
             )
+        if self.progress < self._mixing_until:
+            for mix in self._mixing:
+                sample = mix(sample, self._draw, **self._limits)
+        return sample
+
+    def _draw(self, index: int | None = None) -> Sample:
+        """Read image number `index` of the data set, or any."""
         if index is None:
             index = np.random.randint(len(self._dataset))
         return _read(self._dataset[index], self._masks)
