@@ -63,7 +63,9 @@ def train(folder, evaluator, val_metric: str, start: int, end: int) -> None:
         return evaluator.evaluate()
 
     cfg = LazyConfig.load(str(PROJECT_ROOT / "configs/common/train.py"))
-    cfg.train.best_checkpointer.val_metric = val_metric
+    cfg.train.metric = "mAP50"
+    if val_metric != "competition/mAP50":  # which is what the config says itself
+        cfg.train.best_checkpointer.val_metric = val_metric
     cfg.train.max_iter = 6
     LazyConfig.save(cfg, str(folder / "config.yaml"))
     writers = [JSONWriter(str(folder / "metrics.json"), 2), TensorboardWriter(str(folder), 2)]

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ NO_RUNS = {"wandb", "inference", "predictions"}  # folders within a run
 # parts of a config that change no score
 IRRELEVANT = {"train.output_dir", "writers"}
 COMPARED = 10  # runs that are compared with the best, image by image
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # of a config to one of its other values
 LONGEST = 40  # characters of a value
 ABSENT = "-"
 SKIPPED = object()  # in place of what is not compared
@@ -39,7 +41,13 @@ class Run:
     curves: dict[str, list[tuple[int, float]]]
 
     def setting(self, *keys: str):
-        """`config[key][key]…`, None where there is none."""
+        """`config[key][key]…`, with what it refers to as ${key.key}; None where there is none."""
+        value = self._raw(*keys)
+        if isinstance(value, str):
+            value = REFERENCE.sub(lambda found: str(self._raw(*found[1].split("."))), value)
+        return value
+
+    def _raw(self, *keys: str):
         value = self.config
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
