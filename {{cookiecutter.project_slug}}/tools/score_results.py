@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.data.results import load
 from detection.evaluation.average_precision import average_precision, results_table
-from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS, describe, find_metric
+from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS, find_metric
+from detection.evaluation.metric import describe
 from detection.utils.errors import UserError
 
 

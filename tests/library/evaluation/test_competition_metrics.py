@@ -8,15 +8,14 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from detection.evaluation import competition_metrics
+from detection.evaluation import extra_classes
 from detection.evaluation.competition_metrics import (
     DEFAULT_METRIC,
     METRICS,
-    best_threshold,
     find_metric,
-    value_at,
 )
 from detection.evaluation.intervals import difference, resample
+from detection.evaluation.metric import best_threshold, value_at
 from detection.utils.errors import UserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -180,7 +179,7 @@ def test_siim():
 def hierarchy(tmp_path, monkeypatch):
     """Writes a hierarchy json, and lets the metric find it."""
     file = tmp_path / "hierarchy.json"
-    monkeypatch.setattr(competition_metrics, "HIERARCHY", str(file))
+    monkeypatch.setattr(extra_classes, "HIERARCHY", str(file))
 
     def write(content) -> str:
         file.write_text(json.dumps(content))

@@ -14,7 +14,8 @@ from detectron2.utils import comm
 
 from detection.data.coco import read_coco
 from detection.evaluation.average_precision import average_precision, results_table
-from detection.evaluation.competition_metrics import describe, find_metric, named_scores
+from detection.evaluation.competition_metrics import find_metric
+from detection.evaluation.metric import describe, named_scores
 from detection.utils.files import write_whole
 from detection.utils.paths import LAST_RESULTS
 

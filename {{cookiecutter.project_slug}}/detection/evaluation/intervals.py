@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detection.evaluation.competition_metrics import METRICS, Metric
+from detection.evaluation.competition_metrics import METRICS
+from detection.evaluation.metric import Metric
 
 RESAMPLES = 400
 COVERED = 95  # percent of the resamples that an interval holds

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from detection.data.coco import write_json
-from detection.evaluation.competition_metrics import best_threshold, find_metric, value_at
+from detection.evaluation.competition_metrics import find_metric
+from detection.evaluation.metric import best_threshold, value_at
 from detection.utils.errors import UserError
 
 FILE = "threshold.json"  # in the folder of the predictions
