@@ -121,6 +121,20 @@ def test_fine_grained_localization_is_as_in_the_paper(config):
         assert found[f"loss_fgl{suffix}"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_bins_are_those_of_the_weights(config):
+    """D-FINE X has others than the configuration's default."""
+    decoder = tiny_detector("d_fine").net.base_model.decoder
+    outputs = predictions()
+    assert (
+        losses(config, {**outputs, "decoder": decoder}).items() == losses(config, outputs).items()
+    )
+    decoder.reg_scale.fill_(8.0)
+    wide = losses(config, {**outputs, "decoder": decoder})
+    config.reg_scale = 8.0
+    for name, loss in losses(config, outputs).items():
+        assert torch.equal(loss, wide[name])
+
+
 def test_the_last_layer_teaches_the_others(config):
     outputs = predictions()
     outputs["predicted_corners"].requires_grad_()

@@ -22,7 +22,7 @@ class WandbArtifactHandler(PathHandler):
     """
     `wandb-artifact://entity/project/name:alias[/file.pth]`, downloaded once into iopath's cache.
 
-    Without a file name it is `model_best.pth`, or the only .pth file of the artifact.
+    Without a file name it is `model_best.pth`, or the only file of weights in the artifact.
     """
 
     PREFIX = "wandb-artifact://"
@@ -93,7 +93,7 @@ def _parse(path: str) -> tuple[str, str, str, str]:
 
 
 def _choose(path: str, file: str, files: list[str]) -> str:
-    weights = [name for name in files if name.endswith((".pth", ".pkl"))]
+    weights = [name for name in files if name.endswith((".pth", ".pkl", ".safetensors"))]
     if file in files:
         return file
     if not file:

@@ -232,6 +232,8 @@ class Trainer(SimpleTrainer):
         except (RuntimeError, MemoryError) as e:
             if not _is_out_of_memory(e):
                 raise
+            model = getattr(self.model, "module", self.model)  # wrapped for several processes
+            resized = " and model.multi_scale" if getattr(model, "multi_scale", None) else ""
             sizes = ["×".join(map(str, reversed(image["image"].shape[1:]))) for image in batch]
             smaller = "lower dataloader.train.total_batch_size"
             if self.accumulate < len(batch):
@@ -239,7 +241,7 @@ class Trainer(SimpleTrainer):
             raise UserError(
                 f"iteration {self.iter}: out of memory ({self._device}) with {len(batch)} images "
                 f"of {', '.join(sizes)} pixels; {smaller} or "
-                "dataloader.train.mapper.augmentations.0.short_edge_length"
+                f"dataloader.train.mapper.augmentations.0.short_edge_length{resized}"
                 + ("" if self._dtype else ", or set train.amp.enabled=True")
                 + "; --resume continues from the last checkpoint"
             ) from e

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from functools import partial
 
 import torch
 from detectron2.utils.events import get_event_storage
@@ -24,6 +25,8 @@ _COEFFICIENTS = {
     "loss_bbox": "bbox_loss_coefficient",
     "loss_giou": "giou_loss_coefficient",
 }
+# which divide their losses by the boxes of one process; their authors take the mean over all
+_COUNTING_OWN_BOXES = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
 _NAME = re.compile(r"(?P<kind>loss_[a-z]+?)(?P<part>_aux|_dn|_enc|_pre)?(_(?P<layer>\d+|pre))?\Z")
 
 
@@ -38,10 +41,12 @@ class Float32Loss:
     def __init__(self, net: nn.Module):
         """
         Args:
-            net: the model, of which neither weights nor configuration are kept.
+            net: the model.
         """
-        is_d_fine = net.config.model_type == "d_fine"
-        self._loss = d_fine_loss if is_d_fine else net.loss_function
+        self._loss = net.loss_function
+        if net.config.model_type == "d_fine":
+            self._loss = partial(d_fine_loss, decoder=net.base_model.decoder)
+        self._counts_own_boxes = net.config.model_type in _COUNTING_OWN_BOXES
         _reduce_in_training_alone()
 
     def __call__(self, logits: torch.Tensor, labels: list[dict], device, *args, **kwargs):
@@ -49,11 +54,16 @@ class Float32Loss:
             args = [_in_float32(value) for value in args]
             kwargs = {name: _in_float32(value) for name, value in kwargs.items()}
             try:
-                return self._loss(_in_float32(logits), labels, device, *args, **kwargs)
+                loss = self._loss(_in_float32(logits), labels, device, *args, **kwargs)
             except ValueError as e:
                 if logits.isfinite().all():
                     raise
                 raise FloatingPointError("the predictions are not finite") from e
+        if self._counts_own_boxes and _is_distributed_training():
+            factor = _own_boxes_to_mean(labels, device)
+            own = {name: value for name, value in loss[1].items() if "_ddf" not in name}
+            loss[1].update({name: factor * value for name, value in own.items()})
+        return loss
 
 
 def weighted(losses: dict[str, torch.Tensor], config) -> dict[str, torch.Tensor]:
@@ -129,6 +139,7 @@ def d_fine_loss(
     denoising_meta_values: dict | None,
     predicted_corners: torch.Tensor,
     initial_reference_points: torch.Tensor,
+    decoder: nn.Module | None = None,
     **_,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], None]:
     """
@@ -143,6 +154,8 @@ def d_fine_loss(
     Args:
         outputs_class, outputs_coord: (N, L + 1, queries, classes) and (…, 4).
         predicted_corners, initial_reference_points: (N, L, queries, 4 × bins) and (…, 4).
+        decoder: gives the curvature and the bound of the bins, which are part of the weights;
+            None: the configuration does.
     """
     from transformers.loss.loss_d_fine import DFineLoss
 
@@ -161,7 +174,10 @@ def d_fine_loss(
         first, *layers = _layers(*denoising)
         outputs["dn_auxiliary_outputs"] = [first, *layers]
         outputs["denoising_meta_values"] = denoising_meta_values
-    losses = DFineLoss(config).to(device)(outputs, labels)
+    criterion = DFineLoss(config).to(device)
+    if decoder is not None:
+        criterion.reg_scale, criterion.up = decoder.reg_scale, decoder.up
+    losses = criterion(outputs, labels)
     return sum(losses.values()), losses, None
 
 
@@ -202,6 +218,14 @@ def _reduce_in_training_alone() -> None:
 
 def _is_distributed_training() -> bool:
     return torch.distributed.is_initialized() and torch.is_grad_enabled()
+
+
+def _own_boxes_to_mean(labels: list[dict], device) -> float:
+    """The boxes by which this process divides its losses, over those by which all should."""
+    own = sum(len(label["boxes"]) for label in labels)
+    total = torch.tensor(float(own), device=device)
+    torch.distributed.all_reduce(total)
+    return max(own, 1) / max(total.item() / torch.distributed.get_world_size(), 1)
 
 
 def _in_float32(value):
