@@ -55,6 +55,15 @@ SHRUNK = {
         f"{BACKBONE}.model_name=convnext_atto.d2_in1k",
         f"{BACKBONE}.pretrained=False",
     ],
+    "faster_rcnn_dinov2_vit_s": [
+        f"{BACKBONE}.model_name=vit_tiny_patch16_224.augreg_in21k",
+        f"{BACKBONE}.pretrained=False",
+        f"{BACKBONE}.model_args={{depth:4,embed_dim:64,num_heads:2,img_size:64}}",
+    ],
+    "faster_rcnn_dinov3_convnext_tiny_FPN": [
+        f"{BACKBONE}.model_name=convnext_atto.d2_in1k",
+        f"{BACKBONE}.pretrained=False",
+    ],
     "faster_rcnn_efficientnet_b3_FPN": [
         f"{BACKBONE}.model_name=efficientnet_b0.ra_in1k",
         f"{BACKBONE}.pretrained=False",

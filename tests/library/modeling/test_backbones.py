@@ -10,6 +10,7 @@ import torch
 from conftest import PROJECT_ROOT
 from detection.config import load_config
 from detection.modeling.build import without_pretrained
+from detection.modeling.simple_pyramid import SimplePyramid
 from detection.modeling.timm_backbone import TimmBackbone, pixel_statistics
 from detection.utils.errors import UserError
 from detectron2.config import instantiate
@@ -51,6 +52,22 @@ def test_maps_are_what_output_shape_says(settings, channels):
         stride = 2 ** int(name.removeprefix("res"))
         assert stride == shapes[name].stride
         assert features.shape == (2, shapes[name].channels, 64 // stride, 96 // stride)
+
+
+def test_a_plain_vit_gives_a_pyramid():
+    vit = TimmBackbone(
+        "vit_tiny_patch16_224",
+        ["res4"],
+        pretrained=False,
+        model_args={"depth": 4, "embed_dim": 64, "num_heads": 2, "dynamic_img_size": True},
+    )
+    assert len(vit.net.model.blocks) == 4, "its last block gives the map"
+    pyramid = SimplePyramid(vit, out_channels=32)
+    maps = pyramid(torch.rand(2, 3, 64, 96))
+    assert list(maps) == list(pyramid.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
+    for name, features in maps.items():
+        stride = pyramid.output_shape()[name].stride
+        assert features.shape == (2, 32, max(1, 64 // stride), -(-96 // stride))
 
 
 def test_weights_from_a_file_give_the_classifiers_own_features(trained):

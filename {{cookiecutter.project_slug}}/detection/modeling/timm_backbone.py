@@ -1,6 +1,7 @@
-"""Any convolutional or windowed backbone of timm, with the feature maps that a pyramid needs."""
+"""Any backbone of timm, with the feature maps that a pyramid needs."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pickle import UnpicklingError
@@ -29,7 +30,8 @@ class TimmBackbone(Backbone):
     """
     A timm model without its classifier, in place of detectron2's `ResNet`.
 
-    Feature maps are named by their strides as ResNet's are: res2 has stride 4, res5 has 32.
+    Feature maps are named by their strides as ResNet's are: res2 has stride 4, res5 has 32. A ViT
+    with patches of 16 pixels has res4 alone, after its last block.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class TimmBackbone(Backbone):
         with _same_random_numbers():
             untrained = _create(model_name, **args)
         reductions = untrained.feature_info.reduction()
-        if missing := [stride for stride in strides if reductions.count(stride) != 1]:
+        is_plain_vit = len(reductions) > 1 and len(set(reductions)) == 1
+        counts = dict.fromkeys(reductions, 1) if is_plain_vit else Counter(reductions)
+        if missing := [stride for stride in strides if counts.get(stride) != 1]:
             raise UserError(
                 f"timm's {model_name} has no feature map of stride {missing[0]}, but "
-                f"{', '.join(map(str, reductions))}; take another model, such as resnet50.a1_in1k"
+                f"{', '.join(map(str, counts))}; take another model, such as resnet50.a1_in1k"
             )
-        args["out_indices"] = [reductions.index(stride) for stride in strides]
+        args["out_indices"] = [-1] if is_plain_vit else [reductions.index(s) for s in strides]
         if pretrained:
             with _same_random_numbers():
                 self.net = _create_pretrained(model_name, checkpoint_path, args)
