@@ -8,7 +8,7 @@ Look at the data before training on it: one HTML page that opens offline.
     python tools/explore_dataset.py dataset.fold=0        # of make split
 
 Classes, box sizes against the config's anchors, boxes per image, classes together, examples of each
-class, and the images with their boxes, the oddest first.
+class, and the images with their boxes, the most unusual first.
 """
 
 import argparse

@@ -446,7 +446,7 @@ def test_no_kind_of_oddity_fills_the_page(tmp_path):
     outside = [card for card in page.cards if "out of the image" in card]
     assert len(page.cards) == 48 and len(outside) == 8
     assert any("cover each other" in card for card in page.cards)
-    assert "61 of 300 images are odd in any of this, 52 of them like others here" in page.text
+    assert "61 of 300 images are unusual in any of this, 52 of them like others here" in page.text
 
 
 def test_small_boxes_are_counted_by_their_area(tmp_path):

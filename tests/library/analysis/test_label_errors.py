@@ -12,6 +12,7 @@ import pytest
 from detection.checks.reviews import KINDS
 from detection.data import coco as annotations
 from detection.evaluation.matching import match
+from detection.utils.paths import PROJECT_ROOT
 from detection.workshop.analysis.label_errors import find_label_errors
 from page_reader import Page
 
@@ -234,3 +235,24 @@ def test_without_predictions_of_folds_the_remedy_is_named(tmp_path, capsys):
     assert tool.main(["--config-file", str(config), "--output", str(tmp_path / "p.html")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "no_such_run_fold" in error and "make split" in error
+
+
+def test_predictions_of_all_folds_are_taken_together(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "in_project", lambda path: str(tmp_path / path))
+    results = json.loads(Path(files["results"]).read_text(encoding="utf-8"))
+    for fold in (0, 1):
+        folder = tmp_path / f"output/smoke_fold{fold}/predictions"
+        folder.mkdir(parents=True)
+        of_fold = [r for r in results if r["image_id"] // 11 % 2 == fold]
+        save(of_fold, folder / f"folds_{fold}_val.json")
+    (tmp_path / "datasets").mkdir()
+    Path(files["json"]).rename(tmp_path / "datasets/train.json")
+    config = str(PROJECT_ROOT / "configs/debug/smoke.py")
+    output = str(tmp_path / "labels.html")
+    arguments = ["--config-file", config, "--image-root", str(tmp_path), "--output", output]
+    assert tool.main(arguments) == 0
+    assert len((tmp_path / "labels.csv").read_text(encoding="utf-8-sig").splitlines()) == 4
+    save(results[:1], tmp_path / "output/smoke_fold1/predictions/folds_1_val.json")
+    capsys.readouterr()
+    assert tool.main(arguments) == 1  # two folds of the same image are not out of fold
+    assert "folds_1_val.json: predicts on image 0" in capsys.readouterr().err

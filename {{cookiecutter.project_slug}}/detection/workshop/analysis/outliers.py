@@ -2,9 +2,9 @@
 Which images of a data set are unlike the others, and why.
 
 An image gets points for each kind of outlier that it has; the sum ranks the images. Only the worst
-of a kind counts, so that a crowd of odd boxes does not bury the rest. Measured values are judged by
-their robust z-score, |value − median| / (1.4826 × median absolute deviation): from MIN_Z on they
-get z / MIN_Z points. Nothing gets more than MAX_POINTS.
+of a kind counts, so that a crowd of unusual boxes does not bury the rest. Measured values are
+judged by their robust z-score, |value − median| / (1.4826 × median absolute deviation): from MIN_Z
+on they get z / MIN_Z points. Nothing gets more than MAX_POINTS.
 """
 
 from collections import Counter, defaultdict

@@ -1,7 +1,8 @@
 """
 Charts as inline SVG, drawn by matplotlib in the page's colours and fonts, light or dark.
 
-A chart is as wide as a phone, so that its letters stay readable there.
+A chart is as wide as a phone, so that its letters stay readable there. Each gets a `label`, which
+says what it shows to those who cannot see it; ticks are (position, text).
 """
 
 import io
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
@@ -29,18 +31,15 @@ STYLE = {
     "svg.hashsalt": "",  # the same chart is the same text
     "text.parse_math": False,  # a $ in a name is a $
     "font.size": 11,
-    "text.color": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": MUTED,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
     "grid.color": LINE,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), MUTED),
+    **dict.fromkeys(("xtick.color", "ytick.color"), MUTED),
 }
 
-Ticks = Sequence[tuple[float, str]]  # (position, text)
+Ticks = Sequence[tuple[float, str]]
 
 
 @rc_context(STYLE)
@@ -58,10 +57,8 @@ def histogram(
     Draw the share of each bin: the first series as bars, others as lines.
 
     Args:
-        label: what the chart shows and says, for those who cannot see it.
         edges: (B + 1,) of the bins, on a linear axis: take logarithms yourself.
         series: {name: (B,) counts}.
-        ticks: of the x axis.
         marks: vertical lines with a text above.
         unit: what is counted, for the text that a pointer on a bar shows.
     """
@@ -72,13 +69,12 @@ def histogram(
     y_ticks = [(v, f"{v:.0%}") for v in np.arange(0, top + 1e-9, step)]
     axes = _axes(ticks, y_ticks, x_title, y_title, (edges[0], edges[-1]), (0, top))
     axes.grid(axis="y")
-    for number, (name, values) in enumerate(shares.items()):
-        if number:
-            axes.stairs(values, edges, color=INK, linewidth=1.5, baseline=None)
-            continue
-        bars = axes.bar(edges[:-1], values, np.diff(edges), align="edge", color=ACCENT, alpha=0.8)
-        for bar, share, count in zip(bars, values, series[name], strict=True):
-            _tell(bar, f"{name}: {count:,} {unit} ({share:.1%})")
+    (name, first), *others = shares.items()
+    bars = axes.bar(edges[:-1], first, np.diff(edges), align="edge", color=ACCENT, alpha=0.8)
+    for bar, share, count in zip(bars, first, series[name], strict=True):
+        _tell(bar, f"{name}: {count:,} {unit} ({share:.1%})")
+    for _, values in others:
+        axes.stairs(values, edges, color=INK, linewidth=1.5, baseline=None)
     for at, text in marks:
         if edges[0] <= at <= edges[-1]:
             axes.axvline(at, color=MARK, linewidth=1.5)
@@ -101,7 +97,6 @@ def heat_map(
     Draw counts in SHADES shades of their square roots.
 
     Args:
-        label: what the chart shows and says, for those who cannot see it.
         grid: (R, C), the first row at the bottom.
         extent: (left, right, bottom, top) of the grid on the axes.
         marks: (x, y, text) of crosses; a pointer on one shows its text.
@@ -140,7 +135,6 @@ def lines(
     Draw lines through points; the first stands out, and a pointer on a line shows its name.
 
     Args:
-        label: what the chart shows and says, for those who cannot see it.
         series: {name: (x, y)}; values that are not finite leave a gap.
         x_ticks, y_ticks: the first and the last are the ends of the axes.
         is_small: one of many, half as wide and without titles.
@@ -151,22 +145,19 @@ def lines(
     axes.grid(axis="y")
     ends = []
     for number, (name, (xs, ys)) in enumerate(series.items()):
-        # the first lies over the others, in colour
         look = {"color": ACCENT, "linewidth": 2, "zorder": 3}
         if number:
             look = {"color": MUTED, "linewidth": 1.5, "linestyle": ("-", "--", ":")[number % 3 - 1]}
-        (line,) = axes.plot(xs, ys, **look)
-        _tell(line, name)
+        _tell(axes.plot(xs, ys, **look)[0], name)
         if (is_finite := np.isfinite(ys)).any():
             last = np.asarray(ys)[is_finite][-1]
             ends.append((axes.transData.transform((0, last))[1], name))
-    if is_named:
-        bottom = -np.inf
-        for y, name in sorted(ends):  # from the bottom up, none over another
-            bottom = max(y, bottom + 12)
-            y = axes.transAxes.inverted().transform((0, bottom))[1]
-            text = name.encode("utf-8", "replace").decode()  # half a surrogate pair has no glyph
-            axes.text(1.02, y, text, va="center", transform=axes.transAxes)
+    bottom = -np.inf
+    for y, name in sorted(ends) if is_named else []:  # from the bottom up, none over another
+        bottom = max(y, bottom + 12)
+        y = axes.transAxes.inverted().transform((0, bottom))[1]
+        text = name.encode("utf-8", "replace").decode()  # half a surrogate pair has no glyph
+        axes.text(1.02, y, text, va="center", transform=axes.transAxes)
     return _svg(axes, label)
 
 
@@ -183,29 +174,21 @@ def _axes(
     """Axes of a figure of their own, with `room` pixels free on the right."""
     width, height = (WIDTH // 2, HEIGHT // 2 + 16) if is_small else (WIDTH, HEIGHT)
     left, right, bottom, top = (30, 12, 22, 8) if is_small else (46, 12 + room, 42, 20)
-    axes = Figure(figsize=(width / 72, height / 72), dpi=72).add_axes(
-        (
-            left / width,
-            bottom / height,
-            1 - (left + right) / width,
-            1 - (bottom + top) / height,
-        )
-    )
-    axes.set(xlabel=x_title, ylabel=y_title)
+    inside = (width - left - right) / width, (height - bottom - top) / height
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    axes = figure.add_axes((left / width, bottom / height, *inside))
     axes.set_xticks(*zip(*x_ticks, strict=True))
     axes.set_yticks(*zip(*y_ticks, strict=True))
-    axes.set_xlim(x_limits)  # ticks may be beyond
-    axes.set_ylim(y_limits)
+    axes.set(xlim=x_limits, ylim=y_limits, xlabel=x_title, ylabel=y_title)  # ticks may be beyond
     return axes
 
 
-def _tell(artist, text: str) -> None:
+def _tell(artist: Artist, text: str) -> None:
     """Show a text where a pointer is on the artist."""
     artist.set_gid(f"text:{text}")
 
 
 def _svg(axes: Axes, label: str) -> Markup:
-    axes.figure.patch.set_visible(False)
     axes.patch.set_visible(False)
     for artist in axes.findobj():
         artist.set_clip_on(False)  # all is inside, and a clip needs a reference
@@ -213,8 +196,9 @@ def _svg(axes: Axes, label: str) -> Markup:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that matplotlib's font lacks
         unwanted = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        axes.figure.savefig(file, format="svg", metadata=unwanted)
-    _, _, drawing = file.getvalue().partition("</style>\n </defs>\n")
+        axes.figure.savefig(file, format="svg", metadata=unwanted, transparent=True)
+    drawing = file.getvalue()
+    drawing = drawing[drawing.index("</defs>") + len("</defs>") :]  # behind the head and its style
     drawing = re.sub(r'<g id="text:([^"]*)">', r"<g><title>\1</title>", drawing)
     drawing = re.sub(r'<g id="[^"]*">', "<g>", drawing)
     drawing = re.sub(r"font-family: [^;]*; ", "", drawing)

@@ -57,7 +57,7 @@ def write_page(path: str, html: str) -> None:
     Raises:
         UserError: it cannot be written there.
     """
-    # half a surrogate pair, which a json can name a class with, is in no UTF-8
+    # a json can name a class with half a surrogate pair, which UTF-8 cannot encode
     content = html.encode("utf-8", "xmlcharrefreplace")
     write_whole(path, content, path, "; choose another --output")
 
