@@ -52,7 +52,7 @@ def read_splits(json_files: dict[str, str]) -> tuple[list[str], list[Split]]:
     Read {name: COCO json}; returns the class names of all files, by id and file, and the splits.
 
     Raises:
-        UserError: a file is not a COCO json, or a category or an image in it is malformed.
+        UserError: a file is no COCO json, or a category or an image in it is malformed.
     """
     cocos = {name: read_coco(json_file) for name, json_file in json_files.items()}
     class_names = []
