@@ -23,9 +23,9 @@ def find_label_errors(coco: dict, matches: Matches, min_score: float = 0.3) -> l
     """
     Suggest corrections of annotations from out-of-fold detections.
 
-    A suggestion's score is that of its detection, less what speaks for the annotation as it is: for
-    a wrong label the score with which the box is found as its own class, for a missing box the IoU
-    with an annotation beside it, for a loose box the IoU with it.
+    A suggestion's score is that of its detection, times what speaks against the annotation: for a
+    wrong label 1 less the score with which the box is found as its own class, for a loose box 1
+    less the IoU with it.
 
     Args:
         coco: the json that `matches` are on.
@@ -85,7 +85,7 @@ def _of_image(
         elif own_iou >= MIN_OVERLAP and annotated[own_ious.argmax()] not in found_with:
             kind, a, iou = LOOSE_BOX, annotated[own_ious.argmax()], own_iou
         elif not missing or box_iou(box[None], np.array(missing)).max() < MIN_IOU:
-            kind = MISSING_BOX
+            kind, iou = MISSING_BOX, 0.0  # a neighbour is no sign that there is nothing
             missing.append(box)
         if kind and (a is None or (kind, a) not in suggested):
             suggested.add((kind, a))
