@@ -1120,6 +1120,31 @@ def test_few_are_taken_out_unasked_and_many_are_not(export):
         assert report[kind]["export"]["annotations"] == broken
 
 
+def test_only_large_removals_are_refused(export, capsys):
+    """40 boxes of one image: one without numbers goes, six outside stay and are named."""
+    export.coco["annotations"] = [
+        {**export.annotation, "id": k, "bbox": [k, 8, 20, 20]} for k in range(1, 41)
+    ]
+    first, *others = export.coco["annotations"]
+    first["bbox"] = None
+    others[0]["iscrowd"] = "0"
+    for a in others[1:7]:
+        a["bbox"] = [a["bbox"][0] + 100, 8, 20, 20]
+    status, report, _ = export.fix()
+    assert status == 1
+    assert report["removed"]["export"]["kinds"] == {"not_four_numbers": 1}
+    assert report["refused"]["export"]["kinds"] == {"outside": 6}
+    assert report["changes"] == {"export": {"not_four_numbers": 1, "odd_iscrowd": 1}}
+    assert {f["kind"]: f["count"] for f in report["findings_left"]}["outside"] == 6
+    made = json.loads((export.folder / "fixed" / "export.json").read_text(encoding="utf-8"))
+    assert len(made["annotations"]) == 39
+    shown = " ".join(capsys.readouterr().out.split()).split("refused")[1]
+    assert KINDS["outside"].what in shown and "ARGS=--fix=drop" in shown
+    status, report, _ = export.fix("--fix=drop")
+    assert (status, report["refused"]) == (0, {})
+    assert report["removed"]["export"]["kinds"] == {"not_four_numbers": 1, "outside": 6}
+
+
 @pytest.mark.parametrize(("first", "shift"), [(0, 1), (2, -1)])
 def test_classes_that_are_off_by_one_are_never_trained_on(export, first, shift):
     export.annotation["category_id"] = first

@@ -46,22 +46,24 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
     """
     json_file, image_root = in_project(json_file), in_project(image_root)
     content = read_bytes(json_file)
-    # a config registers a split wherever it names it: the same content is parsed but once
+    # a config registers a split wherever it names it: the same content is parsed only once
     version = json_file, image_root, hashlib.sha256(content).digest(), tuple(CLASSES)
-    is_there = name in DatasetCatalog and name in MetadataCatalog
-    if is_there and _registered.get(name) == version:
+    is_registered = name in DatasetCatalog and name in MetadataCatalog
+    if is_registered and _registered.get(name) == version:
         return name
     coco = parse_coco(content, json_file)
     id_map = category_id_map(coco, json_file)
-    if name in DatasetCatalog:
-        DatasetCatalog.remove(name)
-    if name in MetadataCatalog:
-        MetadataCatalog.remove(name)
-    parsed = [coco]  # for the first loading, which comes right after; then it is let go
+    parsed = [(coco, id_map)]  # for the first loading, which follows at once; then it is let go
 
     def load() -> list[dict]:
-        return _load(parsed.pop() if parsed else read_coco(json_file), json_file, image_root)
+        if parsed:
+            return _dataset_dicts(*parsed.pop(), json_file, image_root)
+        coco = read_coco(json_file)
+        return _dataset_dicts(coco, category_id_map(coco, json_file), json_file, image_root)
 
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.remove(name)
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         json_file=json_file,
@@ -152,18 +154,20 @@ def _json_file(names: str | list[str]) -> str:
     return MetadataCatalog.get(first).get("json_file", first)
 
 
-def _load(coco: dict, json_file: str, image_root: str) -> list[dict]:
-    """detectron2's data set dicts, by image id; boxes (x, y, w, h) in pixels, classes contiguous.
+def _dataset_dicts(
+    coco: dict, id_map: dict[int, int], json_file: str, image_root: str
+) -> list[dict]:
+    """
+    detectron2's data set dicts, by image id; boxes (x, y, w, h) in pixels, classes contiguous.
 
     Raises:
-        UserError: the annotations would train on rubbish, or not at all.
+        UserError: the annotations contain errors that would break training or make it meaningless.
     """
-    id_map = category_id_map(coco, json_file)
     findings = check_annotations(coco, image_root)
     errors = [f for f in findings if f.is_error]
     if errors:
         others = f" ({len(errors) - 1} more kinds of error)" if len(errors) > 1 else ""
-        is_fixable = _fix_helps(coco, json_file, image_root)
+        is_fixable = _can_be_fixed(coco, json_file, image_root)
         more = "`make check ARGS=--fix` corrects a copy" if is_fixable else "`make check` says more"
         raise UserError(f"{json_file}: {errors[0].message}{others}; {more}")
     for finding in findings:
@@ -184,8 +188,8 @@ def _load(coco: dict, json_file: str, image_root: str) -> list[dict]:
     ]
 
 
-def _fix_helps(coco: dict, json_file: str, image_root: str) -> bool:
-    """Whether `--fix` makes a copy without errors of it."""
+def _can_be_fixed(coco: dict, json_file: str, image_root: str) -> bool:
+    """Whether `make check ARGS=--fix` writes a copy without errors."""
     from detection.checks.fixes import fix_splits  # needed for a faulty file only
 
     fixed = fix_splits({json_file: coco}, {}, {json_file: image_root})

@@ -1,7 +1,7 @@
 """Checks a submission against its json and the competition's sample, and scores it."""
 
 from detection.data.coco import read_coco
-from detection.data.results import check_truth
+from detection.data.results import check_ground_truth
 from detection.evaluation.average_precision import average_precision, results_table
 from detection.utils.errors import UserError
 from detection.workshop.submission.formats import DEFAULT_FORMAT, Format
@@ -23,7 +23,7 @@ def check_submission(
     must_score: bool = False,
 ) -> tuple[list[str], bool]:
     """
-    Read a submission and score it, if the json has annotations and nothing is wrong.
+    Read a submission, and score it if the json has annotations and nothing is wrong.
 
     Args:
         path: the submission.
@@ -33,7 +33,7 @@ def check_submission(
         must_score: refuse a json without annotations.
 
     Returns:
-        Lines to print, and whether nothing is wrong.
+        Lines to print, and whether everything is right.
 
     Raises:
         UserError: a file cannot be read at all.
@@ -41,7 +41,7 @@ def check_submission(
     coco, form = read_coco(json_file), find_format(format_name)
     is_scored = must_score or bool(coco.get("annotations"))
     if is_scored:
-        check_truth(coco, json_file)
+        check_ground_truth(coco, json_file)
     submission = read_submission(path, coco, json_file, form)
     if sample is not None:
         _compare(submission, path, sample, form)
@@ -78,7 +78,7 @@ def _compare(submission: Submission, path: str, sample: str, form: Format) -> No
 
 
 def _score(coco: dict, results: list[dict], form: Format) -> str:
-    """The table of AP; over all classes as one where the format names none."""
+    """The table of AP; over all classes as one if the format has none."""
     if form.suffix == ".csv" and "label" not in form.box.split() and len(coco["categories"]) > 1:
         only = coco["categories"][0]["id"]
         coco = {
