@@ -627,7 +627,7 @@ def test_other_output_is_kept(root, capsys):
     ("name", "content", "says"),
     [
         ("a.csv", "", "has no rows"),
-        ("a.csv", "image_id\n1.jpg\n", "no columns of boxes that we know"),
+        ("a.csv", "image_id\n1.jpg\n", "--columns x1=… y1=… x2=… y2=… names corners"),
         ("a.csv", "a,b\n1,2\n", "--columns image=… names it, one of a, b"),
         ("a.csv", "image_id,bbox\n1,2\n", "--columns class=… names it"),
         ("a.csv", "image_id,bbox,label\n1\n", "row 2 has 1 of 3 values"),
@@ -640,7 +640,7 @@ def test_other_output_is_kept(root, capsys):
         ("l/toy_train_00001.txt", "0 .5 .5 .1 .1\n9 .5 .5 .1 .1\n", "line 2 has the class 9"),
         ("l/toy_train_00001.txt", "0 .5 .5 .1 nan\n", "line 1 should have finite numbers"),
         ("l/1.xml", "<annotation>", "is no valid xml"),
-        ("l/1.xml", "<html></html>", "is no Pascal VOC xml"),
+        ("l/1.xml", "<html></html>", "is not Pascal VOC xml"),
         ("l/1.xml", "<annotation><object/></annotation>", "object 1 has no <name>"),
         ("l/1.json", "{}", "choose COCO"),
         ("a.json", "[1]", "choose COCO"),

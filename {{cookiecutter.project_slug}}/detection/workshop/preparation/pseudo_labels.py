@@ -17,51 +17,45 @@ from detection.evaluation.matching import CORRECT, IGNORED, IOU, box_iou, match,
 class Quality(NamedTuple):
     """How good pseudo-labels are, at IoU 0.5; nan where there is nothing to count."""
 
-    precision: float  # the part of the labels that is right
-    recall: float  # the part of the objects that is labelled
+    precision: float  # the share of the labels that is right
+    recall: float  # the share of the objects that is labelled
 
 
 def balanced_scores(coco: dict, results: list[dict]) -> dict[int, float]:
     """
-    From which score on the detections of a class have the best F1, at IoU 0.5.
+    The score of each class above which detections have the best F1, at IoU 0.5.
 
     What is missed counts as much as what is false: an object without a pseudo-label is background
     to the training.
 
     Args:
-        coco: a COCO json with annotations, that the model was not trained on.
+        coco: a parsed COCO file with annotations, that the model was not trained on.
         results: detections on it, in COCO's results format.
 
     Returns:
-        {category id: that score}; inf for a class of which none is correct.
+        {category id: the lowest score to keep}; inf for a class of which none is correct.
     """
-    truth, detections = to_boxes(coco, results)
-    matches = match(truth, detections, len(coco["images"]))
-    ids = sorted(c["id"] for c in coco["categories"])
+    truth, detections, matches, ids = _matched(coco, results)
     _, of_classes = thresholds(truth, detections, matches, len(ids))
-    return {
-        id_: math.inf if math.isnan(best.score) else best.score
-        for id_, best in zip(ids, of_classes, strict=True)
-    }
+    scores = [math.inf if math.isnan(best.score) else best.score for best in of_classes]
+    return dict(zip(ids, scores, strict=True))
 
 
 def precise_scores(coco: dict, results: list[dict], precision: float) -> dict[int, float]:
     """
-    From which score on the detections of a class are as precise as wished, at IoU 0.5.
+    The score of each class above which detections are as precise as wished, at IoU 0.5.
 
     Args:
-        coco: a COCO json with annotations, that the model was not trained on.
-        results: detections on it, in COCO's results format.
-        precision: the least part of the detections kept that must be correct, from 0 to 1.
+        coco, results: as in `balanced_scores`.
+        precision: the least share of the detections kept that must be correct, from 0 to 1.
 
     Returns:
-        {category id: the lowest such score}; inf where no score is enough.
+        {category id: the lowest score to keep}; inf where no score is enough.
     """
-    truth, detections = to_boxes(coco, results)
-    matches = match(truth, detections, len(coco["images"]))
+    _, detections, matches, ids = _matched(coco, results)
     is_correct, is_counted = matches.kinds == CORRECT, matches.kinds != IGNORED
     scores = {}
-    for label, category_id in enumerate(sorted(c["id"] for c in coco["categories"])):
+    for label, category_id in enumerate(ids):
         of_class = np.flatnonzero(is_counted & (detections.labels == label))
         of_class = of_class[np.argsort(-detections.scores[of_class], kind="stable")]
         values = detections.scores[of_class]
@@ -75,10 +69,10 @@ def precise_scores(coco: dict, results: list[dict], precision: float) -> dict[in
 
 def confident(results: list[dict], min_scores: dict[int, float]) -> list[dict]:
     """
-    The detections of these scores and more, the best one of each place.
+    The detections with at least these scores; of several at one place, the best.
 
-    Two boxes of an image that overlap by more than IoU 0.5 are of one object, whatever their
-    classes: the one of the higher score stays.
+    Two boxes of an image that overlap by more than IoU 0.5 are taken for one object, whatever
+    their classes: the one with the higher score stays.
 
     Args:
         results: detections in COCO's results format.
@@ -109,15 +103,13 @@ def quality(coco: dict, results: list[dict], min_scores: dict[int, float]) -> di
     How good the pseudo-labels of annotated images are.
 
     Args:
-        coco: a COCO json with annotations, that the model was not trained on.
-        results: detections on it, in COCO's results format.
+        coco, results: as in `balanced_scores`.
         min_scores: {category id: the lowest score to keep}.
 
     Returns:
-        {category id: Quality}, and that of all classes together as None's.
+        {category id: Quality}, and that of all classes together under None.
     """
-    truth, detections = to_boxes(coco, confident(results, min_scores))
-    matches = match(truth, detections, len(coco["images"]))
+    truth, detections, matches, ids = _matched(coco, confident(results, min_scores))
     is_correct, is_counted = matches.kinds == CORRECT, matches.kinds != IGNORED
     is_real = truth.scores > 0
 
@@ -126,25 +118,31 @@ def quality(coco: dict, results: list[dict], min_scores: dict[int, float]) -> di
         counts = int((is_counted & detected).sum()), int((is_real & wanted).sum())
         return Quality(*(correct / count if count else math.nan for count in counts))
 
-    ids = sorted(c["id"] for c in coco["categories"])
     of_ids = {id_: of(detections.labels == k, truth.labels == k) for k, id_ in enumerate(ids)}
     return {**of_ids, None: of(is_counted, is_real)}
 
 
+def _matched(coco: dict, results: list[dict]) -> tuple:
+    """The true boxes, the detections, their matches, and the category ids in the labels' order."""
+    truth, detections = to_boxes(coco, results)
+    matches = match(truth, detections, len(coco["images"]))
+    return truth, detections, matches, sorted(c["id"] for c in coco["categories"])
+
+
 def pseudo_labels(coco: dict, results: list[dict], min_scores: dict[int, float]) -> dict:
     """
-    A COCO json of the images with `confident` detections, which become their annotations.
+    A COCO file of the images with `confident` detections, which become their annotations.
 
-    Images without any are left out: to train on them as empty would teach to miss what they show.
+    Images without any are left out: training on them as empty would teach to miss what they show.
 
     Args:
-        coco: the images and categories; its own annotations are not looked at.
+        coco: the images and categories; its own annotations are ignored.
         results: detections on them, in COCO's results format.
         min_scores: {category id: the lowest score to keep}.
 
     Returns:
-        Annotations with the `score` that they had; boxes (x, y, w, h) in pixels, cut off at the
-        edges of the image; those with nothing left are dropped.
+        The parsed file: annotations with their `score`; boxes (x, y, w, h) in pixels, clipped to
+        the image, or dropped if nothing is left.
     """
     images = {image["id"]: image for image in coco["images"]}
     annotations = []
