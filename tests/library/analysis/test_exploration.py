@@ -333,7 +333,7 @@ def test_every_example_of_the_help_names_what_there_is(tmp_path):
     ("content", "says"),
     [
         (None, "cannot be read"),
-        ("{", "is no valid json"),
+        ("{", "is not valid json"),
         ({"annotations": []}, "has no annotations to explore"),
         ({"annotations": [{"image_id": [], "category_id": {}, "bbox": 3}]}, "has no annotations"),
         ({"images": [{"id": 1, "file_name": "a", "width": 0, "height": 9}]}, "images[0].width: "),

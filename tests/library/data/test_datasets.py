@@ -182,9 +182,9 @@ def test_missing_file_says_which_key_to_set(folder):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "is no valid json"),
-        ('{"images": [', "is no valid json"),
-        ("[" * 100_000, "is no valid json"),
+        ("", "is not valid json"),
+        ('{"images": [', "is not valid json"),
+        ("[" * 100_000, "is not valid json"),
         ("[]", 'has no "images"'),
         ("null", 'has no "images"'),
         ('{"images": {"id": 1}}', 'has no "images"'),
@@ -199,7 +199,7 @@ def test_files_that_are_no_coco_json(folder, text, says):
 
 def test_file_that_is_no_utf_8(folder):
     (folder / "data.json").write_bytes("종이".encode("cp949"))
-    with pytest.raises(UserError, match="is no valid json"):
+    with pytest.raises(UserError, match="is not valid json"):
         register_split(NAME, str(folder / "data.json"), str(folder))
 
 

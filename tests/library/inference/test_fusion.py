@@ -146,7 +146,7 @@ def test_ensemble_of_bad_input(run, toy, results, tmp_path):
         assert message in error and len(error.strip().splitlines()) == 1
     for args, message in (
         ([good, empty], "has no detection"),
-        ([good, cut], "is no valid json"),
+        ([good, cut], "is not valid json"),
         ([good, stray], "image_id 987 is not in"),
         ([good, good], "two members"),
         ([f"a={good}", "--weight", "b=2"], "no member is called that; a are"),

@@ -226,7 +226,7 @@ def test_other_refusals(capsys):
     assert "submission.csv: cannot be read" in check(capsys)[1]
     assert "there is no format 'voc'" in check(capsys, format_name="voc")[1]
     save("test.json", json.dumps(COCO)[:-5])
-    assert "test.json: is no valid json" in check(capsys)[1]
+    assert "test.json: is not valid json" in check(capsys)[1]
 
 
 def test_columns_of_pandas_index(capsys):

@@ -30,7 +30,7 @@ TURNED = {  # its values
     8: "a quarter turned",
 }
 FLAT = 16  # levels of 255: an image whose channels span fewer shows nothing
-LOG_PERIOD = 10  # seconds between two lines where there is no terminal
+LOG_PERIOD = 10  # seconds between two lines without a terminal
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a usable COCO record looks like: one table for whoever reads records and for the checks."""
+"""What a usable COCO record looks like: one table for readers and for the checks."""
 
 import reprlib
 from collections.abc import Iterable

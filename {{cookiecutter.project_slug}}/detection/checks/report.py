@@ -2,6 +2,7 @@
 
 import textwrap
 from collections import defaultdict
+from dataclasses import asdict
 
 from wcwidth import wcswidth
 
@@ -81,18 +82,9 @@ def format_changes(result: Fixed, left: list[Finding], drop: bool, width: int = 
 def findings_json(findings: list[Finding]) -> list[dict]:
     """For programs: all items, none left out."""
     return [
-        {
-            "split": f.split,
-            "kind": f.kind,
-            "severity": f.severity,
-            "what": KINDS[f.kind].what,
-            "count": len(f.items),
-            "items": list(f.items),
-            "notes": list(f.notes),
-            "effect": KINDS[f.kind].effect,
-            "remedy": KINDS[f.kind].remedy,
-            "fix": KINDS[f.kind].fix,
-        }
+        asdict(KINDS[f.kind])
+        | {"split": f.split, "kind": f.kind, "count": len(f.items)}
+        | {"items": list(f.items), "notes": list(f.notes)}
         for f in findings
     ]
 

@@ -22,12 +22,7 @@ def read_coco(json_file: str) -> dict:
 
 
 def read_bytes(json_file: str) -> bytes:
-    """
-    The file's content; URLs are fetched.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The file's content; URLs are fetched. UserError if it cannot be read."""
     try:
         if "://" not in json_file:
             return Path(json_file).read_bytes()
@@ -43,17 +38,12 @@ def read_bytes(json_file: str) -> bytes:
         ) from e
 
 
-def parse_json(content: bytes, json_file: str) -> object:
-    """
-    Parse a json in UTF-8; `json_file` is its name in errors.
-
-    Raises:
-        UserError: it is invalid.
-    """
+def parse_json(content: bytes | str, json_file: str | Path) -> object:
+    """Parse a json in UTF-8; UserError, which names `json_file`, if it is invalid."""
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        return json.loads(content if isinstance(content, str) else content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as e:
-        raise UserError(f"{json_file}: is no valid json ({e}); write or fetch it again") from e
+        raise UserError(f"{json_file}: is not valid json ({e}); write or fetch it again") from e
 
 
 def parse_coco(content: bytes, json_file: str) -> dict:
@@ -83,12 +73,7 @@ def parse_coco(content: bytes, json_file: str) -> dict:
 
 
 def write_json(content: dict | list, json_file: str) -> None:
-    """
-    Write a json, all of it or nothing.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write a json, all of it or nothing; UserError if it cannot be written."""
     # half a surrogate pair, which UTF-8 cannot hold, stays the escape that it was
     try:
         text = json.dumps(content, ensure_ascii=False)

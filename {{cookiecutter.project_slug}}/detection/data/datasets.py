@@ -23,7 +23,7 @@ from detection.utils.paths import in_project
 
 logger = logging.getLogger("detectron2.detection")
 
-_registered: dict[str, tuple] = {}  # what each name stands for, to know it again
+_registered: dict[str, tuple] = {}  # {name: its file, folder, content and classes}
 
 
 def register_split(name: str, json_file: str, image_root: str) -> str:
@@ -34,15 +34,15 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
     maps the file's own category ids, of any numbering, to positions in CLASSES by name.
 
     Args:
-        name: what detectron2 shall call the data set.
+        name: of the data set in detectron2's catalogs.
         json_file: COCO annotations; relative paths start at the project's root.
-        image_root: the folder to which the json's `file_name`s are relative.
+        image_root: the folder that the json's `file_name`s are relative to.
 
     Returns:
         `name`, so that a config can register and name a data set in one node.
 
     Raises:
-        UserError: the file is missing or no COCO json, or its categories are not CLASSES.
+        UserError: the file is missing or not a COCO file, or its categories are not CLASSES.
     """
     json_file, image_root = in_project(json_file), in_project(image_root)
     content = read_bytes(json_file)
@@ -77,7 +77,7 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
 
 
 def class_names(cfg: DictConfig) -> list[str] | None:
-    """The classes of the data set that a config evaluates on; None where its metadata have none."""
+    """The classes of the data set that a config evaluates on; None if its metadata have none."""
     name = instantiate(OmegaConf.select(cfg, "dataloader.evaluator.dataset_name"))
     return name and MetadataCatalog.get(name).get("thing_classes")
 
@@ -90,15 +90,15 @@ def training_images(
     masks: bool = False,
 ) -> list[dict]:
     """
-    The data set dicts of registered data sets, to train on.
+    The dicts of registered data sets to train on, in detectron2's format.
 
     Args:
         names: of the data sets.
-        filter_empty: leave out images without boxes, and those whose boxes are all crowds.
-        pseudo: what `register_split` takes, of pseudo-labels to train on too; without a
-            `json_file` there are none.
-        held_out: likewise, of the images to evaluate on.
-        masks: whether each annotation has to have one.
+        filter_empty: leave out images without boxes, and those with crowd regions only.
+        pseudo: arguments of `register_split` for pseudo-labels to train on too; `json_file` is
+            None if there are none.
+        held_out: arguments of `register_split` for the images to evaluate on.
+        masks: whether each annotation must have a mask.
 
     Raises:
         UserError: no image is left, an image with pseudo-labels is one of the others, or a mask
@@ -145,7 +145,7 @@ def _pseudo_images(
 
 
 def first_images(dataset: list[dict], count: int) -> list[dict]:
-    """The first `count` data set dicts, to learn by heart."""
+    """The first `count` data set dicts, to overfit."""
     return dataset[:count]
 
 

@@ -1,5 +1,5 @@
 """
-Reads detections in COCO's results format, whoever made them; without detectron2.
+Reads detections in COCO's results format; without detectron2.
 
 Beside results that the project writes is a list of the images that their ids mean: other results
 and another json may have the same ids for other images.
@@ -66,7 +66,7 @@ def check_same_images(results_file: str | Path, images: list[dict], json_file: s
             raise UserError(
                 f"{results_file}: is of other images than {json_file}: image {image['id']} is "
                 f"{image['file_name']} by {listed_file}, and {given} in the json; give "
-                f"{listed_file} as the json, or predict again with an --output of its own"
+                f"{listed_file} as the json, or predict again with another --output"
             )
 
 

@@ -33,14 +33,14 @@ def to_coco(
             1, of its first and last pixel, as in VOC's own data: (1, 1, W, H) is the whole image.
         skip_missing: leave out images that are not in `folder`.
         add_unlisted: add images of `folder` that the annotations do not mention, without boxes.
-        skip: names in the annotations whose boxes are left out.
+        skip: classes in the annotations whose boxes are left out.
 
     Returns:
         The json, boxes as (x, y, w, h) in pixels to a thousandth, and notes for the user.
 
     Raises:
-        UserError: names that are no classes, a name to skip that no box has, a shape without a box,
-            an image listed twice, or one that is missing and whose size is not known.
+        UserError: names that are not classes, a name to skip that no box has, a shape without a
+            box, an image listed twice, or one that is missing and whose size is not known.
     """
     images = list(images)
     notes = [folder.passed_over] if folder.passed_over else []

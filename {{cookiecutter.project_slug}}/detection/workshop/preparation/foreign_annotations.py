@@ -259,7 +259,7 @@ def parse_xml(path: Path) -> ET.Element:
     try:
         return ET.fromstring(path.read_bytes())
     except (ET.ParseError, LookupError, OSError, ValueError) as e:
-        raise UserError(f"{path}: is no valid xml ({e}); write it again") from e
+        raise UserError(f"{path}: is not valid xml ({e}); write it again") from e
 
 
 def read_numbers(values: Sequence[object], where: str | Path) -> tuple[float, ...]:

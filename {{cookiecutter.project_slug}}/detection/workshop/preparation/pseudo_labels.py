@@ -1,7 +1,7 @@
 """
 Confident detections on images without annotations, as annotations to train on.
 
-Pseudo-labels as in Lee (2013), with a score of its own for each class to be confident.
+Pseudo-labels as in Lee (2013), with a minimum score for each class.
 """
 
 import math

@@ -5,7 +5,6 @@ Of polygons, ellipses, masks and turned boxes the upright box around them is tak
 an area, such as a point, gets no corners: `to_coco` refuses it unless its class is left out.
 """
 
-import json
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from detection.data.coco import parse_json
 from detection.utils.errors import UserError
 from detection.utils.image_files import EXTENSIONS
 from detection.workshop.preparation.foreign_annotations import (
@@ -97,7 +97,7 @@ def read_label_studio(source: Path) -> Iterator[ForeignImage]:
             if not isinstance(value, dict) or not {"x", "points", "rle"} & value.keys():
                 continue  # a choice or a text, of the whole image
             key = str(region.get("id", f"number {index}"))
-            if key in seen:  # its label stands in a record of its own, with the place once more
+            if key in seen:  # a separate record for its label repeats the place
                 continue
             seen.add(key)
             at = f"{where}, region {index}"
@@ -147,10 +147,7 @@ def json_kind(data: object) -> str:
 
 def read_json(path: Path) -> object:
     """Parse a json; UserError if it cannot be read or is invalid."""
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{path}: is no valid json ({e}); write it again") from e
+    return parse_json(read_text(path), path)
 
 
 def _files(source: Path, pattern: str) -> list[Path]:
@@ -196,7 +193,7 @@ def _image_names(text: str) -> list[str]:
 
 
 def _region_label(region: dict) -> str | None:
-    """The first label of a region, which stands under its type, e.g. "rectanglelabels"."""
+    """The first label of a region, which is under its type, e.g. "rectanglelabels"."""
     kind, value = region.get("type"), region.get("value")
     if not isinstance(kind, str) or not kind.endswith("labels") or not isinstance(value, dict):
         return None

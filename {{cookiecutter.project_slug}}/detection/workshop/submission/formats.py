@@ -18,7 +18,7 @@ class Format:
             the name in CLASSES.
         image: what names an image: its `file_name` as in the json, or `0000` of `test/0000.jpg`.
         normalized: coordinates are fractions of the image's width and height, else pixels.
-        empty: what stands for the boxes of an image that has none.
+        empty: what is written for an image without boxes.
         suffix: of the file; ".json" is COCO's results format, which needs none of the above.
     """
 
