@@ -261,7 +261,7 @@ def test_category_that_only_the_json_has_but_annotations_use(folder):
     assert "its 'new' is not in detection/classes.py: add the class at" in refusal(folder, coco)
 
 
-def test_categories_in_another_order_are_but_mentioned(folder, caplog):
+def test_categories_in_another_order_are_only_mentioned(folder, caplog):
     coco = make_coco()
     coco["categories"] = [{"id": 4 - c["id"], "name": c["name"]} for c in coco["categories"]]
     with caplog.at_level(logging.INFO, logger="detectron2.detection"):
@@ -410,6 +410,32 @@ def test_a_name_that_is_far_too_long_ends_in_a_short_line(folder, section):
     if section == "images":
         with pytest.raises(UserError, match=r"images\[0\]"):
             validate(coco, "data.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        ("images.1.width", 0, "images[1].width: "),
+        ("images.1", None, "images[1].id: "),
+        ("images.1.id", 1, "images[1].id: 1 "),
+        ("categories.2.name", 5, "categories[2].name: "),
+        ("categories.2.id", 1, "categories[2].id: 1 "),
+        ("annotations.0", 7, "annotations[0].image_id: "),
+        ("annotations.1.image_id", True, "annotations[1].image_id: "),
+        ("annotations.1.image_id", 9, "annotations[1].image_id: 9 "),
+        ("annotations.1.category_id", 9, "annotations[1].category_id: 9 "),
+        ("annotations.2.bbox", [1, 2, 3, float("nan")], "annotations[2].bbox: "),
+    ],
+)
+def test_the_first_bad_record_is_named_with_its_field(folder, path, value, where):
+    keys = ("image_id", "category_id", "bbox")
+    validate(make_coco(), "data.json", annotations=keys)
+    with pytest.raises(UserError) as error:
+        validate(change(make_coco(), path, value), "data.json", annotations=keys)
+    line = str(error.value)
+    assert line.startswith(f"data.json: {where}") and "\n" not in line
+    if path.startswith("annotations"):  # which are only looked at where they are needed
+        validate(change(make_coco(), path, value), "data.json")
 
 
 def damage(coco: dict, rng: random.Random):
@@ -584,7 +610,7 @@ def test_line_breaks_in_names_break_no_line(folder):
     assert "(a\\nb\\x1b[31m\\u2028종이)" in refusal(folder, coco)
 
 
-def test_single_boxes_that_seem_to_be_corners_are_told(folder):
+def test_single_boxes_that_seem_to_be_corners_are_reported(folder):
     coco = change(make_coco(), "annotations.0.bbox", [30, 20, 50, 35])
     (finding,) = check_annotations(coco, str(folder))
     assert finding.kind == "partly_outside"

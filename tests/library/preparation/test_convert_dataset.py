@@ -339,7 +339,7 @@ def one_for_zero_and_last(box):
         (lambda box: tuple(v + 1.5 for v in box), "", None),
     ],
 )
-def test_numbers_from_1_and_1_for_0_are_told_apart(root, capsys, write, database, wanted):
+def test_numbers_from_1_and_1_for_0_are_distinguished(root, capsys, write, database, wanted):
     source = write_corners(root, list(map(write, AT_BORDERS)), database)
     convert(root, source)
     shown = capsys.readouterr().out
@@ -539,14 +539,14 @@ def test_size_is_that_of_the_image_as_it_is_shown(root, capsys):
     )
 
 
-def test_missing_images_are_told(root, capsys):
+def test_missing_images_are_reported(root, capsys):
     source = write_voc(root)
     (root / "toy/images/toy_train_00002.jpg").unlink()
     output = root / "out.json"
     args = [str(source), f"--image-root={root}", f"--images={root}/toy/images"]
     assert tool.main([*args, f"--output={output}"]) == 1  # the check of the result says so too
-    told = capsys.readouterr().out
-    assert "kept with the size that the annotations say" in told and "error" in told
+    shown = capsys.readouterr().out
+    assert "kept with the size that the annotations say" in shown and "error" in shown
     assert len(json.loads(output.read_text(encoding="utf-8"))["images"]) == 9
     coco = convert(root, source, "--skip-missing", "--force")
     assert len(coco["images"]) == 8

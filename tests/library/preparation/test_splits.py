@@ -144,7 +144,7 @@ def test_groups_by_part_of_the_file_name(tmp_path, capsys):
     assert "no group is torn; a random split tears" in capsys.readouterr().out
 
 
-def test_group_larger_than_a_fold_is_told(tmp_path, capsys):
+def test_group_larger_than_a_fold_is_reported(tmp_path, capsys):
     coco = make_coco()
     for image in coco["images"][:30]:
         image["video_id"] = 0
@@ -247,7 +247,7 @@ def test_what_cannot_be_split_is_one_line(tmp_path, capsys, change, args, says):
     assert [path.name for path in tmp_path.iterdir()] == ["train.json"]
 
 
-def test_class_with_fewer_boxes_than_folds_is_told(tmp_path, capsys):
+def test_class_with_fewer_boxes_than_folds_is_reported(tmp_path, capsys):
     coco = make_coco()
     rare = [a for a in coco["annotations"] if a["category_id"] == 20]
     coco["annotations"] = [a for a in coco["annotations"] if a not in rare[2:]]
@@ -301,7 +301,7 @@ def test_images_of_equal_pixels_stay_together(tmp_path, capsys):
     assert "22 groups of 2 to 3 images, 8 images alone" in out and "warning" not in out
 
 
-def test_images_that_are_not_there_are_told(json_file, tmp_path, capsys):
+def test_images_that_are_not_there_are_reported(json_file, tmp_path, capsys):
     for number in range(20):
         path = tmp_path / f"종이/{number}.jpg"
         path.parent.mkdir(exist_ok=True)
@@ -331,7 +331,7 @@ datasets = st.integers(2, 40).flatmap(
 
 @settings(max_examples=60, deadline=None)
 @given(datasets)
-def test_any_data_is_dealt_whole(drawn):
+def test_any_data_is_split_whole(drawn):
     counts, labels, num_folds, seed = map(np.array, drawn)
     groups = merge_groups(labels)
     assert len(set(zip(groups, labels, strict=True))) == len(set(groups)) == len(set(labels))

@@ -177,7 +177,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_what_is_wrong_is_told_in_a_line(capsys, case):
+def test_what_is_wrong_is_reported_in_a_line(capsys, case):
     old, new, said = SPOILT[case]
     assert old in SOUND
     save("submission.csv", SOUND.replace(old, new))

@@ -9,6 +9,8 @@ from detection.checks.fix_changes import Changes
 from detection.checks.record_repairs import box_of_mask, read_box, read_number, read_polygons
 from detection.checks.records import ANNOTATION, has_id, is_box, schema_error
 
+# changes an annotation, given its image's (width, height) or None; returns whether it has
+Repair = Callable[[dict, tuple[int, int] | None], bool]
 REMOVED = ("unknown_image_ids", "unknown_category_ids", "not_four_numbers", "no_area", "outside")
 
 
@@ -18,7 +20,7 @@ def fix_annotations(coco: dict, changes: Changes, shift: bool) -> None:
 
     Args:
         coco: the parsed file, whose images and categories are fixed already.
-        changes: where it is noted.
+        changes: keeps count.
         shift: move category ids that are off by one.
     """
     sizes = image_sizes(coco)
@@ -59,10 +61,6 @@ def fix_annotations(coco: dict, changes: Changes, shift: bool) -> None:
 
     for kind in ("repeated_annotation_ids", "annotation_id_0"):
         repair_all(kind, give_id)
-
-
-# changes an annotation, given its image's (width, height) or None; returns whether it has
-Repair = Callable[[dict, tuple[int, int] | None], bool]
 
 
 def _rewrite_polygons(a: dict, size: object) -> bool:

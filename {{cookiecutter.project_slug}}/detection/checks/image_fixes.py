@@ -45,7 +45,7 @@ def fix_images(
         facts: {file_name: of its image}.
         image_root: the folder of the images.
         names: {file_name: the one to write instead}.
-        changes: where it is noted.
+        changes: keeps count.
     """
     for image in coco["images"]:
         if (name := file_name(image)) in names:

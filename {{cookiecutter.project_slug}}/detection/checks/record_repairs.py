@@ -13,9 +13,13 @@ from detection.utils.run_lengths import run_length_problem
 BOX_KEYS = [
     keys.split()
     for keys in (
-        "x y width height,x y w h,left top width height,"
-        "xmin ymin xmax ymax,x1 y1 x2 y2,left top right bottom"
-    ).split(",")
+        "x y width height",
+        "x y w h",
+        "left top width height",
+        "xmin ymin xmax ymax",
+        "x1 y1 x2 y2",
+        "left top right bottom",
+    )
 ]
 
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pycocotools import mask as mask_util
 
 from detection.checks.annotations import check_annotations
+from detection.checks.images import file_name
 from detection.checks.kinds import NOTE
 from detection.classes import CLASSES
 from detection.data.coco import category_id_map, parse_coco, read_bytes, read_coco
@@ -24,6 +25,7 @@ from detection.utils.paths import in_project
 logger = logging.getLogger("detectron2.detection")
 
 _registered: dict[str, tuple] = {}  # {name: its file, folder, content and classes}
+_image_files: dict[str, list[str]] = {}  # {name: the paths of its images}
 
 
 def register_split(name: str, json_file: str, image_root: str) -> str:
@@ -73,6 +75,8 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
         thing_dataset_id_to_contiguous_id=id_map,
     )
     _registered[name] = version
+    names = filter(None, map(file_name, coco["images"]))
+    _image_files[name] = [os.path.join(image_root, file) for file in names]
     return name
 
 
@@ -132,7 +136,9 @@ def _pseudo_images(
     if held_out:
         others.append(register_split(**held_out))
     for other in others:
-        known = {os.path.realpath(image["file_name"]) for image in DatasetCatalog.get(other)}
+        if (files := _image_files.get(other)) is None:  # registered by other code
+            files = [image["file_name"] for image in DatasetCatalog.get(other)]
+        known = set(map(os.path.realpath, files))
         for image in images:
             if os.path.realpath(image["file_name"]) in known:
                 raise UserError(

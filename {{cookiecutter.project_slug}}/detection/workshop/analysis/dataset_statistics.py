@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detection.checks.records import schema_error
 from detection.data.coco import read_coco, validate
 from detection.utils.text import listed
 
@@ -202,24 +203,22 @@ def _split(name: str, json_file: str, coco: dict, class_names: list[str]) -> Spl
     boxes, areas, labels, owners = [], [], [], []
     crowds = unusable = 0
     for annotation in coco.get("annotations") or []:
-        try:
-            owner = position_of[annotation["image_id"]]
-            label = label_of[annotation["category_id"]]
-            x, y, w, h = (float(v) for v in annotation["bbox"])
-            is_crowd = bool(annotation.get("iscrowd", 0))
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        is_malformed = schema_error(annotation, ("image_id", "category_id", "bbox"))
+        if (
+            is_malformed
+            or annotation["image_id"] not in position_of
+            or annotation["category_id"] not in label_of
+        ):
             unusable += 1
-            continue
-        if not all(abs(v) < 1e9 for v in (x, y, w, h)):  # which nan is not
-            unusable += 1
-        elif is_crowd:
+        elif annotation.get("iscrowd"):
             crowds += 1
         else:
+            x, y, w, h = annotation["bbox"]
             boxes.append((x, y, w, h))
             area = annotation.get("area")
             areas.append(area if type(area) in (int, float) else w * h)
-            labels.append(label)
-            owners.append(owner)
+            labels.append(label_of[annotation["category_id"]])
+            owners.append(position_of[annotation["image_id"]])
     return Split(
         name,
         json_file,

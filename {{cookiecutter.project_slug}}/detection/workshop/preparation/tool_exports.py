@@ -203,7 +203,7 @@ def _region_label(region: dict) -> str | None:
 
 
 def _region_corners(region: dict, value: dict, where: str) -> tuple[float, ...]:
-    """As shares of the image's sides; Label Studio has percent."""
+    """As fractions of the image's sides; Label Studio has percent."""
     if "points" in value:
         return tuple(v / 100 for v in around(_points(value["points"], where)))
     is_ellipse = "radiusX" in value
@@ -212,7 +212,8 @@ def _region_corners(region: dict, value: dict, where: str) -> tuple[float, ...]:
         return ()
     x, y, w, h = read_numbers([value.get(key) for key in keys], where)
     sides = [region.get(f"original_{side}") or 100 for side in ("width", "height")]
-    turn, width, height = read_numbers([value.get("rotation") or 0, *sides], where)
+    turn, *sides = read_numbers([value.get("rotation") or 0, *sides], where)
+    width, height = sides if min(sides) > 0 else (100, 100)
     # turned in pixels, where angles are what they seem
     x, w, y, h = x * width / 100, w * width / 100, y * height / 100, h * height / 100
     corners = (x - w, y - h, x + w, y + h) if is_ellipse else (x, y, x + w, y + h)
