@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from detection.checks.class_names import describe_differences, spare_categories
 from detection.checks.records import CATEGORY, IMAGE, has_id, schema_error
@@ -83,10 +84,14 @@ def write_json(content: dict | list, json_file: str) -> None:
 
 
 def validate(
-    coco: dict, json_file: str, images: Sequence[str] = IMAGE, annotations: Sequence[str] = ()
+    coco: dict,
+    json_file: str,
+    images: Sequence[str] = IMAGE,
+    annotations: Sequence[str] = (),
+    remedy: str = "`make check` says more",
 ) -> None:
     """
-    Refuse the first record of a parsed COCO file that cannot be used; `make check` names all.
+    Refuse the first record of a parsed COCO file that cannot be used.
 
     Categories need a name and an id, and all ids are unique. Annotations that are looked at need
     to be of images and categories that the file lists.
@@ -97,32 +102,31 @@ def validate(
         images: the fields that images need, `id` among them; none: images are not looked at.
         annotations: the fields that annotations need, `image_id` and `category_id` among them;
             none: annotations are not looked at.
+        remedy: the end of errors.
 
     Raises:
         UserError: names the file, the record and the field.
     """
+
+    def refuse(section: str, number: int, key: str, problem: str) -> NoReturn:
+        raise UserError(f"{json_file}: {section}[{number}].{key}: {problem}; {remedy}")
+
     known = {}
     for section, keys in (("categories", CATEGORY), ("images", images)):
         known[section] = set()
         for number, record in enumerate(coco[section] if keys else ()):
             if error := schema_error(record, keys):
-                raise _malformed(json_file, section, number, *error)
+                refuse(section, number, *error)
             if record["id"] in known[section]:
                 problem = f"{record['id']} is the id of another one too, give each its own"
-                raise _malformed(json_file, section, number, "id", problem)
+                refuse(section, number, "id", problem)
             known[section].add(record["id"])
     for number, record in enumerate((annotations and coco.get("annotations")) or ()):
         if error := schema_error(record, annotations):
-            raise _malformed(json_file, "annotations", number, *error)
+            refuse("annotations", number, *error)
         for key, section in (("image_id", "images"), ("category_id", "categories")):
             if record[key] not in known[section]:
-                problem = f'{record[key]} is not in "{section}"'
-                raise _malformed(json_file, "annotations", number, key, problem)
-
-
-def _malformed(json_file: str, section: str, number: int, key: str, problem: str) -> UserError:
-    more = "" if section == "categories" else "; `make check` says more"
-    return UserError(f"{json_file}: {section}[{number}].{key}: {problem}{more}")
+                refuse("annotations", number, key, f'{record[key]} is not in "{section}"')
 
 
 def category_id_map(coco: dict, json_file: str) -> dict[int, int]:
@@ -132,7 +136,7 @@ def category_id_map(coco: dict, json_file: str) -> dict[int, int]:
     Raises:
         UserError: categories are malformed, missing, not in CLASSES, or listed twice.
     """
-    validate(coco, json_file, images=())
+    validate(coco, json_file, images=(), remedy="write it as COCO does")
     names = {c["id"]: c["name"] for c in coco["categories"]}
     if len(set(names.values())) < len(names):
         counted = list(names.values())

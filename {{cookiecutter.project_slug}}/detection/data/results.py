@@ -55,7 +55,7 @@ def check_same_images(results_file: str | Path, images: list[dict], json_file: s
         return
     names = {image["id"]: image.get("file_name") for image in images}
     listed = read_coco(str(listed_file))
-    validate(listed, str(listed_file), images=("id", "file_name"))
+    validate(listed, str(listed_file), images=("id", "file_name"), remedy="predict again")
     for image in listed["images"]:
         given = names.get(image["id"])
         if not isinstance(given, str):
