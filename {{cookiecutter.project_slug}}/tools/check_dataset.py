@@ -10,8 +10,9 @@ Say what is wrong with a COCO data set, before training says it less clearly.
     python tools/check_dataset.py a.json b.json --image-root a.json=a --image-root b.json=b
 
 Errors stop training or falsify scores, and make the exit status 1. Warnings and notes leave it at
-0; it is 2 if a file cannot be read or written at all. --fix keeps what can be kept; if more than a
-small share of the annotations would go, or all of an image, it takes nothing out, and ends with 1.
+0; it is 2 if a file cannot be read or written at all. --fix keeps what can be kept. Records that
+cannot be fixed are taken out if they are few; if a kind of problem would take more than a small
+share of the annotations, or all of an image, its records stay and are named, and the status is 1.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def name_splits(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, str
 def fix(
     splits: dict[str, dict], facts: SplitFacts, roots: dict[str, str], args: argparse.Namespace
 ) -> tuple[Fixed, SplitFacts]:
-    """Fix the splits; those images are read too that turn out to have other names."""
+    """Fix the splits; images that turn out to have other names are read too."""
     while True:
         fixed = fix_splits(splits, facts, roots, args.drop, args.shift)
         known = facts if args.no_images else read_images(fixed.splits, roots, facts)
@@ -115,7 +116,7 @@ def write_fixed(fixed: Fixed, files: dict[str, str], folder: str) -> dict[str, s
         {split: path}.
 
     Raises:
-        UserError: that would overwrite something that is no such copy, or cannot be done.
+        UserError: that would overwrite something that is not such a copy, or cannot be written.
     """
     targets = {split: str(Path(folder) / Path(files[split]).name) for split in fixed.splits}
     if len(set(targets.values())) < len(targets):
@@ -124,7 +125,9 @@ def write_fixed(fixed: Fixed, files: dict[str, str], folder: str) -> dict[str, s
     for target in targets.values():
         is_original = Path(target).resolve() in originals
         if is_original or (Path(target).exists() and "fixes" not in read_coco(target)):
-            raise UserError(f"{target}: is there already and no corrected copy; choose --output")
+            raise UserError(
+                f"{target}: is there already and is not a corrected copy; choose --output"
+            )
     for split, target in targets.items():
         write_json({**fixed.splits[split], "fixes": dict(fixed.changes[split])}, target)
     return targets

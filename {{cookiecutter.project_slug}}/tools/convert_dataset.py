@@ -11,7 +11,7 @@ Convert annotations of other formats to the COCO json that this project trains o
 
 The classes are those of detection/classes.py. YOLO's class numbers are looked up in the data.yaml
 or classes.txt beside the labels or above them. A csv's columns are known by their usual names
-(image_id, xmin …, x y w h, bbox, label …); --columns tells others. Images without boxes are kept;
+(image_id, xmin …, x y w h, bbox, label …); --columns names others. Images without boxes are kept;
 of polygons the boxes around them are taken. --skip leaves a class out.
 """
 
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", help="the folder of the images (default: --image-root)")
     parser.add_argument(
         "--image-root",
-        help="what file_name shall be relative to (default: image_root in the config's dataset)",
+        help="what file_name is relative to (default: image_root in the config's dataset)",
     )
     parser.add_argument(
         "--output",

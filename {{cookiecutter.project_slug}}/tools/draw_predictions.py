@@ -8,7 +8,6 @@ evenly over the annotation file: the same call shows the same images for every m
 """
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -21,7 +20,8 @@ from matplotlib.patheffects import withStroke
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.data.results import check_same_images
+from detection.data.coco import read_coco, validate
+from detection.data.results import read_results
 from detection.utils.drawing import class_colors, find_fonts
 from detection.utils.errors import UserError
 from detection.utils.images import read_image
@@ -29,44 +29,24 @@ from detection.utils.images import read_image
 CELL = 5.0  # inches: the width of an image in the picture
 
 
-class InputError(Exception):
-    """The user gave something that cannot be drawn."""
-
-
 def load_annotations(path):
     """Returns [(image id, file name)], {category id: name} and boxes as `load_results` does."""
+    coco = read_coco(path)
+    validate(coco, path, ("id", "file_name"), ("image_id", "category_id", "bbox"))
     truth = defaultdict(list)
-    try:
-        coco = json.loads(Path(path).read_text(encoding="utf-8"))
-        names = {category["id"]: category["name"] for category in coco["categories"]}
-        images = [(image["id"], image["file_name"]) for image in coco["images"]]
-        for box in coco["annotations"]:
-            truth[box["image_id"]].append((box["category_id"], box["bbox"], None))  # no score
-    except (KeyError, RecursionError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is not a COCO annotation file ({reason})") from None
-    if not images:
-        raise InputError(f"{path} lists no images")
-    return images, names, truth
+    for box in coco.get("annotations") or []:
+        truth[box["image_id"]].append((box["category_id"], box["bbox"], None))  # no score
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    return [(image["id"], image["file_name"]) for image in coco["images"]], names, truth
 
 
-def load_results(path, images, names, min_score):
+def load_results(path, json_file, images, names, min_score):
     """Returns {image id: [(category id, xywh box, score)]}, the best score last."""
-    image_ids = {image_id for image_id, _ in images}
+    coco = {"images": [{"id": id_, "file_name": file_name} for id_, file_name in images]}
     predictions = defaultdict(list)
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-        for box in sorted(results, key=lambda box: box["score"]):
-            for key, known in (("image_id", image_ids), ("category_id", names)):
-                if box[key] not in known:
-                    raise InputError(f"{path}: {key} {box[key]} is not in the annotation file")
-            x, y, w, h = box["bbox"]
-            scored = (box["category_id"], (x, y, w, h), box["score"])
-            if box["score"] >= min_score:
-                predictions[box["image_id"]].append(scored)
-    except (KeyError, RecursionError, TypeError, ValueError):
-        wanted = "[{image_id, category_id, bbox: [x, y, w, h], score}]"
-        raise InputError(f"{path} is not COCO results: {wanted}") from None
+    for box in sorted(read_results(path, json_file, coco, names), key=lambda box: box["score"]):
+        if box["score"] >= min_score:
+            predictions[box["image_id"]].append((box["category_id"], box["bbox"], box["score"]))
     return predictions
 
 
@@ -117,9 +97,7 @@ def draw_boxes(ax, image, boxes, labels, colors):
 def draw_predictions(annotation_file, image_dir, results_file, output, count=6, min_score=0.3):
     """Write the picture of `count` images to the PNG file `output`."""
     images, names, truth = load_annotations(annotation_file)
-    listed = [{"id": id_, "file_name": file_name} for id_, file_name in images]
-    check_same_images(results_file, listed, annotation_file)
-    predictions = load_results(results_file, images, names, min_score)
+    predictions = load_results(results_file, annotation_file, images, names, min_score)
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
     images = [images[i] for i in chosen]
     pixels = [read_image(str(Path(image_dir, file_name))) for _, file_name in images]
@@ -156,10 +134,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         if not 1 <= args.count <= 50:
-            raise InputError(f"--count must be between 1 and 50, not {args.count}")
+            raise UserError(f"--count must be between 1 and 50, not {args.count}")
         files = args.annotations, args.image_dir, args.results, args.output
         draw_predictions(*files, args.count, args.score)
-    except (InputError, UserError, OSError) as error:
+    except (UserError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(args.output)
 

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from tabulate import tabulate
 from tqdm import tqdm
 
-from detection.data.coco import category_id_map, check_images, read_coco, write_json
-from detection.data.results import check_truth, read_models, read_results, write_images
+from detection.data.coco import category_id_map, read_coco, validate, write_json
+from detection.data.results import check_ground_truth, read_models, read_results, write_images
 from detection.evaluation.average_precision import average_precision
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS, find_metric
 from detection.evaluation.intervals import difference, resample
@@ -77,10 +77,10 @@ def fuse_and_score(args: argparse.Namespace) -> None:
     find_metric(args.metric)
     coco = read_coco(args.json_file)
     category_ids = category_id_map(coco, args.json_file)
-    check_images(coco, args.json_file)
+    validate(coco, args.json_file)
     is_scored = bool(coco.get("annotations"))
     if is_scored:
-        check_truth(coco, args.json_file)
+        check_ground_truth(coco, args.json_file)
     members = {}
     keep_inputs(args.output, args.json_file)
     for name, path in map(named_path, args.members):

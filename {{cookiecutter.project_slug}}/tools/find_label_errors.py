@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.checks.reviews import has_decisions, write_review
-from detection.data.results import load
+from detection.data.results import read_ground_truth_and_results
 from detection.evaluation.matching import match
 from detection.utils.cli import find_config
 from detection.utils.errors import UserError
@@ -82,7 +82,7 @@ def find(args: argparse.Namespace) -> list[str]:
         raise UserError(f"{csv_file}: has decisions in it; choose another --output or move it away")
     results = []
     for file in results_files:
-        coco, found = load(file, json_file)
+        coco, found = read_ground_truth_and_results(file, json_file)
         seen = {r["image_id"] for r in results}
         if both := seen & {r["image_id"] for r in found}:
             raise UserError(f"{file}: predicts on image {min(both)}, as an earlier file does")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.data.results import load, read_models
+from detection.data.results import read_ground_truth_and_results, read_models
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.evaluation.score_threshold import FILE, find_threshold, save_threshold
 from detection.utils.errors import UserError
@@ -46,7 +46,9 @@ def main(argv: list[str] | None = None) -> None:
             return
         if len(pairs) > 1:  # a threshold that differs from fold to fold is not to be trusted
             for results_file, json_file in pairs:
-                own = find_threshold(args.metric, *load(results_file, json_file))
+                own = find_threshold(
+                    args.metric, *read_ground_truth_and_results(results_file, json_file)
+                )
                 print(f"{results_file}: {own.value:.4f} from {own.threshold:.4f}")
         save_threshold(found, output)
     except UserError as e:

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from tabulate import tabulate
 
-from detection.data.coco import category_id_map, check_images, read_coco
-from detection.data.results import load, read_results
+from detection.data.coco import category_id_map, read_coco, validate
+from detection.data.results import read_ground_truth_and_results, read_results
 from detection.utils.cli import fraction
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs, write_all
@@ -93,9 +93,10 @@ def label(args: argparse.Namespace) -> None:
     coco = read_coco(args.json_file)
     names = {c["id"]: c["name"] for c in coco["categories"]}
     category_ids = category_id_map(coco, args.json_file)
-    check_images(coco, args.json_file)
+    validate(coco, args.json_file)
     results = read_results(args.results, args.json_file, coco, category_ids)
-    validation = load(*args.validated) if args.validated else None
+    validated = args.validated
+    validation = read_ground_truth_and_results(*validated) if validated else None
     min_scores = choose_scores(args, names, validation)
     qualities = measure(names, min_scores, validation)
     labelled = pseudo_labels(coco, results, min_scores)

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.checks.reviews import has_decisions, write_review
-from detection.data.results import load
+from detection.data.results import read_ground_truth_and_results
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.evaluation.matching import match
 from detection.utils.cli import named_path
@@ -104,7 +104,10 @@ def compare(args: argparse.Namespace) -> list[str]:
         UserError: a file cannot be used.
     """
     keep_inputs(args.output, args.json_file, *args.results.values())
-    loaded = {name: load(path, args.json_file) for name, path in args.results.items()}
+    loaded = {
+        name: read_ground_truth_and_results(path, args.json_file)
+        for name, path in args.results.items()
+    }
     coco = next(iter(loaded.values()))[0]
     results = {name: found for name, (_, found) in loaded.items()}
     page = comparison(coco, results)
@@ -126,7 +129,7 @@ def report(args: argparse.Namespace) -> list[str]:
         from detection.workshop.reports.wandb import send_report, writer_settings  # slow to import
 
         writer = writer_settings(args.run)
-    coco, results = load(args.results, args.json_file)
+    coco, results = read_ground_truth_and_results(args.results, args.json_file)
     if args.run:
         check_classes(args.run, [category["name"] for category in coco["categories"]])
     curves = read_history(args.run) if args.run else {}

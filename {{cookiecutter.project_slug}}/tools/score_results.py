@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.data.results import load
+from detection.data.results import read_ground_truth_and_results
 from detection.evaluation.average_precision import average_precision, results_table
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS, find_metric
 from detection.evaluation.metric import describe
@@ -62,7 +62,7 @@ def pool(pairs: list[tuple[str, str]]) -> tuple[dict, list[dict]]:
     whole = {"images": [], "annotations": [], "categories": None}
     all_results, seen = [], {}
     for results_file, json_file in pairs:
-        coco, results = load(results_file, json_file)
+        coco, results = read_ground_truth_and_results(results_file, json_file)
         names = {c["id"]: c["name"] for c in coco["categories"]}
         if whole["categories"] not in (None, names):
             raise UserError(f"{json_file}: numbers its categories otherwise than {pairs[0][1]}")

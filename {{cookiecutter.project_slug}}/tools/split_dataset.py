@@ -38,12 +38,12 @@ from detection.utils.image_contents import label_equal
 from detection.utils.image_roots import config_root
 from detection.utils.paths import DATASETS, in_project
 from detection.workshop.preparation.splits import (
+    assign_folds,
     check_records,
     count_boxes,
-    deal,
     hold_out,
-    join_labels,
     label_by,
+    merge_groups,
     random_folds,
     subset,
 )
@@ -66,10 +66,10 @@ def group(coco: dict, args: argparse.Namespace) -> np.ndarray:
                 "identical ones among them may be torn; --image-root says where they are"
             )
     else:
-        from detection.workshop.preparation.near_duplicates import hash_images, label_alike
+        from detection.workshop.preparation.near_duplicates import group_similar, hash_images
 
-        labels.append(label_alike(hash_images(paths), args.near_duplicates))
-    groups = join_labels(*labels)
+        labels.append(group_similar(hash_images(paths), args.near_duplicates))
+    groups = merge_groups(*labels)
     sizes = np.bincount(groups)
     if len(sizes) < len(images):
         largest = images[int((groups == sizes.argmax()).argmax())]["file_name"]
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
     groups, counts = group(coco, args), count_boxes(coco)
     output = Path(args.output or Path(args.json_file).parent / "folds")
     if args.val_fraction is None:
-        folds = deal(counts, groups, args.folds, args.seed)
+        folds = assign_folds(counts, groups, args.folds, args.seed)
         shuffled = random_folds(len(folds), args.folds, args.seed)
         names = list(range(args.folds))
         parts = {output / str(k): folds == k for k in names}

@@ -341,11 +341,11 @@ def test_every_example_of_the_help_names_what_there_is(tmp_path):
     ("content", "says"),
     [
         (None, "cannot be read"),
-        ("{", "is no valid json"),
+        ("{", "is not valid json"),
         ({"annotations": []}, "has no annotations to explore"),
         ({"annotations": [{"image_id": [], "category_id": {}, "bbox": 3}]}, "has no annotations"),
-        ({"images": [{"id": 1, "file_name": "a", "width": 0, "height": 9}]}, "images[0] needs"),
-        ({"categories": [{"id": "1", "name": "a"}]}, "categories[0] needs an id"),
+        ({"images": [{"id": 1, "file_name": "a", "width": 0, "height": 9}]}, "images[0].width: "),
+        ({"categories": [{"id": "1", "name": "a"}]}, "categories[0].id: "),
     ],
 )
 def test_bad_files_are_one_line(tmp_path, capsys, content, says):

@@ -1,4 +1,4 @@
-"""tools/check_dataset.py: each kind of damage is found, mended where it can be, found no more."""
+"""tools/check_dataset.py: each kind of damage is found, fixed where possible, and then gone."""
 
 import copy
 import io
@@ -339,7 +339,7 @@ def make_all_crowds(data):
     return list(range(1, 25))
 
 
-# (plant, kind, whether --fix mends it, or does so if it may take out much or shift)
+# (plant, kind, whether --fix fixes it, or with which option)
 DAMAGES = [
     (edit(image_id=99), "unknown_image_ids", True),
     (edit(category_id=99), "unknown_category_ids", True),
@@ -410,7 +410,7 @@ def name_of(value) -> str:
 
 
 @pytest.mark.parametrize(("plant", "kind", "is_fixable"), DAMAGES, ids=name_of)
-def test_damage_is_found_and_mended(data, capsys, plant, kind, is_fixable):
+def test_damage_is_found_and_fixed(data, capsys, plant, kind, is_fixable):
     items = plant(data)
     if kind == "missing_images" and (data.images / items[0]).exists():
         pytest.skip("to this file system the names are the same")
@@ -431,7 +431,7 @@ def test_damage_is_found_and_mended(data, capsys, plant, kind, is_fixable):
     left = report["findings_left"]
     assert (kind in kinds(left)) != bool(is_fixable)
     assert bool(KINDS[kind].fix) or is_fixable in (False, "shift")
-    # no mending does damage; a class that is added is absent
+    # no fix does damage; a class that is added is absent
     new = kinds(left) - kinds(report["findings"]) - {"absent_classes"}
     assert all(KINDS[kind].severity == "note" for kind in new)
     assert status == any(f["severity"] == "error" for f in left)
@@ -550,15 +550,15 @@ def fixed_annotation(data, number=5) -> dict:
         ({"image_id": "1", "category_id": 2.0}, {"image_id": 1, "category_id": 2}),
     ],
 )
-def test_what_mended_annotations_look_like(data, before, after):
+def test_what_fixed_annotations_look_like(data, before, after):
     annotation = data.splits["train"]["annotations"][4]
     annotation.update(before)
     status, _ = data.check("--fix")
     assert status == 0
-    mended = fixed_annotation(data)
-    assert mended.items() >= after.items()
+    repaired = fixed_annotation(data)
+    assert repaired.items() >= after.items()
     for key in annotation.keys() - before.keys() - after.keys():
-        assert mended[key] == annotation[key]
+        assert repaired[key] == annotation[key]
 
 
 def test_corners_become_boxes(data):
@@ -664,7 +664,7 @@ def test_equal_names_in_folders_of_their_own(data):
     assert roots[0] in notes["train"] and roots[1] not in notes["train"]  # val has too few
     assert all(root in notes["val"] for root in roots)
 
-    # with the root of train for both, each image of val is one of train, which is not mended
+    # with the root of train for both, each image of val is one of train, which is not fixed
     status, found = check(roots[0])
     assert status == 1 and kinds(found["findings"]) == {"shared_images"}
     assert fixed(data) == {**data.splits["train"], "fixes": {}}
@@ -788,7 +788,7 @@ def test_an_image_beyond_pillows_limit_is_sound(data):
     assert fixed(data)["images"] == data.splits["train"]["images"]
 
 
-def test_a_wrong_folder_takes_nothing_out_and_is_told(data, capsys):
+def test_a_wrong_folder_takes_nothing_out_and_is_reported(data, capsys):
     files = data.write()
     assert tool.main([*files, "--image-root", str(data.folder)]) == 1
     shown = " ".join(capsys.readouterr().out.split())
@@ -808,7 +808,7 @@ def test_a_wrong_folder_takes_nothing_out_and_is_told(data, capsys):
     ]
 
 
-def test_several_damages_at_once_are_mended_and_the_copy_can_be_registered(data):
+def test_several_damages_at_once_are_fixed_and_the_copy_can_be_registered(data):
     from detection.data.datasets import register_split
     from detectron2.data import DatasetCatalog
 
@@ -818,17 +818,17 @@ def test_several_damages_at_once_are_mended_and_the_copy_can_be_registered(data)
     data.splits["train"]["annotations"][7]["image_id"] = 1000
     data.splits["train"]["annotations"][8] = None
     with pytest.raises(UserError):
-        DatasetCatalog.get(register_split("mended", str(data.write()[0]), str(data.images)))
+        DatasetCatalog.get(register_split("repaired", str(data.write()[0]), str(data.images)))
     status, _ = data.check("--fix=drop")
     assert status == 0
     path = str(data.folder / "fixed" / "train.json")
-    records = DatasetCatalog.get(register_split("mended", path, str(data.images)))
+    records = DatasetCatalog.get(register_split("repaired", path, str(data.images)))
     assert len(records) == COUNTS["train"] - 1
     assert records[0]["annotations"][0]["bbox"] == [2, 30, 20.5, 15]
 
 
 def test_pycocotools_never_finds_annotation_0_and_we_do(data):
-    """Every box is found with the right class; once mended, pycocotools says so too."""
+    """Every box is found with the right class; once fixed, pycocotools says so too."""
     from detection.evaluation.average_precision import average_precision
 
     edit(id=0)(data)
@@ -1120,6 +1120,31 @@ def test_few_are_taken_out_unasked_and_many_are_not(export):
         assert report[kind]["export"]["annotations"] == broken
 
 
+def test_only_large_removals_are_refused(export, capsys):
+    """40 boxes of one image: one without numbers goes, six outside stay and are named."""
+    export.coco["annotations"] = [
+        {**export.annotation, "id": k, "bbox": [k, 8, 20, 20]} for k in range(1, 41)
+    ]
+    first, *others = export.coco["annotations"]
+    first["bbox"] = None
+    others[0]["iscrowd"] = "0"
+    for a in others[1:7]:
+        a["bbox"] = [a["bbox"][0] + 100, 8, 20, 20]
+    status, report, _ = export.fix()
+    assert status == 1
+    assert report["removed"]["export"]["kinds"] == {"not_four_numbers": 1}
+    assert report["refused"]["export"]["kinds"] == {"outside": 6}
+    assert report["changes"] == {"export": {"not_four_numbers": 1, "odd_iscrowd": 1}}
+    assert {f["kind"]: f["count"] for f in report["findings_left"]}["outside"] == 6
+    made = json.loads((export.folder / "fixed" / "export.json").read_text(encoding="utf-8"))
+    assert len(made["annotations"]) == 39
+    shown = " ".join(capsys.readouterr().out.split()).split("refused")[1]
+    assert KINDS["outside"].what in shown and "ARGS=--fix=drop" in shown
+    status, report, _ = export.fix("--fix=drop")
+    assert (status, report["refused"]) == (0, {})
+    assert report["removed"]["export"]["kinds"] == {"not_four_numbers": 1, "outside": 6}
+
+
 @pytest.mark.parametrize(("first", "shift"), [(0, 1), (2, -1)])
 def test_classes_that_are_off_by_one_are_never_trained_on(export, first, shift):
     export.annotation["category_id"] = first
@@ -1171,7 +1196,7 @@ def test_training_recommends_a_fix_that_helps_and_no_other(export, plant, is_fix
 # -- files that cannot be checked or written ------------------------------------------------------
 
 
-def test_unreadable_files_are_told_and_the_others_checked(data, capsys):
+def test_unreadable_files_are_reported_and_the_others_checked(data, capsys):
     files = data.write()
     Path(files[1]).write_text("{", encoding="utf-8")
     missing = str(data.folder / "missing.json")
@@ -1383,4 +1408,4 @@ def test_no_file_ends_in_a_traceback(tmp_path_factory, project_classes):
             DatasetCatalog.get(register_split("fuzz", str(output / "odd.json"), str(data.images)))
 
     run()
-    assert min(seen.values()) > 10, seen  # else it tries but one of the two
+    assert min(seen.values()) > 10, seen  # else it tries only one of the two

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from detection import classes
 from detection.checks.annotations import check_annotations
-from detection.data.coco import category_id_map, check_images, read_coco
+from detection.data.coco import category_id_map, read_coco, validate
 from detection.data.datasets import register_split, training_images
 from detection.data.mapper import BoxMapper
 from detection.data.results import read_results
@@ -182,15 +182,15 @@ def test_missing_file_says_which_key_to_set(folder):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "is no valid json"),
-        ('{"images": [', "is no valid json"),
-        ("[" * 100_000, "is no valid json"),
-        ("[]", 'it has no "images"'),
-        ("null", 'it has no "images"'),
-        ('{"images": {"id": 1}}', 'it has no "images"'),
+        ("", "is not valid json"),
+        ('{"images": [', "is not valid json"),
+        ("[" * 100_000, "is not valid json"),
+        ("[]", 'has no "images"'),
+        ("null", 'has no "images"'),
+        ('{"images": {"id": 1}}', 'has no "images"'),
         ('{"images": [1], "categories": []}', 'it has no "categories"'),
-        ('{"images": [1], "categories": [1], "annotations": null}', '"annotations" are no list'),
-        ('{"images": [1], "categories": [1]}', "a category needs a name"),
+        ('{"images": [1], "categories": [1], "annotations": null}', '"annotations" are'),
+        ('{"images": [1], "categories": [1]}', "categories[0].id: "),
     ],
 )
 def test_files_that_are_no_coco_json(folder, text, says):
@@ -199,7 +199,7 @@ def test_files_that_are_no_coco_json(folder, text, says):
 
 def test_file_that_is_no_utf_8(folder):
     (folder / "data.json").write_bytes("종이".encode("cp949"))
-    with pytest.raises(UserError, match="is no valid json"):
+    with pytest.raises(UserError, match="is not valid json"):
         register_split(NAME, str(folder / "data.json"), str(folder))
 
 
@@ -237,9 +237,15 @@ def test_file_that_is_no_utf_8(folder):
             "none of its categories ('dog', '개') is one of detection/cl",
         ),
         ({0: "can", 1: "종이", 2: 'a/"b"', 3: "can"}, "two categories have the name 'can'"),
-        ({"0": "can", "1": "종이", 2: 'a/"b"'}, "whole number from 0 as its id: {'id': '0'"),
-        ({-1: "can", 1: "종이", 2: 'a/"b"'}, "whole number from 0 as its id: {'id': -1"),
-        ({0: ["can"], 1: "종이", 2: 'a/"b"'}, "needs a name"),
+        (
+            {"0": "can", "1": "종이", 2: 'a/"b"'},
+            "categories[0].id: must be a whole number from 0, it is '0'",
+        ),
+        (
+            {-1: "can", 1: "종이", 2: 'a/"b"'},
+            "categories[0].id: must be a whole number from 0, it is -1",
+        ),
+        ({0: ["can"], 1: "종이", 2: 'a/"b"'}, "categories[0].name: "),
     ],
 )
 def test_categories_that_are_not_the_classes(folder, categories, says):
@@ -255,7 +261,7 @@ def test_category_that_only_the_json_has_but_annotations_use(folder):
     assert "its 'new' is not in detection/classes.py: add the class at" in refusal(folder, coco)
 
 
-def test_categories_in_another_order_are_but_mentioned(folder, caplog):
+def test_categories_in_another_order_are_only_mentioned(folder, caplog):
     coco = make_coco()
     coco["categories"] = [{"id": 4 - c["id"], "name": c["name"]} for c in coco["categories"]]
     with caplog.at_level(logging.INFO, logger="detectron2.detection"):
@@ -269,12 +275,12 @@ def test_byte_order_mark_does_no_harm(folder):
 
 
 def test_two_categories_with_one_id(folder):
-    assert "two categories have the id 4" in refusal(folder, make_coco((4, 4, 5)))
+    assert "categories[1].id: 4" in refusal(folder, make_coco((4, 4, 5)))
 
 
 def test_class_that_stands_twice_in_the_classes(folder, monkeypatch):
     monkeypatch.setattr("detection.data.coco.CLASSES", [*CLASSES, "can"])
-    with pytest.raises(UserError, match=r"classes.py: a class stands there twice"):
+    with pytest.raises(UserError, match=r"classes.py: .* twice"):
         register(folder, make_coco())
 
 
@@ -289,9 +295,9 @@ ERRORS = [
     ("images.1.file_name", 5, '"file_name" must be text'),
     ("images.1", [], 'image records that cannot be used: 1 (number 1 ("id" must be'),
     ("images.1.width", 10**30, '"width" must be a whole number'),
-    ("images.1", make_coco()["images"][0], "image ids that stand more than once: 1 (1)"),
+    ("images.1", make_coco()["images"][0], "image ids that occur more than once: 1 (1)"),
     ("images.1.file_name", "3.png", ": 1 (3.png)"),
-    ("annotations.2.id", 1, "annotation ids that stand more than once: 1 (1 (2.png))"),
+    ("annotations.2.id", 1, "annotation ids that occur more than once: 1 (1 (2.png))"),
     ("annotations.2.id", True, 'records that cannot be used: 1 (number 2 ("id" must be'),
     ("annotations.2", None, 'annotation records that cannot be used: 1 (number 2 ("id" must be'),
     ("annotations.0.image_id", 9, "of an image that the file does not list: 1 (1)"),
@@ -303,7 +309,7 @@ ERRORS = [
     ("annotations.0.bbox", [1, 2, 3, float("nan")], "not four finite numbers"),
     ("annotations.0.bbox", [1, 2, 3, -float("inf")], "not four finite numbers"),
     ("annotations.0.bbox", [1, 2, 3, 10**400], "not four finite numbers"),
-    ("annotations.0.area", "12", "area is no number: 1 (1 (1.png))"),
+    ("annotations.0.area", "12", "area is not a number: 1 (1 (1.png))"),
     ("annotations.0.iscrowd", "0", "iscrowd is neither 0 nor 1: 1 (1 (1.png))"),
     ("annotations.0.iscrowd", None, "iscrowd is neither 0 nor 1: 1 (1 (1.png))"),
     ("annotations.0.ignore", 1, 'annotations to "ignore"'),
@@ -314,8 +320,8 @@ ERRORS = [
 WARNINGS = [
     ("annotations.0.bbox", [1, 2, 0, 5], "box has no area: 1 (1 (1.png)); left out of training"),
     ("annotations.0.bbox", [9, 9, 5, -5], "box has no area: 1 (1 (1.png)); left out of training"),
-    ("annotations.0.bbox", [60, 5, 10, 10], "box lies outside its image: 1 (1 (1.png))"),
-    ("annotations.0.bbox", [-9, 5, 9, 10], "box lies outside its image: 1 (1 (1.png))"),
+    ("annotations.0.bbox", [60, 5, 10, 10], "box is outside its image: 1 (1 (1.png))"),
+    ("annotations.0.bbox", [-9, 5, 9, 10], "box is outside its image: 1 (1 (1.png))"),
     ("annotations.0.bbox", [5, 5, 60, 10], "more than a pixel outside their image"),
     ("annotations.0.bbox", [-2, 5, 10, 10], "more than a pixel outside their image"),
     ("annotations.0.bbox", [5, 38.5, 10, 3], "more than a pixel outside their image"),
@@ -325,7 +331,7 @@ WARNINGS = [
     (
         "annotations.0.category_id",
         2,
-        "classes without annotations: 1 (can); in training not",
+        "classes without annotations: 1 (can); ",
     ),
 ]
 
@@ -403,7 +409,33 @@ def test_a_name_that_is_far_too_long_ends_in_a_short_line(folder, section):
     assert len(refusal(folder, coco)) < 1000
     if section == "images":
         with pytest.raises(UserError, match=r"images\[0\]"):
-            check_images(coco, "data.json")
+            validate(coco, "data.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        ("images.1.width", 0, "images[1].width: "),
+        ("images.1", None, "images[1].id: "),
+        ("images.1.id", 1, "images[1].id: 1 "),
+        ("categories.2.name", 5, "categories[2].name: "),
+        ("categories.2.id", 1, "categories[2].id: 1 "),
+        ("annotations.0", 7, "annotations[0].image_id: "),
+        ("annotations.1.image_id", True, "annotations[1].image_id: "),
+        ("annotations.1.image_id", 9, "annotations[1].image_id: 9 "),
+        ("annotations.1.category_id", 9, "annotations[1].category_id: 9 "),
+        ("annotations.2.bbox", [1, 2, 3, float("nan")], "annotations[2].bbox: "),
+    ],
+)
+def test_the_first_bad_record_is_named_with_its_field(folder, path, value, where):
+    keys = ("image_id", "category_id", "bbox")
+    validate(make_coco(), "data.json", annotations=keys)
+    with pytest.raises(UserError) as error:
+        validate(change(make_coco(), path, value), "data.json", annotations=keys)
+    line = str(error.value)
+    assert line.startswith(f"data.json: {where}") and "\n" not in line
+    if path.startswith("annotations"):  # which are only looked at where they are needed
+        validate(change(make_coco(), path, value), "data.json")
 
 
 def damage(coco: dict, rng: random.Random):
@@ -578,7 +610,7 @@ def test_line_breaks_in_names_break_no_line(folder):
     assert "(a\\nb\\x1b[31m\\u2028종이)" in refusal(folder, coco)
 
 
-def test_single_boxes_that_seem_to_be_corners_are_told(folder):
+def test_single_boxes_that_seem_to_be_corners_are_reported(folder):
     coco = change(make_coco(), "annotations.0.bbox", [30, 20, 50, 35])
     (finding,) = check_annotations(coco, str(folder))
     assert finding.kind == "partly_outside"

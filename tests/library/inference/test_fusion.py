@@ -142,16 +142,19 @@ def test_ensemble_of_bad_input(run, toy, results, tmp_path):
     output = tmp_path / "fused.json"
     coco = read_coco(val)
     for damage, message in (
-        ({"images": [{"id": 1, "file_name": "a.jpg"}]}, "images[0] needs"),
-        ({"images": coco["images"] + coco["images"][:1]}, "two images have the id"),
-        ({"annotations": [{"id": 1, "image_id": coco["images"][0]["id"]}]}, "annotations[0] is of"),
+        ({"images": [{"id": 1, "file_name": "a.jpg"}]}, "images[0].width: "),
+        ({"images": coco["images"] + coco["images"][:1]}, ".id: "),
+        (
+            {"annotations": [{"id": 1, "image_id": coco["images"][0]["id"]}]},
+            "annotations[0].category_id: ",
+        ),
     ):
         (tmp_path / "val.json").write_text(json.dumps({**coco, **damage}))
         error = run(ensemble, tmp_path / "val.json", good, "--output", output, code=2)
         assert message in error and len(error.strip().splitlines()) == 1
     for args, message in (
         ([good, empty], "has no detection"),
-        ([good, cut], "is no valid json"),
+        ([good, cut], "is not valid json"),
         ([good, stray], "image_id 987 is not in"),
         ([good, good], "two members"),
         ([f"a={good}", "--weight", "b=2"], "no member is called that; a are"),

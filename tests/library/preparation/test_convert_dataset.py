@@ -339,7 +339,7 @@ def one_for_zero_and_last(box):
         (lambda box: tuple(v + 1.5 for v in box), "", None),
     ],
 )
-def test_numbers_from_1_and_1_for_0_are_told_apart(root, capsys, write, database, wanted):
+def test_numbers_from_1_and_1_for_0_are_distinguished(root, capsys, write, database, wanted):
     source = write_corners(root, list(map(write, AT_BORDERS)), database)
     convert(root, source)
     shown = capsys.readouterr().out
@@ -539,14 +539,14 @@ def test_size_is_that_of_the_image_as_it_is_shown(root, capsys):
     )
 
 
-def test_missing_images_are_told(root, capsys):
+def test_missing_images_are_reported(root, capsys):
     source = write_voc(root)
     (root / "toy/images/toy_train_00002.jpg").unlink()
     output = root / "out.json"
     args = [str(source), f"--image-root={root}", f"--images={root}/toy/images"]
     assert tool.main([*args, f"--output={output}"]) == 1  # the check of the result says so too
-    told = capsys.readouterr().out
-    assert "kept with the size that the annotations say" in told and "error" in told
+    shown = capsys.readouterr().out
+    assert "kept with the size that the annotations say" in shown and "error" in shown
     assert len(json.loads(output.read_text(encoding="utf-8"))["images"]) == 9
     coco = convert(root, source, "--skip-missing", "--force")
     assert len(coco["images"]) == 8
@@ -627,7 +627,7 @@ def test_other_output_is_kept(root, capsys):
     ("name", "content", "says"),
     [
         ("a.csv", "", "has no rows"),
-        ("a.csv", "image_id\n1.jpg\n", "no columns of boxes that we know"),
+        ("a.csv", "image_id\n1.jpg\n", "--columns x1=… y1=… x2=… y2=… names corners"),
         ("a.csv", "a,b\n1,2\n", "--columns image=… names it, one of a, b"),
         ("a.csv", "image_id,bbox\n1,2\n", "--columns class=… names it"),
         ("a.csv", "image_id,bbox,label\n1\n", "row 2 has 1 of 3 values"),
@@ -639,13 +639,13 @@ def test_other_output_is_kept(root, capsys):
         ("l/toy_train_00001.txt", "0 .5 .5 .1\n", "line 1 has 4 values"),
         ("l/toy_train_00001.txt", "0 .5 .5 .1 .1\n9 .5 .5 .1 .1\n", "line 2 has the class 9"),
         ("l/toy_train_00001.txt", "0 .5 .5 .1 nan\n", "line 1 should have finite numbers"),
-        ("l/1.xml", "<annotation>", "is no valid xml"),
-        ("l/1.xml", "<html></html>", "is no Pascal VOC xml"),
+        ("l/1.xml", "<annotation>", "is not valid xml"),
+        ("l/1.xml", "<html></html>", "is not Pascal VOC xml"),
         ("l/1.xml", "<annotation><object/></annotation>", "object 1 has no <name>"),
         ("l/1.json", "{}", "choose COCO"),
         ("a.json", "[1]", "choose COCO"),
-        ("a.json", "[", "is no valid json"),
-        ("a.json", "[" * 100_000, "is no valid json"),
+        ("a.json", "[", "is not valid json"),
+        ("a.json", "[" * 100_000, "is not valid json"),
         ("a.json", '{"images": [], "categories": [], "annotations": []}', "make check"),
         ("l/_annotations.coco.json", '{"images": [], "categories": []}', "make check"),
         ("a.json", '[{"image_id": 1, "category_id": 1, "bbox": [], "score": 1}]', "predictions"),
@@ -663,7 +663,7 @@ def test_other_output_is_kept(root, capsys):
         ),
         ("a.xml", "<annotations><track/></annotations>", "where CVAT exports"),
         ("a.xml", "<annotations><image><box/></image></annotations>", "has no name"),
-        ("l/1.xml", XML_BOMB, "is no valid xml"),
+        ("l/1.xml", XML_BOMB, "is not valid xml"),
         ("a.csv", f"image_id,bbox,label\n{'x' * 10**7},1 2 3 4,can\n", "no rows"),
         ("a.csv", f"image_id,bbox,label\n1,{'9' * 5000} 2 3 4,can\n", "finite numbers"),
         ("a.csv", "image_id,bbox,label\n1,1e999 2 3 4,can\n", "finite numbers"),
@@ -675,7 +675,7 @@ def test_other_output_is_kept(root, capsys):
             "<xmax>2</xmax><ymax>2</ymax></bndbox></object></annotation>",
             "not in detection/classes.py",
         ),
-        ("a.json", "9" * 5000, "is no valid json"),
+        ("a.json", "9" * 5000, "is not valid json"),
         ("l/1.json", '{"shapes": [{"label": "can", "points": [[1, NaN]]}]}', "finite numbers"),
         ("a.xml", "<annotation/>", "convert the folder "),
     ],

@@ -70,9 +70,9 @@ def test_confident_predictions_are_trained_on(unlabelled, train_net, on_toy):
     results = json.loads((unlabelled / "results.json").read_text())
     results += [{**r, "score": 0.3} for r in results]
     (unlabelled / "results.json").write_text(json.dumps(results))
-    told = run(unlabelled)
+    shown = run(unlabelled)
     images = {r["image_id"] for r in results}
-    assert f"{len(results) // 2} boxes on {len(images)} of 4 images" in told
+    assert f"{len(results) // 2} boxes on {len(images)} of 4 images" in shown
 
     overrides = [*on_toy, *on_images(unlabelled)]
     cfg = load_config("configs/debug/smoke.py", overrides)
@@ -103,14 +103,14 @@ def test_each_class_has_a_score_of_its_own(unlabelled):
     coco = json.loads((unlabelled / "test.json").read_text())
     names = {c["id"]: c["name"] for c in coco["categories"]}
     chosen = results[0]["category_id"]
-    told = run(unlabelled, "--min-score", "0.95", "--class-score", f"{names[chosen]}=0.5")
+    shown = run(unlabelled, "--min-score", "0.95", "--class-score", f"{names[chosen]}=0.5")
     written = json.loads((unlabelled / "pseudo.json").read_text())
     assert len(written["annotations"]) == sum(r["category_id"] == chosen for r in results)
     assert {a["category_id"] for a in written["annotations"]} == {chosen}
     assert {i["id"] for i in written["images"]} == {a["image_id"] for a in written["annotations"]}
     assert written["categories"] == coco["categories"]
     assert {a["score"] for a in written["annotations"]} == {0.9}
-    assert all(name in told for name in CLASSES)
+    assert all(name in shown for name in CLASSES)
 
 
 def test_scores_follow_from_validation_data(unlabelled, toy):
@@ -207,7 +207,7 @@ def test_quality_equals_a_count_by_hand():
     assert measured[None] == (2 / 3, 2 / 4)
 
 
-def test_precision_is_told_where_it_is_low(unlabelled, toy):
+def test_precision_is_reported_where_it_is_low(unlabelled, toy):
     """On validation data two of three boxes of a class are wrong."""
     truth = json.loads((toy / "val.json").read_text())
     names = {c["id"]: c["name"] for c in truth["categories"]}
@@ -255,7 +255,7 @@ def test_boxes_are_cut_off_at_the_edges():
         (["--precision", "0.9"], "--precision needs --validated"),
     ],
 )
-def test_bad_arguments_are_told_in_one_line(unlabelled, arguments, message):
+def test_bad_arguments_are_refused_in_one_line(unlabelled, arguments, message):
     assert message in run(unlabelled, *arguments, check=False)
     assert not (unlabelled / "pseudo.json").exists()
 

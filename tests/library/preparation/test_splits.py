@@ -14,7 +14,7 @@ import split_dataset as tool
 from conftest import PROJECT_ROOT, read_metrics
 from detection.config import load_config
 from detection.utils.errors import UserError
-from detection.workshop.preparation.splits import deal, hold_out, join_labels
+from detection.workshop.preparation.splits import assign_folds, hold_out, merge_groups
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,7 +144,7 @@ def test_groups_by_part_of_the_file_name(tmp_path, capsys):
     assert "no group is torn; a random split tears" in capsys.readouterr().out
 
 
-def test_group_larger_than_a_fold_is_told(tmp_path, capsys):
+def test_group_larger_than_a_fold_is_reported(tmp_path, capsys):
     coco = make_coco()
     for image in coco["images"][:30]:
         image["video_id"] = 0
@@ -216,21 +216,25 @@ def repeat_image(coco):
 @pytest.mark.parametrize(
     ("change", "args", "says"),
     [
-        (None, ["--folds", "61"], "60 groups in 60 images cannot be dealt into 61 folds"),
-        (None, ["--folds", "16", "--group-by", "video_id"], "15 groups in 60 images cannot"),
+        (None, ["--folds", "61"], "60 groups in 60 images are too few for 61 folds"),
+        (
+            None,
+            ["--folds", "16", "--group-by", "video_id"],
+            "15 groups in 60 images are too few for 16",
+        ),
         (None, ["--folds", "1"], "--folds must be at least 2, not 1"),
         (None, ["--val-fraction", "1"], "--val-fraction must be between 0 and 1"),
         (None, ["--seed", "-1"], "--seed must be"),
         (None, ["--group-by", "clip"], '60 of 60 images have no "clip", such as 종이/0.jpg; '),
-        (None, ["--group-by", "file_name=_("], "_(: is no regular expression"),
+        (None, ["--group-by", "file_name=_("], "_(: is not a regular expression"),
         (None, ["--group-by", "file_name=_"], "file_name '종이/0.jpg' has nothing like _"),
         (remove_video, ["--group-by", "video_id"], "1 of 60 images have no"),
-        (repeat_image, [], "2 images have the id 21"),
+        (repeat_image, [], "images[60].id: 21 "),
         (lambda c: c.update(annotations=[]), [], "has no annotations"),
-        (lambda c: c["images"][2].pop("id"), [], 'images[2] has no good "id"'),
-        (lambda c: c["annotations"][2].update(image_id=1), [], "annotations[2] has the image_id 1"),
-        (lambda c: c["annotations"][2].update(category_id=1), [], "has the category_id 1, which"),
-        (lambda c: c["annotations"].insert(0, None), [], "annotations[0] has no good"),
+        (lambda c: c["images"][2].pop("id"), [], "images[2].id: "),
+        (lambda c: c["annotations"][2].update(image_id=1), [], "annotations[2].image_id: 1 "),
+        (lambda c: c["annotations"][2].update(category_id=1), [], "annotations[2].category_id: 1 "),
+        (lambda c: c["annotations"].insert(0, None), [], "annotations[0].image_id: "),
         (None, ["--near-duplicates"], "종이/0.jpg: cannot be read as an image (No such file"),
     ],
 )
@@ -243,7 +247,7 @@ def test_what_cannot_be_split_is_one_line(tmp_path, capsys, change, args, says):
     assert [path.name for path in tmp_path.iterdir()] == ["train.json"]
 
 
-def test_class_with_fewer_boxes_than_folds_is_told(tmp_path, capsys):
+def test_class_with_fewer_boxes_than_folds_is_reported(tmp_path, capsys):
     coco = make_coco()
     rare = [a for a in coco["annotations"] if a["category_id"] == 20]
     coco["annotations"] = [a for a in coco["annotations"] if a not in rare[2:]]
@@ -297,7 +301,7 @@ def test_images_of_equal_pixels_stay_together(tmp_path, capsys):
     assert "22 groups of 2 to 3 images, 8 images alone" in out and "warning" not in out
 
 
-def test_images_that_are_not_there_are_told(json_file, tmp_path, capsys):
+def test_images_that_are_not_there_are_reported(json_file, tmp_path, capsys):
     for number in range(20):
         path = tmp_path / f"종이/{number}.jpg"
         path.parent.mkdir(exist_ok=True)
@@ -327,27 +331,27 @@ datasets = st.integers(2, 40).flatmap(
 
 @settings(max_examples=60, deadline=None)
 @given(datasets)
-def test_any_data_is_dealt_whole(drawn):
+def test_any_data_is_split_whole(drawn):
     counts, labels, num_folds, seed = map(np.array, drawn)
-    groups = join_labels(labels)
+    groups = merge_groups(labels)
     assert len(set(zip(groups, labels, strict=True))) == len(set(groups)) == len(set(labels))
     if len(set(groups)) < num_folds:
-        with pytest.raises(UserError, match="cannot be dealt"):
-            deal(counts, groups, int(num_folds), int(seed))
+        with pytest.raises(UserError, match="too few for"):
+            assign_folds(counts, groups, int(num_folds), int(seed))
         return
-    folds = deal(counts, groups, int(num_folds), int(seed))
+    folds = assign_folds(counts, groups, int(num_folds), int(seed))
     assert set(folds) == set(range(num_folds))
     assert all(len(set(folds[groups == g])) == 1 for g in groups)
-    assert (folds == deal(counts, groups, int(num_folds), int(seed))).all()
+    assert (folds == assign_folds(counts, groups, int(num_folds), int(seed))).all()
 
 
 @settings(max_examples=30, deadline=None)
 @given(datasets, st.floats(0.001, 0.999))
 def test_any_data_is_held_out_by_groups(drawn, fraction):
     counts, labels, _, seed = map(np.array, drawn)
-    groups = join_labels(labels)
+    groups = merge_groups(labels)
     if len(set(groups)) < 2:
-        with pytest.raises(UserError, match="cannot be dealt"):
+        with pytest.raises(UserError, match="too few for"):
             hold_out(counts, groups, fraction, int(seed))
         return
     is_val = hold_out(counts, groups, fraction, int(seed))
@@ -363,7 +367,7 @@ def test_large_groups_are_evened_out():
     mixes = rng.dirichlet([4, 2, 1, 0.3], 40)
     counts = np.stack([rng.multinomial(rng.integers(0, 9), mixes[group]) for group in groups])
     worst = []
-    for folds in (deal(counts, groups, 4, 0), groups % 4):
+    for folds in (assign_folds(counts, groups, 4, 0), groups % 4):
         shares = np.stack([counts[folds == fold].sum(0) for fold in range(4)]) / counts.sum(0)
         worst.append(np.abs(shares - 1 / 4).max())
     assert worst[0] < 0.05 < 0.15 < worst[1], worst
@@ -371,7 +375,7 @@ def test_large_groups_are_evened_out():
 
 def test_labels_join_through_one_another():
     first, second = np.array([0, 0, 1, 2, 3]), np.array([0, 1, 1, 2, 3])
-    assert join_labels(first, second).tolist() == [0, 0, 0, 1, 2]
+    assert merge_groups(first, second).tolist() == [0, 0, 0, 1, 2]
 
 
 # -- dataset.fold ----------------------------------------------------------------------------------

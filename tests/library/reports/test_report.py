@@ -657,10 +657,10 @@ def test_no_class_is_the_worst_where_all_are_the_same(tmp_path, num_classes):
     ("name", "content", "told"),
     [
         ("results.json", "[]", "has no detections"),
-        ("results.json", '[{"image_id": 10, "cat', "is no valid json"),
+        ("results.json", '[{"image_id": 10, "cat', "is not valid json"),
         ("results.json", json.dumps([detection(77, 7, [0, 0, 1, 1], 0.5)]), "image_id 770 is not"),
         ("results.json", json.dumps([detection(0, 99, [0, 0, 1, 1], 0.5)]), "category_id 99"),
-        ("val.json", '{"images": [', "is no valid json"),
+        ("val.json", '{"images": [', "is not valid json"),
         ("val.json", json.dumps(make_coco(2)), "has no annotations"),
     ],
 )

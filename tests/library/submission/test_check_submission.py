@@ -167,7 +167,7 @@ SPOILT = {
         "rows of an image",
     ),
     "a cell more": ("60,test", "60,1,test", "1 rows with another number of cells .* line 2"),
-    "a field gone": ("5 1 0 0 400 300", "5 1 0 0 400", "1 rows that are no whole boxes: line 4"),
+    "a field gone": ("5 1 0 0 400 300", "5 1 0 0 400", "1 rows that end within a box: line 4"),
     "no number": ("5 1 0 0 400", "5 1 0 0 4oo", "1 boxes with something .* '5 1 0 0 4oo 300'"),
     "nan": ("5 1 0 0 400", "5 nan 0 0 400", "1 boxes with something .* line 4"),
     "unknown class": ("5 1 0 0", "6 1 0 0", "1 boxes of an unknown class: line 4 '6'"),
@@ -177,7 +177,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_what_is_wrong_is_told_in_a_line(capsys, case):
+def test_what_is_wrong_is_reported_in_a_line(capsys, case):
     old, new, said = SPOILT[case]
     assert old in SOUND
     save("submission.csv", SOUND.replace(old, new))
@@ -226,14 +226,14 @@ def test_other_refusals(capsys):
     assert "submission.csv: cannot be read" in check(capsys)[1]
     assert "there is no format 'voc'" in check(capsys, format_name="voc")[1]
     save("test.json", json.dumps(COCO)[:-5])
-    assert "test.json: is no valid json" in check(capsys)[1]
+    assert "test.json: is not valid json" in check(capsys)[1]
 
 
 def test_columns_of_pandas_index(capsys):
     lines = Path("submission.csv").read_text().splitlines()
     save("submission.csv", "\n".join([f",{lines[0]}", *(f"0,{line}" for line in lines[1:])]))
     status, said = check(capsys)
-    assert status == 1 and "1 columns that the format has not: one without a name" in said
+    assert status == 1 and "1 columns that the format lacks: one without a name" in said
 
 
 def test_the_sample(capsys):
@@ -244,7 +244,7 @@ def test_the_sample(capsys):
     save("sample.csv", "\n".join(["PredictionString,image_id", *rows[1:], ",test/없음.jpg"]))
     status, said = check(capsys, "--sample", "sample.csv")
     assert status == 1 and said.count("\n") == 2
-    assert f"1 images that the sample has not: {names[-1]!r}" in said
+    assert f"1 images that the sample lacks: {names[-1]!r}" in said
     assert "1 images that only the sample has: 'test/없음.jpg'" in said
     save("sample.csv", "\n".join(["image_id,PredictionString", *(f'"{n}",' for n in names)]))
     assert (

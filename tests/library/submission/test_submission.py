@@ -215,7 +215,7 @@ def test_a_submission_scores_as_its_results_do(name):
 BOX = RESULTS[0]
 BAD_RESULTS = {
     "missing": None,
-    "truncated": (json.dumps(RESULTS)[:-5], "no valid json"),
+    "truncated": (json.dumps(RESULTS)[:-5], "not valid json"),
     "no list": ({"annotations": RESULTS}, "list"),
     "no record": ([BOX, 3], "results[1]"),
     "no score": ([{k: v for k, v in BOX.items() if k != "score"}], "results[0]"),
@@ -284,7 +284,7 @@ def test_other_refusals(capsys, monkeypatch):
     save("test.json", {**COCO, "categories": [{"id": 1, "name": "General trash"}]})
     assert "'General trash' has a blank" in refused(capsys, "--format", "open_images")
     save("test.json", json.dumps(COCO)[:-5])
-    assert "test.json: is no valid json" in refused(capsys)
+    assert "test.json: is not valid json" in refused(capsys)
 
 
 def test_starts_without_the_heavy_libraries():

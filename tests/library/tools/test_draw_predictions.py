@@ -75,9 +75,9 @@ def test_the_same_class_has_the_same_color_and_others_another():
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("not json", "results.json is not COCO results"),
-        ('{"annotations": []}', "not COCO results"),
-        ('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3], "score": 1}]', "not COCO"),
+        ("not json", "results.json: is not valid json"),
+        ('{"annotations": []}', "results.json: is not COCO results"),
+        ('[{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3], "score": 1}]', "results[0].bbox: "),
         ('[{"image_id": 8, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "image_id 8"),
         ('[{"image_id": 7, "category_id": 0, "bbox": [1, 2, 3, 4], "score": 1}]', "category_id 0"),
     ],

@@ -1,9 +1,12 @@
-"""Tells how a json's category names differ from CLASSES, so that each case gets its own remedy."""
+"""How a file's category names differ from CLASSES, with a remedy for each case."""
 
 import difflib
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+
+from detection.checks.records import CATEGORY, schema_error
+from detection.utils.text import listed
 
 SHOWN = 5  # names that a sentence lists
 SHOWN_OF_LIST = 12  # where the list is the subject
@@ -12,30 +15,30 @@ CLOSE = 0.6  # difflib's ratio from which a name counts as another's new form
 
 def compare_names(names: list[str], classes: list[str]) -> tuple[dict[str, str], list, list]:
     """
-    Sort out names that are not the same in both.
+    Compare the names in a json with those in `classes`.
 
     Returns:
-        renamed: {name in the json: the name in `classes` that it stands for, as it seems}.
-        missing: of `classes`, not in the json.
-        extra: in the json, not in `classes`.
+        {name in the json: the other name in `classes` that it seems to stand for}, the names that
+        only `classes` has, and those that only the json has.
     """
     missing = [name for name in classes if name not in set(names)]
     extra = [name for name in names if name not in set(classes)]
     renamed = {}
+
+    def pair(name: str, other: str) -> None:
+        renamed[name] = other
+        missing.remove(other)
+        extra.remove(name)
+
     for name in extra.copy():  # first those that look the same
         twins = [other for other in missing if _folded(other) == _folded(name)]
         if len(twins) == 1:
-            renamed[name] = twins[0]
-            missing.remove(twins[0])
-            extra.remove(name)
+            pair(name, twins[0])
     for name in extra.copy():
-        nearest = difflib.get_close_matches(name, missing, n=1, cutoff=CLOSE)
-        if not nearest and len(extra) == len(missing) == 1 and len(classes) > 1:
-            nearest = missing  # all others are there: it can stand for nothing else
-        if nearest:
-            renamed[name] = nearest[0]
-            missing.remove(nearest[0])
-            extra.remove(name)
+        if nearest := difflib.get_close_matches(name, missing, n=1, cutoff=CLOSE):
+            pair(name, nearest[0])
+        elif len(extra) == len(missing) == 1 and len(classes) > 1:
+            pair(name, missing[0])  # all others are there: it can stand for nothing else
     return renamed, missing, extra
 
 
@@ -43,21 +46,17 @@ def spare_categories(
     categories: Sequence, used: Collection[int], classes: Collection[str]
 ) -> list[dict]:
     """
-    The categories that are no classes, as the root is that Roboflow writes.
+    The categories that are not classes, such as the root that Roboflow writes.
 
     No annotation uses them, and others name them as supercategory or have their name. A parent in
     `classes` is one, unless another category has its name.
 
     Args:
-        categories: of a COCO json; malformed ones are passed over.
+        categories: of a COCO file; malformed ones are ignored.
         used: ids that annotations have.
         classes: CLASSES.
     """
-    sound = [
-        c
-        for c in categories
-        if isinstance(c, dict) and type(c.get("id")) is int and isinstance(c.get("name"), str)
-    ]
+    sound = [c for c in categories if not schema_error(c, CATEGORY)]
     left = Counter(c["name"] for c in sound)
     used_names = {c["name"] for c in sound if c["id"] in used}
     children = children_of(sound)
@@ -84,7 +83,7 @@ def children_of(categories: Sequence[dict]) -> dict[str, list[dict]]:
 
 
 def alike_names(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of different names that differ in case, blanks or Unicode form alone."""
+    """Pairs of names that differ only in case, blanks or Unicode form."""
     first = {}
     for name in dict.fromkeys(names):
         first.setdefault(_folded(name), []).append(name)
@@ -92,7 +91,7 @@ def alike_names(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def only_spelling(name: str, other: str) -> str:
-    """What alone two names differ in: letter case, blanks or Unicode form; else empty."""
+    """In what two names differ if they look alike: case, blanks or Unicode form; else empty."""
     if name == other or _folded(name) != _folded(other):
         return ""
     composed, other_composed = (unicodedata.normalize("NFC", text) for text in (name, other))
@@ -105,7 +104,7 @@ def only_spelling(name: str, other: str) -> str:
 
 def describe_differences(names: list[str], classes: list[str], unused: set[str]) -> str:
     """
-    One line that says what differs and what to do; empty if the names are the same in any order.
+    One line that says what differs and what to do; empty for the same names in any order.
 
     Args:
         names: of the json's categories.
@@ -147,9 +146,8 @@ def describe_differences(names: list[str], classes: list[str], unused: set[str])
 
 def describe_lists(recorded: Sequence[str], wanted: Sequence[str]) -> str:
     """
-    What is recorded of a training, and the project's classes; long lists from where they differ.
-
-    It goes on from e.g. "the checkpoint's ".
+    The end of a sentence such as "the checkpoint's …": how the recorded classes differ from the
+    project's; long lists are shown from where they differ.
     """
     pairs = enumerate(zip(recorded, wanted, strict=False))
     common = min(len(recorded), len(wanted))
@@ -167,10 +165,8 @@ def describe_lists(recorded: Sequence[str], wanted: Sequence[str]) -> str:
 
 def list_names(names: Sequence[str], start: int = 0) -> str:
     """Names in quotes from position `start`, as many as a line has room for."""
-    shown = ", ".join(repr(name[:60]) for name in names[start : start + SHOWN_OF_LIST])
-    before = "…, " if start else ""
-    more = len(names) - start - SHOWN_OF_LIST
-    return f"{before}{shown}" + (f" and {more} more" if more > 0 else "")
+    quoted = [repr(name[:60]) for name in names[start:]]
+    return ("…, " if start else "") + listed(quoted, SHOWN_OF_LIST)
 
 
 def _folded(name: str) -> str:
@@ -178,5 +174,4 @@ def _folded(name: str) -> str:
 
 
 def _list(names: list[str]) -> str:
-    shown = ", ".join(repr(name[:60]) for name in names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+    return listed([repr(name[:60]) for name in names], SHOWN)

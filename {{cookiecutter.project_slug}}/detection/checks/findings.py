@@ -1,13 +1,14 @@
 """What a check has found: cases of one kind, counted and named."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from detection.checks.kinds import ERROR, KINDS, SEVERITIES
+from detection.utils.text import printable
 
 SHOWN = 5  # items a finding names
-LONGEST = 300  # letters that are shown of an item or a note
+LONGEST = 300  # characters that are shown of an item or a note
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Finding:
     Attributes:
         kind: a key of KINDS.
         items: annotation ids, file names, class names, or sentences.
-        notes: what is to be said of each item, as far as there is something.
-        split: the annotation file, shortly; empty where there is but one.
+        notes: remarks on the items, in their order; empty where there is nothing to say.
+        split: a short name of the annotation file; empty where there is only one.
     """
 
     kind: str
@@ -37,16 +38,10 @@ class Finding:
 
     @property
     def examples(self) -> str:
-        """The first few items with what is said of them."""
-        shown = [_short(str(item)) for item in self.items[:SHOWN]]
-        if self.notes:
-            shown = [
-                f"{item} ({_short(note)})" if note else item
-                for item, note in zip_longest(shown, self.notes[: len(shown)])
-            ]
-        text = ", ".join(shown) + (", …" if len(self.items) > SHOWN else "")
-        # names may hold line breaks and whatever else a terminal would obey
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        """The first few items with their notes."""
+        pairs = zip_longest(self.items[:SHOWN], self.notes[:SHOWN], fillvalue="")
+        shown = [_short(str(item)) + (f" ({_short(note)})" if note else "") for item, note in pairs]
+        return printable(", ".join(shown) + (", …" if len(self.items) > SHOWN else ""))
 
     @property
     def message(self) -> str:
@@ -60,6 +55,6 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
-def sort_findings(findings: list[Finding]) -> list[Finding]:
+def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first, then warnings, then notes; those without items are left out."""
     return sorted((f for f in findings if len(f.items)), key=lambda f: SEVERITIES.index(f.severity))

@@ -1,16 +1,17 @@
-"""Fixes what a COCO json says of its images; takes out those that nothing can be done with."""
+"""Fixes what a COCO file says of its images; removes those that nothing can be done with."""
 
 from collections import Counter, defaultdict
 
-from detection.checks.annotations import IMAGE, complaint, has_id, is_box
+from detection.checks.annotations import sound
 from detection.checks.fix_changes import Changes
 from detection.checks.images import ImageFacts, file_name, same_content
+from detection.checks.records import IMAGE, has_id, is_box, schema_error
 from detection.utils.image_files import find_moved, find_twins, is_file
 
 
 def find_names(splits: dict[str, dict], roots: dict[str, str]) -> dict[str, dict[str, str]]:
     """
-    {split: {file_name that is not there: the one that it must mean}}.
+    {split: {file_name of a missing file: the one that it must mean}}.
 
     Args:
         splits: {name: parsed json}.
@@ -35,9 +36,16 @@ def fix_images(
     changes: Changes,
 ) -> None:
     """
-    Fix the image records in place; `names` are those of `find_names`.
+    Fix the image records in place.
 
-    Images are only taken out of a json with annotations: else predictions are due for all.
+    Images are only removed from a file with annotations: else predictions are due for all.
+
+    Args:
+        coco: the parsed file.
+        facts: {file_name: of its image}.
+        image_root: the folder of the images.
+        names: {file_name: the one to write instead}.
+        changes: keeps count.
     """
     for image in coco["images"]:
         if (name := file_name(image)) in names:
@@ -45,27 +53,24 @@ def fix_images(
             changes.fix("missing_images", [image])
     _fix_sizes(coco, facts, set(names.values()), changes)
     _merge_records(coco, changes)
-    _separate_ids(coco, changes)
     if not coco.get("annotations"):
         return
+    _separate_ids(coco, changes)
 
-    def drop(kind: str, odd: list[dict]) -> None:
+    def remove(kind: str, odd: list[dict]) -> None:
         changes.remove_images(coco, kind, odd)
 
-    drop("malformed_images", [i for i in coco["images"] if complaint(i, IMAGE)])
+    remove("malformed_images", [i for i in coco["images"] if schema_error(i, IMAGE)])
     if "://" not in image_root:
         absent = [i for i in coco["images"] if not is_file(image_root, file_name(i) or "")]
-        drop("missing_images", absent)
-    problems = {name: fact.problem for name, fact in facts.items()}
+        remove("missing_images", absent)
     for problem in ("unreadable", "truncated"):
-        odd = [i for i in coco["images"] if problems.get(file_name(i)) == problem]
-        drop(f"{problem}_images", odd)
+        of_problem = {name for name, fact in facts.items() if fact.problem == problem}
+        remove(f"{problem}_images", [i for i in coco["images"] if file_name(i) in of_problem])
     counts = Counter(a["image_id"] for a in coco["annotations"] if has_id(a, "image_id"))
-    for images in same_content(coco, facts):
-        kept = max(
-            images, key=lambda i: counts[i["id"]] if has_id(i, "id") else 0
-        )  # of equals the first
-        drop("repeated_images", [i for i in images if i is not kept])
+    for images in same_content(coco, facts):  # of equal counts the first stays
+        kept = max(images, key=lambda i: counts[i["id"]] if has_id(i, "id") else 0)
+        remove("repeated_images", [i for i in images if i is not kept])
 
 
 def _fix_sizes(
@@ -77,36 +82,32 @@ def _fix_sizes(
             of_image[a["image_id"]].append(a)
     for image in coco["images"]:
         fact = facts.get(file_name(image), ImageFacts())
-        if fact.size is None or fact.problem or complaint(image, {"id": IMAGE["id"]}):
+        if fact.size is None or fact.problem or schema_error(image, ["id"]):
             continue
-        annotations = of_image[image["id"]]
-        if complaint(image, IMAGE):
-            kind = "malformed_images"
-        elif fact.size != (image["width"], image["height"]):
-            if file_name(image) in renamed:  # it may be another image of that name
+        kind = "malformed_images"
+        if not schema_error(image, IMAGE):
+            kind, annotations = "other_sizes", of_image[image["id"]]
+            listed = image["width"], image["height"]
+            # a renamed one may be another image of that name
+            if listed == fact.size or file_name(image) in renamed:
                 continue
-            kind = "other_sizes"
-            said = image["width"], image["height"]
-            fits, fitted = _fit(annotations, fact.size), _fit(annotations, said)
-            if fact.orientation > 4 and fact.size == said[::-1] and annotations and fitted:
-                # drawn on the image as it lies in the file, if they fit nowhere else
+            fits = _fit(annotations, fact.size)
+            is_turned = fact.orientation > 4 and fact.size == listed[::-1]
+            if is_turned and annotations and _fit(annotations, listed):
+                # drawn on the image as it is in the file, if they fit nowhere else
                 if fits or any(a.get("segmentation") or a.get("keypoints") for a in annotations):
                     continue
-                for annotation in annotations:
-                    annotation["bbox"] = _turn(annotation["bbox"], *said, fact.orientation)
+                for a in annotations:
+                    a["bbox"] = _turn(a["bbox"], *listed, fact.orientation)
             elif not fits:
                 continue
-        else:
-            continue
         image["width"], image["height"] = fact.size
         changes.fix(kind, [image])
 
 
 def _fit(annotations: list[dict], size: tuple[int, int]) -> bool:
-    return all(
-        x + w <= size[0] + 1 and y + h <= size[1] + 1
-        for x, y, w, h in (a["bbox"] for a in annotations)
-    )
+    boxes = [a["bbox"] for a in annotations]
+    return all(x + w <= size[0] + 1 and y + h <= size[1] + 1 for x, y, w, h in boxes)
 
 
 def _turn(bbox: list[float], width: int, height: int, orientation: int) -> list[float]:
@@ -121,10 +122,7 @@ def _merge_records(coco: dict, changes: Changes) -> None:
     """Keep one record of each file; annotations of the others become its own."""
     first, ids, kept = {}, {}, []
     for image in coco["images"]:
-        if complaint(image, IMAGE):
-            kept.append(image)
-            continue
-        known = first.setdefault(image["file_name"], image)
+        known = image if schema_error(image, IMAGE) else first.setdefault(image["file_name"], image)
         if known is image:
             kept.append(image)
         elif known["id"] == image["id"]:
@@ -132,25 +130,22 @@ def _merge_records(coco: dict, changes: Changes) -> None:
         else:
             changes.fix("repeated_file_names", [image])
             ids[image["id"]] = known["id"]
-    # an id that another file has as well says nothing
-    ambiguous = {i["id"] for i in kept if not complaint(i, IMAGE)}
     coco["images"] = kept
+    for image in sound(kept, IMAGE):  # an id that another file has as well says nothing
+        ids.pop(image["id"], None)
     for a in coco.get("annotations") or []:
-        if has_id(a, "image_id") and a["image_id"] in ids and a["image_id"] not in ambiguous:
-            a["image_id"] = ids[a["image_id"]]
+        if has_id(a, "image_id"):
+            a["image_id"] = ids.get(a["image_id"], a["image_id"])
 
 
 def _separate_ids(coco: dict, changes: Changes) -> None:
-    """Give images without annotations that share an id their own, where annotations are due."""
-    annotations = coco.get("annotations") or []
-    used = {a["image_id"] for a in annotations if has_id(a, "image_id")}
-    seen = {i["id"] for i in coco["images"] if has_id(i, "id")} | used
-    first = set()
-    for image in coco["images"] if annotations else []:
-        if not has_id(image, "id") or image["id"] in used:
-            continue
-        if image["id"] in first:
-            image["id"] = max(seen) + 1
-            seen.add(image["id"])
+    """Give images without annotations that share an id their own."""
+    used = {a["image_id"] for a in coco["annotations"] if has_id(a, "image_id")}
+    images = [i for i in coco["images"] if has_id(i, "id")]
+    next_id = max({i["id"] for i in images} | used, default=0) + 1
+    seen = set()
+    for image in images:
+        if image["id"] in seen and image["id"] not in used:
+            image["id"], next_id = next_id, next_id + 1
             changes.fix("repeated_image_ids", [image])
-        first.add(image["id"])
+        seen.add(image["id"])

@@ -1,4 +1,4 @@
-"""Checks of the images themselves: each is read and decoded once, by several threads."""
+"""Checks of the image files: each is read and decoded once, by several threads."""
 
 import os
 import sys
@@ -14,8 +14,8 @@ import numpy as np
 from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
-from detection.checks.annotations import IMAGE, complaint
 from detection.checks.findings import Finding, sort_findings
+from detection.checks.records import IMAGE, schema_error
 from detection.utils.image_contents import content_digest
 from detection.utils.image_files import is_file
 from detection.utils.images import decode, read_bytes
@@ -30,13 +30,13 @@ TURNED = {  # its values
     8: "a quarter turned",
 }
 FLAT = 16  # levels of 255: an image whose channels span fewer shows nothing
-LOG_PERIOD = 10  # seconds between two lines where there is no terminal
+LOG_PERIOD = 10  # seconds between two lines without a terminal
 
 
 @dataclass(frozen=True)
 class ImageFacts:
     """
-    What reading an image has told.
+    What is known of an image that was read.
 
     Attributes:
         problem: "unreadable", "truncated", or empty.
@@ -68,7 +68,7 @@ def read_images(
     splits: dict[str, dict], roots: dict[str, str], known: SplitFacts | None = None
 ) -> SplitFacts:
     """
-    Read and decode all images that are there, in as many threads as there are processors.
+    Read and decode all existing images, in as many threads as there are processors.
 
     stderr gets a progress bar on a terminal, a line every few seconds elsewhere. URLs are not
     fetched.
@@ -86,7 +86,7 @@ def read_images(
             for name in names.keys() - facts[split].keys():
                 if is_file(roots[split], name):
                     wanted[os.path.join(roots[split], name)].append((split, name))
-    # decoders let go of Python's lock, so that threads are as fast as processes and start at once
+    # decoders release the GIL: threads are as fast as processes and start at once
     with ThreadPoolExecutor(_processors()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about broken EXIF and the like
         paths = sorted(wanted)
@@ -112,7 +112,7 @@ def check_images(coco: dict, facts: dict[str, ImageFacts]) -> list[Finding]:
         if fact.problem:
             found[f"{fact.problem}_images"].append((name, fact.reason))
             continue
-        if not complaint(image, IMAGE) and fact.size != (image["width"], image["height"]):
+        if not schema_error(image, IMAGE) and fact.size != (image["width"], image["height"]):
             said, real = f"{image['width']}×{image['height']}", "{}×{}".format(*fact.size)
             note = f"{said} in the json, {real} in the file"
             if fact.orientation > 4 and fact.size == (image["height"], image["width"]):
@@ -123,16 +123,11 @@ def check_images(coco: dict, facts: dict[str, ImageFacts]) -> list[Finding]:
     _add_blank_images(found, {i["file_name"]: facts[i["file_name"]] for i in images})
     for _, *repeats in same_content(coco, facts):
         found["repeated_images"] += [(i["file_name"], "") for i in repeats]
-    return sort_findings(
-        [
-            Finding(kind, [name for name, _ in odd], [note for _, note in odd])
-            for kind, odd in found.items()
-        ]
-    )
+    return sort_findings(Finding(k, *zip(*odd, strict=True)) for k, odd in found.items() if odd)
 
 
 def same_content(coco: dict, facts: dict[str, ImageFacts]) -> list[list[dict]]:
-    """Groups of the json's images, two at least, whose files hold the same bytes."""
+    """Groups of two or more of the json's images whose files have the same content."""
     groups = defaultdict(dict)
     for image in coco["images"]:
         name = file_name(image)
@@ -142,7 +137,7 @@ def same_content(coco: dict, facts: dict[str, ImageFacts]) -> list[list[dict]]:
 
 
 def file_name(image: object) -> str | None:
-    """Of an image record; None if it has none."""
+    """The file_name of an image record; None if it has none."""
     name = image.get("file_name") if isinstance(image, dict) else None
     return name if isinstance(name, str) else None
 
@@ -178,8 +173,13 @@ def _read(path: str) -> ImageFacts:
         return ImageFacts("truncated" if "trunca" in reason.lower() else "unreadable", reason)
     blank, is_flat = _blank(image.pixels)
     return ImageFacts(
-        *("", "", image.size, image.orientation, digest, blank, is_flat),
-        *(image.peak, image.white),
+        size=image.size,
+        orientation=image.orientation,
+        digest=digest,
+        blank=blank,
+        is_flat=is_flat,
+        peak=image.peak,
+        white=image.white,
     )
 
 
@@ -207,9 +207,9 @@ def _with_progress(facts: Iterator[ImageFacts], total: int) -> Iterator[ImageFac
     if sys.stderr.isatty():
         yield from tqdm(facts, "images", total, unit="", dynamic_ncols=True, leave=False)
         return
-    told = time.monotonic()
+    logged = time.monotonic()
     for number, fact in enumerate(facts):
-        if time.monotonic() - told > LOG_PERIOD:
-            told = time.monotonic()
+        if time.monotonic() - logged > LOG_PERIOD:
+            logged = time.monotonic()
             print(f"images: {number} of {total} read", file=sys.stderr, flush=True)
         yield fact

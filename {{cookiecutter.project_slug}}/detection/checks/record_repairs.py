@@ -1,4 +1,4 @@
-"""Reads what annotation records mean where they are not written as COCO does."""
+"""Reads records that mean something but are not written as COCO does."""
 
 import re
 from collections.abc import Iterable
@@ -6,15 +6,21 @@ from collections.abc import Iterable
 import numpy as np
 from pycocotools import mask as mask_util
 
-from detection.checks.annotations import is_box, is_number
+from detection.checks.records import is_box, is_number
 from detection.utils.run_lengths import run_length_problem
 
 # names of a box's numbers, as corner and size or as two corners
-BOX_KEYS = (
-    *(("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height")),
-    *(("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2")),
-    ("left", "top", "right", "bottom"),
-)
+BOX_KEYS = [
+    keys.split()
+    for keys in (
+        "x y width height",
+        "x y w h",
+        "left top width height",
+        "xmin ymin xmax ymax",
+        "x1 y1 x2 y2",
+        "left top right bottom",
+    )
+]
 
 
 def whole_number(value: object) -> int | None:
@@ -26,7 +32,7 @@ def whole_number(value: object) -> int | None:
 
 def number_ids(ids: Iterable[object]) -> dict[object, int]:
     """
-    Whole numbers for the ids of a list of records that are none.
+    Whole numbers for ids that are not whole numbers from 0.
 
     "12" becomes 12, if no other id is 12 as well; other texts and negative numbers get the numbers
     after the highest.
@@ -42,7 +48,7 @@ def number_ids(ids: Iterable[object]) -> dict[object, int]:
 
 
 def read_box(value: object) -> list[float] | None:
-    """The (x, y, w, h) that a list, text or object of numbers or digits says; None if none."""
+    """The (x, y, w, h) that a list, text or object of numbers or digits means; None if none."""
     if isinstance(value, str):
         value = re.split(r"[\s,;]+", value.strip().strip("[]()").strip())
     elif isinstance(value, dict):

@@ -2,10 +2,12 @@
 
 import textwrap
 from collections import defaultdict
+from dataclasses import asdict
 
 from wcwidth import wcswidth
 
 from detection.checks.findings import Finding
+from detection.checks.fix_changes import Removal
 from detection.checks.fixes import Fixed
 from detection.checks.kinds import KINDS, NOTE, SEVERITIES
 
@@ -36,9 +38,9 @@ def count_findings(findings: list[Finding]) -> str:
 
 def format_splits(splits: dict[str, dict], files: dict[str, str], num_read: int) -> str:
     """A line for each split, {name: parsed json}, and one on the images that were read."""
-    names = max(max(0, wcswidth(name)) for name in splits)
+    names = max(map(_columns, splits))
     lines = [
-        f"{pad(name, names)}  {len(coco['images']):>7,} images  "
+        f"{_pad(name, names)}  {len(coco['images']):>7,} images  "
         f"{len(coco.get('annotations') or []):>8,} annotations  "
         f"{len(coco['categories']):>4,} categories  {files[name]}"
         for name, coco in splits.items()
@@ -49,12 +51,12 @@ def format_splits(splits: dict[str, dict], files: dict[str, str], num_read: int)
 
 def format_changes(result: Fixed, left: list[Finding], drop: bool, width: int = 100) -> str:
     """
-    What has been fixed, what has been taken out or would have to be, and what needs a person.
+    What has been fixed, what has been removed or would have to be, and what needs a person.
 
     Args:
         result: of the fixing.
         left: the findings on the fixed copies.
-        drop: whether it was allowed to take out many records.
+        drop: whether it was allowed to remove many records.
         width: of the lines, in columns.
     """
     fixed = [
@@ -71,13 +73,7 @@ def format_changes(result: Fixed, left: list[Finding], drop: bool, width: int = 
     if not (fixed or needing or result.refused):
         lines = ["nothing to fix"]
     lines += [f"{split}: this {removal}" for split, removal in result.removed.items()]
-    for split, removal in result.refused.items():
-        wayout = (
-            "nothing would be left, so correct them by hand"
-            if drop or removal.is_all
-            else "--fix=drop does so (make check ARGS=--fix=drop)"
-        )
-        lines.append(f"{split}: refused, taking out what cannot be fixed {removal}; {wayout}")
+    lines += [f"{s}: {_refusal(removal, drop)}" for s, removal in result.refused.items()]
     if needing:
         lines += ["not fixed, to be decided by you", *_table(needing, width)]
     return "\n".join(lines)
@@ -86,52 +82,45 @@ def format_changes(result: Fixed, left: list[Finding], drop: bool, width: int = 
 def findings_json(findings: list[Finding]) -> list[dict]:
     """For programs: all items, none left out."""
     return [
-        {
-            "split": f.split,
-            "kind": f.kind,
-            "severity": f.severity,
-            "what": KINDS[f.kind].what,
-            "count": len(f.items),
-            "items": list(f.items),
-            "notes": list(f.notes),
-            "effect": KINDS[f.kind].effect,
-            "remedy": KINDS[f.kind].remedy,
-            "fix": KINDS[f.kind].fix,
-        }
+        asdict(KINDS[f.kind])
+        | {"split": f.split, "kind": f.kind, "count": len(f.items)}
+        | {"items": list(f.items), "notes": list(f.notes)}
         for f in findings
     ]
 
 
-def pad(text: str, width: int) -> str:
-    """`text` and blanks up to that many columns; Korean takes two a letter."""
-    return text + " " * max(0, width - max(0, wcswidth(text)))
+def _refusal(removal: Removal, drop: bool) -> str:
+    """One line: what stays in the file, though it cannot be fixed, and what to do about it."""
+    kinds = ", ".join(f"{KINDS[kind].what} ({n})" for kind, n in removal.kinds.items())
+    if drop or removal.is_all:
+        remedy = "nothing would be left, so correct them by hand"
+    else:
+        remedy = "--fix=drop does so (make check ARGS=--fix=drop)"
+    return f"refused, taking out {kinds} {removal}; {remedy}"
 
 
 def _format_kind(findings: list[Finding], width: int) -> str:
     kind = KINDS[findings[0].kind]
-    lines = _wrap(pad(kind.severity, INDENT), kind.what, width)
+    lines = _wrap(_pad(kind.severity, INDENT), kind.what, width)
     lines += _table([(f.split, len(f.items), f.examples) for f in findings], width)
-    head = " " * INDENT
-    lines += _wrap(f"{head}effect  ", kind.effect, width)
-    if kind.remedy and kind.severity != NOTE:
-        lines += _wrap(f"{head}remedy  ", kind.remedy, width)
-    if kind.fix:
-        lines += _wrap(f"{head}--fix   ", kind.fix, width)
+    remedy = "" if kind.severity == NOTE else kind.remedy
+    for label, text in (("effect", kind.effect), ("remedy", remedy), ("--fix", kind.fix)):
+        lines += _wrap(f"{' ' * INDENT}{label:<8}", text, width) if text else []
     return "\n".join(lines)
 
 
 def _table(rows: list[tuple[str, int, str]], width: int) -> list[str]:
     """Lines with the split, how many, and a text."""
-    names = max((max(0, wcswidth(split)) for split, _, _ in rows), default=0)
+    names = max((_columns(split) for split, _, _ in rows), default=0)
     counts = max((len(str(count)) for _, count, _ in rows), default=0)
     lines = []
     for split, count, text in rows:
-        lines += _wrap(f"{' ' * INDENT}{pad(split, names)}  {count:>{counts}}  ", text, width)
+        lines += _wrap(f"{' ' * INDENT}{_pad(split, names)}  {count:>{counts}}  ", text, width)
     return lines
 
 
 def _wrap(head: str, text: str, width: int) -> list[str]:
-    indent = " " * max(0, wcswidth(head))
+    indent = " " * _columns(head)
     # names of files and classes stay whole, so that they can be copied
     return textwrap.wrap(
         text,
@@ -141,3 +130,12 @@ def _wrap(head: str, text: str, width: int) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def _columns(text: str) -> int:
+    """The width of a text on a terminal, where a Korean letter takes two columns."""
+    return max(0, wcswidth(text))
+
+
+def _pad(text: str, width: int) -> str:
+    return text + " " * max(0, width - _columns(text))

@@ -3,9 +3,10 @@
 import os
 from collections import defaultdict
 
-from detection.checks.annotations import CATEGORY, complaint
+from detection.checks.annotations import sound
 from detection.checks.findings import Finding
 from detection.checks.images import SplitFacts, file_name
+from detection.checks.records import CATEGORY
 from detection.utils.image_files import is_file
 
 
@@ -13,7 +14,7 @@ def check_splits(
     splits: dict[str, dict], facts: SplitFacts, roots: dict[str, str]
 ) -> list[Finding]:
     """
-    Compare parsed COCO jsons.
+    Compare parsed COCO files.
 
     Args:
         splits: {name: parsed json}, in an order that has the training set first.
@@ -23,36 +24,29 @@ def check_splits(
     Returns:
         Findings with the name of their split.
     """
-    findings = []
-    if splits:
-        first, *others = splits
-        wanted = _categories(splits[first])
-        for split in others:
-            odd = [c for c in _categories(splits[split]) if c not in wanted]
-            notes = [f"id {id_}" for id_, _ in odd]
-            names = [name for _, name in odd]
-            findings.append(Finding("differing_categories", names, notes, split))
+    cases = defaultdict(list)  # {(kind, split): [(item, note)]}
+    categories = {split: _categories(coco) for split, coco in splits.items()}
+    for split, pairs in categories.items():
+        for id_, name in pairs:
+            if (id_, name) not in next(iter(categories.values())):
+                cases["differing_categories", split].append((name, f"id {id_}"))
     odd_roots = doubtful_roots(splits, roots)
-    shared = defaultdict(list)
     for places in shared_images(splits, facts, roots):
         for split, image in places[:-1]:
             others = [f"{s}: {i['file_name']}" for s, i in places if s != split]
             if odd := odd_roots & {s for s, _ in places}:
                 others.append(f"the same file: is {roots[split]} the root of {min(odd)} too?")
-            shared[split].append((image["file_name"], "; ".join(others)))
-    for split, images in shared.items():
-        names, notes = zip(*images, strict=True)
-        findings.append(Finding("shared_images", names, notes, split))
-    return [f for f in findings if len(f.items)]
+            cases["shared_images", split].append((image["file_name"], "; ".join(others)))
+    return [Finding(k, *zip(*pairs, strict=True), split) for (k, split), pairs in cases.items()]
 
 
 def shared_images(
     splits: dict[str, dict], facts: SplitFacts, roots: dict[str, str]
 ) -> list[list[tuple[str, dict]]]:
     """
-    For each image that several splits have: (split, image record), one a split, in order.
+    For each image that several splits have: (split, image record), one per split, in order.
 
-    They have the same content; or, where images are not read, the same file, which is there.
+    They have the same content; or, where images are not read, the same existing file.
     """
     places = defaultdict(dict)
     for split, coco in splits.items():
@@ -69,7 +63,7 @@ def shared_images(
 
 
 def doubtful_roots(splits: dict[str, dict], roots: dict[str, str]) -> set[str]:
-    """Splits all of whose names an earlier one has too, under the same root: perhaps not theirs."""
+    """Splits whose names an earlier one of the same root has all too: it may not be their root."""
     names = {s: {file_name(i) for i in coco["images"]} for s, coco in splits.items()}
     order = list(splits)
     return {
@@ -80,4 +74,4 @@ def doubtful_roots(splits: dict[str, dict], roots: dict[str, str]) -> set[str]:
 
 
 def _categories(coco: dict) -> list[tuple[int, str]]:
-    return [(c["id"], c["name"]) for c in coco["categories"] if not complaint(c, CATEGORY)]
+    return [(c["id"], c["name"]) for c in sound(coco["categories"], CATEGORY)]

@@ -1,34 +1,29 @@
-"""Reads and writes COCO annotation files; without detectron2, so that small tools start at once."""
+"""Reads, validates and writes COCO annotation files; without detectron2, to start at once."""
 
 import json
-import reprlib
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from detection.checks.class_names import describe_differences, spare_categories
+from detection.checks.records import CATEGORY, IMAGE, has_id, schema_error
 from detection.classes import CLASSES
 from detection.utils.errors import UserError
 from detection.utils.files import write_whole
-from detection.utils.text import LONGEST_NAME
 
 
 def read_coco(json_file: str) -> dict:
     """
-    Read a COCO json; a byte order mark at its start does no harm.
+    Read a COCO file; a byte order mark at its start is ignored.
 
     Raises:
-        UserError: it is missing, no json, or no COCO json.
+        UserError: it is missing, invalid json, or not a COCO file.
     """
     return parse_coco(read_bytes(json_file), json_file)
 
 
 def read_bytes(json_file: str) -> bytes:
-    """
-    The file's content; URLs are fetched.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The file's content; URLs are fetched. UserError if it cannot be read."""
     try:
         if "://" not in json_file:
             return Path(json_file).read_bytes()
@@ -44,30 +39,33 @@ def read_bytes(json_file: str) -> bytes:
         ) from e
 
 
+def parse_json(content: bytes | str, json_file: str | Path) -> object:
+    """Parse a json in UTF-8; UserError, which names `json_file`, if it is invalid."""
+    try:
+        return json.loads(content if isinstance(content, str) else content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{json_file}: is not valid json ({e}); write or fetch it again") from e
+
+
 def parse_coco(content: bytes, json_file: str) -> dict:
     """
-    Parse a COCO json; `json_file` is its name in errors.
+    Parse a COCO file; `json_file` is its name in errors.
 
-    Categories that are no classes (`spare_categories`) are under "left_out_categories" instead.
+    Its records are not looked at; `validate` does that. Categories that are not classes
+    (`spare_categories`) are moved to "left_out_categories".
 
     Raises:
-        UserError: it is no json, or no COCO json.
+        UserError: it is invalid json, or not a COCO file.
     """
-    try:
-        coco = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{json_file}: is no valid json ({e}); write or fetch it again") from e
+    coco = parse_json(content, json_file)
     for key in ("images", "categories"):
         if not isinstance(coco, dict) or not isinstance(coco.get(key), list) or not coco[key]:
-            raise UserError(f'{json_file}: is no COCO json, it has no "{key}"')
+            raise UserError(f'{json_file}: is not a COCO file, it has no "{key}"')
     if not isinstance(coco.get("annotations", []), list):
-        raise UserError(f'{json_file}: is no COCO json, its "annotations" are no list')
+        raise UserError(f'{json_file}: is not a COCO file, its "annotations" are not a list')
     coco.pop("left_out_categories", None)
-    used = {
-        a["category_id"]
-        for a in coco.get("annotations") or []
-        if isinstance(a, dict) and type(a.get("category_id")) is int
-    }
+    annotations = coco.get("annotations") or []
+    used = {a["category_id"] for a in annotations if has_id(a, "category_id")}
     if spare := spare_categories(coco["categories"], used, CLASSES):
         ids = {id(category) for category in spare}
         coco["categories"] = [c for c in coco["categories"] if id(c) not in ids]
@@ -76,12 +74,7 @@ def parse_coco(content: bytes, json_file: str) -> dict:
 
 
 def write_json(content: dict | list, json_file: str) -> None:
-    """
-    Write a json, all of it or nothing.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write a json, all of it or nothing; UserError if it cannot be written."""
     # half a surrogate pair, which UTF-8 cannot hold, stays the escape that it was
     try:
         text = json.dumps(content, ensure_ascii=False)
@@ -90,36 +83,50 @@ def write_json(content: dict | list, json_file: str) -> None:
     write_whole(json_file, text.encode("utf-8", "backslashreplace"), json_file)
 
 
-def check_images(coco: dict, json_file: str) -> set[int]:
+def validate(
+    coco: dict,
+    json_file: str,
+    images: Sequence[str] = IMAGE,
+    annotations: Sequence[str] = (),
+    remedy: str = "`make check` says more",
+) -> None:
     """
-    The ids of the images of a parsed COCO json, which needs no annotations.
+    Refuse the first record of a parsed COCO file that cannot be used.
+
+    Categories need a name and an id, and all ids are unique. Annotations that are looked at need
+    to be of images and categories that the file lists.
+
+    Args:
+        coco: the parsed file.
+        json_file: its name in errors.
+        images: the fields that images need, `id` among them; none: images are not looked at.
+        annotations: the fields that annotations need, `image_id` and `category_id` among them;
+            none: annotations are not looked at.
+        remedy: the end of errors.
 
     Raises:
-        UserError: an image lacks its id, file_name, width or height, or two have one id.
+        UserError: names the file, the record and the field.
     """
-    ids = set()
-    for number, image in enumerate(coco["images"]):
-        if not (
-            isinstance(image, dict)
-            and type(image.get("id")) is int
-            and isinstance(image.get("file_name"), str)
-            and len(image["file_name"]) <= LONGEST_NAME
-            and all(
-                type(image.get(k)) in (int, float) and 0 < image[k] < 1e9
-                for k in ("width", "height")
-            )
-        ):
-            raise UserError(
-                f"{json_file}: images[{number}] needs a whole number as id, file_name, width and "
-                "height; `make check` names all that lack them"
-            )
-        if image["id"] in ids:
-            raise UserError(
-                f"{json_file}: two images have the id {image['id']}; give each its own, "
-                "`make check` names all"
-            )
-        ids.add(image["id"])
-    return ids
+
+    def refuse(section: str, number: int, key: str, problem: str) -> NoReturn:
+        raise UserError(f"{json_file}: {section}[{number}].{key}: {problem}; {remedy}")
+
+    known = {}
+    for section, keys in (("categories", CATEGORY), ("images", images)):
+        known[section] = set()
+        for number, record in enumerate(coco[section] if keys else ()):
+            if error := schema_error(record, keys):
+                refuse(section, number, *error)
+            if record["id"] in known[section]:
+                problem = f"{record['id']} is the id of another one too, give each its own"
+                refuse(section, number, "id", problem)
+            known[section].add(record["id"])
+    for number, record in enumerate((annotations and coco.get("annotations")) or ()):
+        if error := schema_error(record, annotations):
+            refuse("annotations", number, *error)
+        for key, section in (("image_id", "images"), ("category_id", "categories")):
+            if record[key] not in known[section]:
+                refuse("annotations", number, key, f'{record[key]} is not in "{section}"')
 
 
 def category_id_map(coco: dict, json_file: str) -> dict[int, int]:
@@ -127,36 +134,21 @@ def category_id_map(coco: dict, json_file: str) -> dict[int, int]:
     Map the file's category ids to positions in CLASSES, by name: their order does not matter.
 
     Raises:
-        UserError: categories are missing, unknown to CLASSES, or listed twice.
+        UserError: categories are malformed, missing, not in CLASSES, or listed twice.
     """
-    for c in coco["categories"]:
-        if not (
-            isinstance(c, dict)
-            and isinstance(c.get("name"), str)
-            and len(c["name"]) <= LONGEST_NAME
-            and type(c.get("id")) is int
-            and 0 <= c["id"] < 2**63
-        ):
-            raise UserError(
-                f"{json_file}: a category needs a name, of at most {LONGEST_NAME} characters, and "
-                f"a whole number from 0 as its id: {reprlib.repr(c)}"
-            )
-    for key in ("id", "name"):
-        repeated = [v for v, n in Counter(c[key] for c in coco["categories"]).items() if n > 1]
-        if repeated:
-            raise UserError(
-                f"{json_file}: two categories have the {key} {repr(repeated[0])[:60]}; "
-                "give each its own"
-            )
-    if len(set(CLASSES)) < len(CLASSES):
-        raise UserError("detection/classes.py: a class stands there twice; take one out")
+    validate(coco, json_file, images=(), remedy="write it as COCO does")
     names = {c["id"]: c["name"] for c in coco["categories"]}
+    if len(set(names.values())) < len(names):
+        counted = list(names.values())
+        twice = next(name for name in counted if counted.count(name) > 1)
+        raise UserError(
+            f"{json_file}: two categories have the name {repr(twice)[:60]}; give each its own"
+        )
+    if len(set(CLASSES)) < len(CLASSES):
+        raise UserError("detection/classes.py: a class is listed twice; remove one")
     if set(names.values()) != set(CLASSES):
-        used = {
-            names.get(a["category_id"])
-            for a in coco.get("annotations") or []
-            if isinstance(a, dict) and type(a.get("category_id")) is int
-        }
+        annotations = coco.get("annotations") or []
+        used = {names.get(a["category_id"]) for a in annotations if has_id(a, "category_id")}
         differences = describe_differences(
             list(names.values()), CLASSES, set(names.values()) - used
         )

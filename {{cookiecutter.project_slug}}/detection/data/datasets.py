@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pycocotools import mask as mask_util
 
 from detection.checks.annotations import check_annotations
+from detection.checks.images import file_name
 from detection.checks.kinds import NOTE
 from detection.classes import CLASSES
 from detection.data.coco import category_id_map, parse_coco, read_bytes, read_coco
@@ -23,7 +24,8 @@ from detection.utils.paths import in_project
 
 logger = logging.getLogger("detectron2.detection")
 
-_registered: dict[str, tuple] = {}  # what each name stands for, to know it again
+_registered: dict[str, tuple] = {}  # {name: its file, folder, content and classes}
+_image_files: dict[str, list[str]] = {}  # {name: the paths of its images}
 
 
 def register_split(name: str, json_file: str, image_root: str) -> str:
@@ -34,34 +36,36 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
     maps the file's own category ids, of any numbering, to positions in CLASSES by name.
 
     Args:
-        name: what detectron2 shall call the data set.
+        name: of the data set in detectron2's catalogs.
         json_file: COCO annotations; relative paths start at the project's root.
-        image_root: the folder to which the json's `file_name`s are relative.
+        image_root: the folder that the json's `file_name`s are relative to.
 
     Returns:
         `name`, so that a config can register and name a data set in one node.
 
     Raises:
-        UserError: the file is missing or no COCO json, or its categories are not CLASSES.
+        UserError: the file is missing or not a COCO file, or its categories are not CLASSES.
     """
     json_file, image_root = in_project(json_file), in_project(image_root)
     content = read_bytes(json_file)
-    # a config registers a split wherever it names it: the same content is parsed but once
+    # a config registers a split wherever it names it: the same content is parsed only once
     version = json_file, image_root, hashlib.sha256(content).digest(), tuple(CLASSES)
-    is_there = name in DatasetCatalog and name in MetadataCatalog
-    if is_there and _registered.get(name) == version:
+    is_registered = name in DatasetCatalog and name in MetadataCatalog
+    if is_registered and _registered.get(name) == version:
         return name
     coco = parse_coco(content, json_file)
     id_map = category_id_map(coco, json_file)
-    if name in DatasetCatalog:
-        DatasetCatalog.remove(name)
-    if name in MetadataCatalog:
-        MetadataCatalog.remove(name)
-    parsed = [coco]  # for the first loading, which comes right after; then it is let go
+    parsed = [(coco, id_map)]  # for the first loading, which follows at once; then it is let go
 
     def load() -> list[dict]:
-        return _load(parsed.pop() if parsed else read_coco(json_file), json_file, image_root)
+        if parsed:
+            return _dataset_dicts(*parsed.pop(), json_file, image_root)
+        coco = read_coco(json_file)
+        return _dataset_dicts(coco, category_id_map(coco, json_file), json_file, image_root)
 
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.remove(name)
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         json_file=json_file,
@@ -71,11 +75,13 @@ def register_split(name: str, json_file: str, image_root: str) -> str:
         thing_dataset_id_to_contiguous_id=id_map,
     )
     _registered[name] = version
+    names = filter(None, map(file_name, coco["images"]))
+    _image_files[name] = [os.path.join(image_root, file) for file in names]
     return name
 
 
 def class_names(cfg: DictConfig) -> list[str] | None:
-    """The classes of the data set that a config evaluates on; None where its metadata have none."""
+    """The classes of the data set that a config evaluates on; None if its metadata have none."""
     name = instantiate(OmegaConf.select(cfg, "dataloader.evaluator.dataset_name"))
     return name and MetadataCatalog.get(name).get("thing_classes")
 
@@ -88,15 +94,15 @@ def training_images(
     masks: bool = False,
 ) -> list[dict]:
     """
-    The data set dicts of registered data sets, to train on.
+    The dicts of registered data sets to train on, in detectron2's format.
 
     Args:
         names: of the data sets.
-        filter_empty: leave out images without boxes, and those whose boxes are all crowds.
-        pseudo: what `register_split` takes, of pseudo-labels to train on too; without a
-            `json_file` there are none.
-        held_out: likewise, of the images to evaluate on.
-        masks: whether each annotation has to have one.
+        filter_empty: leave out images without boxes, and those with crowd regions only.
+        pseudo: arguments of `register_split` for pseudo-labels to train on too; `json_file` is
+            None if there are none.
+        held_out: arguments of `register_split` for the images to evaluate on.
+        masks: whether each annotation must have a mask.
 
     Raises:
         UserError: no image is left, an image with pseudo-labels is one of the others, or a mask
@@ -130,7 +136,9 @@ def _pseudo_images(
     if held_out:
         others.append(register_split(**held_out))
     for other in others:
-        known = {os.path.realpath(image["file_name"]) for image in DatasetCatalog.get(other)}
+        if (files := _image_files.get(other)) is None:  # registered by other code
+            files = [image["file_name"] for image in DatasetCatalog.get(other)]
+        known = set(map(os.path.realpath, files))
         for image in images:
             if os.path.realpath(image["file_name"]) in known:
                 raise UserError(
@@ -143,7 +151,7 @@ def _pseudo_images(
 
 
 def first_images(dataset: list[dict], count: int) -> list[dict]:
-    """The first `count` data set dicts, to learn by heart."""
+    """The first `count` data set dicts, to overfit."""
     return dataset[:count]
 
 
@@ -152,18 +160,20 @@ def _json_file(names: str | list[str]) -> str:
     return MetadataCatalog.get(first).get("json_file", first)
 
 
-def _load(coco: dict, json_file: str, image_root: str) -> list[dict]:
-    """detectron2's data set dicts, by image id; boxes (x, y, w, h) in pixels, classes contiguous.
+def _dataset_dicts(
+    coco: dict, id_map: dict[int, int], json_file: str, image_root: str
+) -> list[dict]:
+    """
+    detectron2's data set dicts, by image id; boxes (x, y, w, h) in pixels, classes contiguous.
 
     Raises:
-        UserError: the annotations would train on rubbish, or not at all.
+        UserError: the annotations contain errors that would break training or make it meaningless.
     """
-    id_map = category_id_map(coco, json_file)
     findings = check_annotations(coco, image_root)
     errors = [f for f in findings if f.is_error]
     if errors:
         others = f" ({len(errors) - 1} more kinds of error)" if len(errors) > 1 else ""
-        is_fixable = _fix_helps(coco, json_file, image_root)
+        is_fixable = _can_be_fixed(coco, json_file, image_root)
         more = "`make check ARGS=--fix` corrects a copy" if is_fixable else "`make check` says more"
         raise UserError(f"{json_file}: {errors[0].message}{others}; {more}")
     for finding in findings:
@@ -184,8 +194,8 @@ def _load(coco: dict, json_file: str, image_root: str) -> list[dict]:
     ]
 
 
-def _fix_helps(coco: dict, json_file: str, image_root: str) -> bool:
-    """Whether `--fix` makes a copy without errors of it."""
+def _can_be_fixed(coco: dict, json_file: str, image_root: str) -> bool:
+    """Whether `make check ARGS=--fix` writes a copy without errors."""
     from detection.checks.fixes import fix_splits  # needed for a faulty file only
 
     fixed = fix_splits({json_file: coco}, {}, {json_file: image_root})

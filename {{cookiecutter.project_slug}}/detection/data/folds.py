@@ -13,7 +13,7 @@ def check_folds(files: dict[str, str], splits: dict[str, dict], facts: SplitFact
 
     Args:
         files: {name: path}.
-        splits: {name: parsed json}; the one that a folder's folds have most images of was split.
+        splits: {name: parsed json}; the one that shares most images with a fold was split.
         facts: of the images that were read.
 
     Returns:
@@ -34,29 +34,33 @@ def check_folds(files: dict[str, str], splits: dict[str, dict], facts: SplitFact
             whole = max(names, key=lambda split: len(names[split] & in_fold))
             if not names[whole] & in_fold:
                 continue
-            label = f"{folder.name}/{fold.name}"
-            findings.append(_torn(train, val, facts.get(whole, {}), label))
-            findings.append(_outdated(train, val, splits[whole], Path(files[whole]).name, label))
+            torn = _torn(_names(train), _names(val), facts.get(whole, {}))
+            old = _outdated(train, val, splits[whole], Path(files[whole]).name)
+            for kind, notes in (("torn_images", torn), ("old_folds", old)):
+                label = f"{folder.name}/{fold.name}"
+                findings.append(Finding(kind, list(notes), list(notes.values()), label))
     return [finding for finding in findings if len(finding.items)]
 
 
-def _torn(train: dict, val: dict, facts: dict[str, ImageFacts], fold: str) -> Finding:
+def _torn(train: set[str], val: set[str], facts: dict[str, ImageFacts]) -> dict[str, str]:
+    """{image of val: a note on the image of train with the same content}."""
+
     def content(name: str) -> bytes | str:
         return (name in facts and facts[name].digest) or name
 
-    trained = {content(name): name for name in sorted(_names(train))}
-    torn = {n: trained[content(n)] for n in sorted(_names(val)) if content(n) in trained}
-    return Finding("torn_images", list(torn), [f"train: {other}" for other in torn.values()], fold)
+    trained = {content(name): name for name in sorted(train)}
+    return {n: f"train: {trained[content(n)]}" for n in sorted(val) if content(n) in trained}
 
 
-def _outdated(train: dict, val: dict, whole: dict, file: str, fold: str) -> Finding:
+def _outdated(train: dict, val: dict, whole: dict, file: str) -> dict[str, str]:
+    """{image that only the fold or only the split file has: a note on that}."""
     names, in_fold = _names(whole), _names(train) | _names(val)
     notes = dict.fromkeys(sorted(in_fold - names), f"not in {file}")
     notes |= dict.fromkeys(sorted(names - in_fold), f"in {file} alone")
     count = sum(len(part.get("annotations") or []) for part in (train, val))
     if not notes and count != (of_whole := len(whole.get("annotations") or [])):
         notes = {f"{count} annotations": f"{of_whole} in {file}"}
-    return Finding("old_folds", list(notes), list(notes.values()), fold)
+    return notes
 
 
 def _names(coco: dict) -> set[str]:

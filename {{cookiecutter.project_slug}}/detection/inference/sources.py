@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from detection.classes import CLASSES
-from detection.data.coco import category_id_map, check_images, read_coco
+from detection.data.coco import category_id_map, read_coco, validate
 from detection.inference.predictor import _check_presence
 from detection.utils.errors import UserError
 from detection.utils.image_files import ImageFolder, image_size
@@ -35,7 +35,7 @@ def list_images(source: str, image_root: str | None) -> tuple[dict, str]:
     if source.endswith(".json"):
         coco = read_coco(source)
         category_id_map(coco, source)  # refuses other classes than CLASSES
-        check_images(coco, source)
+        validate(coco, source)
         image_root = os.path.abspath(image_root or os.path.dirname(source))
         _check_presence([image["file_name"] for image in coco["images"]], image_root, source)
         return coco, image_root

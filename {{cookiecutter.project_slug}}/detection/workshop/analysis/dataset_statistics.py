@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detection.data.coco import read_coco
-from detection.utils.errors import UserError
+from detection.checks.records import schema_error
+from detection.data.coco import read_coco, validate
+from detection.utils.text import listed
 
 MAX_SMALL = 32**2  # square pixels: an object up to this area is small to COCO's metrics
 RARE = 1.5  # a class is rare if another has this many times its boxes
@@ -52,14 +53,12 @@ def read_splits(json_files: dict[str, str]) -> tuple[list[str], list[Split]]:
     Read {name: COCO json}; returns the class names of all files, by id and file, and the splits.
 
     Raises:
-        UserError: a file is no COCO json, or a category or an image in it is malformed.
+        UserError: a file is not a COCO file, or a category or an image in it is malformed.
     """
     cocos = {name: read_coco(json_file) for name, json_file in json_files.items()}
     class_names = []
     for name, coco in cocos.items():
-        for position, category in enumerate(coco["categories"]):
-            if not _has(category, name=str, id=int):
-                raise _malformed(json_files[name], "categories", position, "an id and a name")
+        validate(coco, json_files[name])
         names = [c["name"] for c in sorted(coco["categories"], key=lambda c: c["id"])]
         class_names += [n for n in dict.fromkeys(names) if n not in class_names]
     splits = [_split(n, json_files[n], coco, class_names) for n, coco in cocos.items()]
@@ -193,12 +192,6 @@ def share(part: float, whole: float) -> str:
     return f"{percent:.1f}%" if 0 < percent < 99.95 else f"{percent:.0f}%"
 
 
-def listed(names: list[str], most: int = 10) -> str:
-    """Names with commas between, the first `most` of them."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def _plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
@@ -206,35 +199,26 @@ def _plural(count: int, one: str, many: str = "") -> str:
 def _split(name: str, json_file: str, coco: dict, class_names: list[str]) -> Split:
     numbers = {name: k for k, name in enumerate(class_names)}
     label_of = {c["id"]: numbers[c["name"]] for c in coco["categories"]}
-    position_of = {}
-    for position, image in enumerate(coco["images"]):
-        if not _has(image, id=int, file_name=str, width=int, height=int) or not (
-            0 < image["width"] < 1e6 and 0 < image["height"] < 1e6
-        ):
-            wanted = "a whole id, a file_name, a width and a height in pixels"
-            raise _malformed(json_file, "images", position, wanted)
-        position_of[image["id"]] = position
+    position_of = {image["id"]: position for position, image in enumerate(coco["images"])}
     boxes, areas, labels, owners = [], [], [], []
     crowds = unusable = 0
     for annotation in coco.get("annotations") or []:
-        try:
-            owner = position_of[annotation["image_id"]]
-            label = label_of[annotation["category_id"]]
-            x, y, w, h = (float(v) for v in annotation["bbox"])
-            is_crowd = bool(annotation.get("iscrowd", 0))
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        is_malformed = schema_error(annotation, ("image_id", "category_id", "bbox"))
+        if (
+            is_malformed
+            or annotation["image_id"] not in position_of
+            or annotation["category_id"] not in label_of
+        ):
             unusable += 1
-            continue
-        if not all(abs(v) < 1e9 for v in (x, y, w, h)):  # which nan is not
-            unusable += 1
-        elif is_crowd:
+        elif annotation.get("iscrowd"):
             crowds += 1
         else:
+            x, y, w, h = annotation["bbox"]
             boxes.append((x, y, w, h))
             area = annotation.get("area")
             areas.append(area if type(area) in (int, float) else w * h)
-            labels.append(label)
-            owners.append(owner)
+            labels.append(label_of[annotation["category_id"]])
+            owners.append(position_of[annotation["image_id"]])
     return Split(
         name,
         json_file,
@@ -247,11 +231,3 @@ def _split(name: str, json_file: str, coco: dict, class_names: list[str]) -> Spl
         crowds,
         unusable,
     )
-
-
-def _has(record: object, **fields: type) -> bool:
-    return isinstance(record, dict) and all(type(record.get(k)) is t for k, t in fields.items())
-
-
-def _malformed(json_file: str, key: str, position: int, wanted: str) -> UserError:
-    return UserError(f"{json_file}: {key}[{position}] needs {wanted}; make check says more")

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from detection.data.results import load
+from detection.data.results import read_ground_truth_and_results
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.evaluation.intervals import Difference, difference, resample
 from detection.utils.errors import UserError
@@ -168,7 +168,9 @@ def against_best(folder: str, runs: list[Run], metric: str) -> list[Difference |
         if not json_file or run.setting("dataset", "val", "json_file") != json_file:
             continue
         try:
-            coco, results = load(str(Path(folder, run.name, BEST_RESULTS)), in_project(json_file))
+            coco, results = read_ground_truth_and_results(
+                str(Path(folder, run.name, BEST_RESULTS)), in_project(json_file)
+            )
         except UserError:
             continue
         if k and best is None:

@@ -1,4 +1,4 @@
-"""Makes a COCO json of what was read of other formats, under the project's own classes."""
+"""Makes a COCO file of what was read from other formats, with the project's classes."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,7 @@ from shlex import quote
 
 from detection.utils.errors import UserError
 from detection.utils.image_files import ImageFolder
+from detection.utils.text import listed
 from detection.workshop.preparation.foreign_annotations import ForeignImage
 
 SHOWN = 5  # examples a note names
@@ -32,99 +33,107 @@ def to_coco(
             1, of its first and last pixel, as in VOC's own data: (1, 1, W, H) is the whole image.
         skip_missing: leave out images that are not in `folder`.
         add_unlisted: add images of `folder` that the annotations do not mention, without boxes.
-        skip: names in the annotations whose boxes are left out.
+        skip: classes in the annotations whose boxes are left out.
 
     Returns:
         The json, boxes as (x, y, w, h) in pixels to a thousandth, and notes for the user.
 
     Raises:
-        UserError: names that are no classes, a name to skip that no box has, a shape without a box,
-            an image listed twice, or one that is missing though its size stands nowhere.
+        UserError: names that are not classes, a name to skip that no box has, a shape without a
+            box, an image listed twice, or one that is missing and whose size is not known.
     """
-    images, notes = list(images), []
-    if folder.passed_over:
-        notes.append(folder.passed_over)
+    images = list(images)
+    notes = [folder.passed_over] if folder.passed_over else []
     notes += _skip(images, skip)
-    paths = [folder.find(*image.names) for image in images]
-    missing = [image for image, path in zip(images, paths, strict=True) if path is None]
+    pairs = [(image, folder.find(*image.names)) for image in images]
+    missing = [image for image, path in pairs if path is None]
     if missing:
         what = f"images that are not in {folder.folder}: {_some(i.names[0] for i in missing)}"
         if skip_missing:
             notes.append(f"left out, {what}")
+            pairs = [(image, path) for image, path in pairs if path is not None]
         elif lost := [i for i in missing if i.size is None or i.is_relative]:
-            what = f"{lost[0].where}: there is no {lost[0].names[0]} in {folder.folder}"
             raise UserError(
-                f"{what} ({len(lost)} such); --images names another folder, --skip-missing "
-                "leaves them out"
+                f"{lost[0].where}: there is no {lost[0].names[0]} in {folder.folder} ({len(lost)} "
+                "such); --images names another folder, --skip-missing leaves them out"
             )
         else:
             notes.append(f"kept with the size that the annotations say, {what}")
-    found = [path for path in paths if path is not None]
-    for path, times in Counter(found).items():
-        if times > 1:
-            twice = [i.where for i, p in zip(images, paths, strict=True) if p == path]
-            raise UserError(f"{twice[0]} and {twice[1]} are both of {path}; keep one")
-    listed = set(found)
-    unlisted = [path for path in folder.paths if path not in listed]
+    where = {}
+    for image, path in pairs:
+        if path in where:
+            raise UserError(f"{where[path]} and {image.where} are both of {path}; keep one")
+        if path is not None:
+            where[path] = image.where
+    unlisted = [path for path in folder.paths if path not in where]
     if unlisted and add_unlisted:
-        images += [ForeignImage([path], path) for path in unlisted]
-        paths += unlisted
+        pairs += [(ForeignImage([path], path), path) for path in unlisted]
         notes.append(f"added, images without annotations: {_some(unlisted)}")
     elif unlisted:
         notes.append(
             f"left out, images that the annotations do not mention: {_some(unlisted)} "
             "(--add-unlisted takes them in, without boxes)"
         )
-    known = [path for path in paths if path is not None]
+    known = [path for _, path in pairs if path is not None]
     sizes = dict(zip(known, folder.sizes(known), strict=True))
-
     _refuse_unknown(images, classes)
-    categories = [{"id": k, "name": name} for k, name in enumerate(classes, 1)]
-    ids = {category["name"]: category["id"] for category in categories}
-    coco = {"images": [], "categories": categories, "annotations": []}
-    resized = []
-    for image, path in zip(images, paths, strict=True):
-        if path is None and skip_missing:
-            continue
-        width, height = sizes.get(path, image.size)
-        if image.size not in (None, (width, height)):
-            resized.append(image.names[0])
+    coco = {
+        "images": [],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(classes, 1)],
+        "annotations": [],
+    }
+    ids = {category["name"]: category["id"] for category in coco["categories"]}
+    for image, path in pairs:
         file_name = folder.file_name(path or image.names[0])
-        image_id = len(coco["images"]) + 1
-        coco["images"].append(
-            {"id": image_id, "file_name": file_name, "width": width, "height": height}
-        )
-        for name, (x1, y1, x2, y2), is_crowd in image.boxes:
-            if image.is_relative:
-                x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
-            else:
-                x1, y1 = x1 - first_pixel, y1 - first_pixel
-            box = [round(v, 3) + 0.0 for v in (x1, y1, x2 - x1, y2 - y1)]  # + 0.0: no -0.0
-            coco["annotations"].append(
-                {
-                    "id": len(coco["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": ids[name],
-                    "bbox": box,
-                    "area": round(box[2] * box[3], 3),
-                    "iscrowd": int(is_crowd),
-                }
-            )
+        _add_image(coco, ids, image, file_name, sizes.get(path, image.size), first_pixel)
+    resized = [i.names[0] for i, path in pairs if i.size not in (None, sizes.get(path, i.size))]
     if resized:
         notes.append(f"of another size than the annotations say, trusted: {_some(resized)}")
-    if not any(image.is_relative for image in images):
-        is_from_tool = all(image.is_from_tool for image in images if image.boxes)
+    if not any(image.is_relative for image, _ in pairs):
+        is_from_tool = all(image.is_from_tool for image, _ in pairs if image.boxes)
         notes += _first_pixel_note(coco, first_pixel, is_from_tool)
     return coco, notes
 
 
+def _add_image(
+    coco: dict,
+    category_ids: dict[str, int],
+    image: ForeignImage,
+    file_name: str,
+    size: tuple[int, int],
+    first_pixel: int,
+) -> None:
+    """Add an image of (width, height) `size` and its boxes."""
+    width, height = size
+    image_id = len(coco["images"]) + 1
+    coco["images"].append(
+        {"id": image_id, "file_name": file_name, "width": width, "height": height}
+    )
+    for name, (x1, y1, x2, y2), is_crowd in image.boxes:
+        if image.is_relative:
+            x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
+        else:
+            x1, y1 = x1 - first_pixel, y1 - first_pixel
+        box = [round(v, 3) + 0.0 for v in (x1, y1, x2 - x1, y2 - y1)]  # + 0.0: no -0.0
+        coco["annotations"].append(
+            {
+                "id": len(coco["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": category_ids[name],
+                "bbox": box,
+                "area": round(box[2] * box[3], 3),
+                "iscrowd": int(is_crowd),
+            }
+        )
+
+
 def _skip(images: Sequence[ForeignImage], names: Sequence[str]) -> list[str]:
-    """Take boxes of these names out of the images; what is to be said of it."""
+    """Take boxes of these names out of the images; returns a note on it."""
     counts = Counter(name for image in images for name, *_ in image.boxes)
     for name in names:
         if name not in counts:
-            there = _list(list(counts))
-            raise UserError(f"--skip {name[:60]}: no box has this class; the classes are {there}")
+            known = listed(list(counts), MANY)
+            raise UserError(f"--skip {name[:60]}: no box has this class; the classes are {known}")
     for image in images:
         image.boxes = [box for box in image.boxes if box[0] not in names]
         for name, corners, _ in image.boxes:
@@ -134,19 +143,18 @@ def _skip(images: Sequence[ForeignImage], names: Sequence[str]) -> list[str]:
                     "which has no box; remove it, or leave the class out with --skip "
                     f"{quote(name[:60])}"
                 )
-    left_out = _list([f"{name} {counts[name]}" for name in names])
+    left_out = listed([f"{name} {counts[name]}" for name in names], MANY)
     return [f"left out, boxes of the classes to skip: {left_out}"] if names else []
 
 
 def _refuse_unknown(images: Sequence[ForeignImage], classes: Sequence[str]) -> None:
-    unknown = Counter(
-        name for image in images for name, *_ in image.boxes if name not in set(classes)
-    )
+    counts = Counter(name for image in images for name, *_ in image.boxes)
+    unknown = [f"{n[:60]!r} ({times})" for n, times in counts.most_common() if n not in classes]
     if unknown:
-        names = _list([f"{name[:60]!r} ({times})" for name, times in unknown.most_common()])
         raise UserError(
-            f"names that are not in detection/classes.py: {names}; add them there, rename them "
-            "in the data, give a file of names to --names, or leave them out with --skip NAME"
+            f"names that are not in detection/classes.py: {listed(unknown, MANY)}; add them there, "
+            "rename them in the data, give a file of names to --names, or leave them out with "
+            "--skip NAME"
         )
 
 
@@ -197,12 +205,6 @@ def _first_pixel_note(coco: dict, first_pixel: int, is_from_tool: bool) -> list[
     ]
 
 
-def _list(names: list[str]) -> str:
-    shown = ", ".join(name[:80] for name in names[:MANY])
-    return shown if len(names) <= MANY else f"{shown} and {len(names) - MANY} more"
-
-
 def _some(items: Iterable[str]) -> str:
     items = list(items)
-    shown = ", ".join(item[:80] for item in items[:SHOWN])
-    return f"{len(items)} ({shown}{', …' if len(items) > SHOWN else ''})"
+    return f"{len(items)} ({listed(items, SHOWN)})"

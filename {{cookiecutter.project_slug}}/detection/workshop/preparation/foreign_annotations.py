@@ -1,5 +1,5 @@
 """
-Reads Pascal VOC, YOLO and CSV annotations, to become COCO's.
+Reads Pascal VOC, YOLO and CSV annotations, to convert them to COCO.
 
 With the standard library's parsers. globox 2.9, which fits best of the converters, names no file in
 its errors, reads in the machine's own encoding and numbers annotations from 0, in no fixed order.
@@ -10,7 +10,7 @@ import io
 import math
 import reprlib
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,12 +35,11 @@ COLUMNS = {
     "height": ["height", "imageheight", "imgheight", "imgh"],
     "crowd": ["iscrowd", "isgroupof"],
 }
+BOX_LAYOUTS = (["bbox"], "x1 y1 x2 y2".split(), "x y w h".split(), "x y width height".split())
 NO_LABELS = set(
     "classes.txt labels.txt notes.txt readme.dataset.txt readme.roboflow.txt readme.txt".split()
 )
-
-
-LARGEST_NAMES = 2**20  # bytes
+LARGEST_NAMES = 2**20  # bytes of a file of class names
 
 
 @dataclass
@@ -48,10 +47,14 @@ class ForeignImage:
     """
     What a file says of one image.
 
-    `names` are what the image may be called, the likeliest first; `size` is (width, height) in
-    pixels or None; `boxes` are (class, (x1, y1, x2, y2), is crowd), corners in pixels, or as shares
-    of the image's sides if `is_relative`. `is_from_tool` says that a drawing tool wrote the file,
-    none of which numbers pixels from 1.
+    Attributes:
+        names: what the image may be called, the likeliest first.
+        where: the file and the place in it, for errors.
+        size: (width, height) in pixels or None.
+        boxes: (class, (x1, y1, x2, y2), is crowd), corners in pixels; of a shape without an area,
+            no corners.
+        is_relative: whether corners are fractions of the image's sides instead.
+        is_from_tool: whether a drawing tool wrote the file; none numbers pixels from 1.
     """
 
     names: list[str]
@@ -67,20 +70,19 @@ def read_voc(folder: Path) -> Iterator[ForeignImage]:
     Read a folder of Pascal VOC xml files, in the order of their names.
 
     Raises:
-        UserError: a file is no such xml, or a number is none.
+        UserError: a file is not such an xml, or has something else in place of a number.
     """
     for path in sorted(folder.rglob("*.xml")):
         root = parse_xml(path)
         if root.tag != "annotation":
-            raise UserError(f"{path}: is no Pascal VOC xml, it has no <annotation>; move it away")
+            raise UserError(f"{path}: is not Pascal VOC xml, it has no <annotation>; move it away")
         beside = path.relative_to(folder).with_suffix("").as_posix()
         name = (root.findtext("filename") or "").strip()
         image = ForeignImage([n for n in (name, beside, path.stem) if n], str(path))
         # as LabelImg and CVAT write it; VOC's own files name their database
         image.is_from_tool = (root.findtext("source/database") or "").strip() == "Unknown"
         sides = [root.findtext(f"size/{side}") or "0" for side in ("width", "height")]
-        if min(size := read_numbers(sides, path)) >= 1:
-            image.size = int(size[0]), int(size[1])
+        image.size = read_size(sides, path)
         for number, node in enumerate(root.findall("object"), 1):
             where = f"{path}: object {number}"
             label, box = node.findtext("name"), node.find("bndbox")
@@ -98,14 +100,14 @@ def read_yolo(folder: Path, names: dict[str, str]) -> Iterator[ForeignImage]:
     Read a folder of YOLO txt files, in the order of their names.
 
     A line is `class x y w h`, x and y the centre, or `class x1 y1 x2 y2 x3 y3 …`, a polygon whose
-    box is taken; all as shares of the image's sides.
+    box is taken; all as fractions of the image's sides.
 
     Args:
         folder: of the txt files; each has its image's name.
         names: {class number as text: name}.
 
     Raises:
-        UserError: a line that is no such thing, or a class number without a name.
+        UserError: a line is something else, or has a class number without a name.
     """
     for path in sorted(folder.rglob("*.txt")):
         if path.name.lower() in NO_LABELS:
@@ -127,12 +129,10 @@ def read_yolo(folder: Path, names: dict[str, str]) -> Iterator[ForeignImage]:
                     "--names gives others"
                 )
             values = read_numbers(parts[1:], where)
+            corners = around(zip(values[::2], values[1::2], strict=True))
             if len(values) == 4:
                 x, y, w, h = values
                 corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-            else:
-                xs, ys = values[::2], values[1::2]
-                corners = (min(xs), min(ys), max(xs), max(ys))
             image.boxes.append((names[parts[0]], corners, False))
         yield image
 
@@ -144,28 +144,22 @@ def read_csv(
     Read a CSV with a row for each box, or for an image without boxes if its box is empty.
 
     A box is four columns of corners, or four of corner and size, or one of text such as
-    `[x, y, w, h]`. If no coordinate in the file is above 1, all are taken as shares of the sides.
+    `[x, y, w, h]`. If no coordinate in the file is above 1, all are taken as fractions.
 
     Args:
         path: of the csv, whose first row names the columns.
         columns: {what, as in COLUMNS: column}, where COLUMNS does not know the name.
         names: {class as the file has it: its name}; empty if they are the same.
-        only_class: the class of all boxes where no column says it; None: there must be one.
+        only_class: the class of all boxes if no column has it; None: one must.
 
     Raises:
-        UserError: a column is missing, or a number is none.
+        UserError: a column is missing, or something is not a number.
     """
     try:
         header, *rows = filter(None, csv.reader(io.StringIO(read_text(path), newline="")))
     except (csv.Error, ValueError) as e:
         raise UserError(f"{path}: has no rows that can be read ({e})") from e
-    at = _find_columns(path, header, columns)
-    box = _box_columns(path, at, columns, header)
-    if "class" not in at and only_class is None:
-        raise UserError(
-            f"{path}: has no column of classes that we know; --columns class=… names it, one of "
-            f"{', '.join(header)}"
-        )
+    at, box = _find_columns(path, header, columns, only_class is None)
     images = {}
     for number, row in enumerate(rows, 2):
         where = f"{path}: row {number}"
@@ -173,11 +167,11 @@ def read_csv(
             raise UserError(f"{where} has {len(row)} of {len(header)} values; complete it")
         name = row[at["image"]].strip()
         image = images.setdefault(name, ForeignImage([name], where))
-        if {"width", "height"} <= at.keys() and box != ("x", "y", "width", "height"):
+        if {"width", "height"} <= at.keys() - set(box):
             size = read_numbers([row[at["width"]], row[at["height"]]], where)
             image.size = int(size[0]), int(size[1])
         cells = [row[at[column]].strip() for column in box]
-        if not any(cells) or {c.lower() for c in cells} <= {"nan", ""}:
+        if {c.lower() for c in cells} <= {"nan", ""}:
             continue
         if len(cells) == 1:
             cells = cells[0].strip("[]() ").replace(",", " ").split()
@@ -195,9 +189,37 @@ def read_csv(
         yield image
 
 
+def _find_columns(
+    path: Path, header: Sequence[str], columns: dict[str, str], needs_class: bool
+) -> tuple[dict[str, int], list[str]]:
+    """{what, as in COLUMNS: position} of the columns, and which of them make a box."""
+    there = ", ".join(header)
+    plain = [column.strip().lower().replace("_", "").replace(" ", "") for column in header]
+    at = {}
+    for what, known in COLUMNS.items():
+        if what in columns:
+            if columns[what] not in header:
+                raise UserError(f"{path}: has no column {columns[what]!r}; it has {there}")
+            at[what] = header.index(columns[what])
+        elif found := [name for name in known if name in plain]:
+            at[what] = plain.index(found[0])
+    # the layout that the user names comes first
+    layouts = sorted(BOX_LAYOUTS, key=lambda layout: -len(columns.keys() & set(layout)))
+    box = next((layout for layout in layouts if at.keys() >= set(layout)), None)
+    of_box = "x1=… y1=… x2=… y2=… names corners, x=… y=… w=… h=… corner and size, bbox=… text,"
+    for what, is_lacking, remedy in (
+        ("images", "image" not in at, "image=… names it, one of"),
+        ("boxes", box is None, f"{of_box} out of"),
+        ("classes", needs_class and "class" not in at, "class=… names it, one of"),
+    ):
+        if is_lacking:
+            raise UserError(f"{path}: has no known column of {what}; --columns {remedy} {there}")
+    return at, box
+
+
 def read_names(path: Path) -> dict[str, str]:
     """
-    Read class names: a data.yaml with `names`, a txt of a name a line, or a csv of `class,name`.
+    Read class names: a yaml with `names`, a txt with a name per line, or a csv of `class,name`.
 
     Returns:
         {class as the annotations have it, such as "0": name}.
@@ -229,63 +251,19 @@ def read_names(path: Path) -> dict[str, str]:
     return found
 
 
-def _find_columns(path: Path, header: Sequence[str], columns: dict[str, str]) -> dict[str, int]:
-    plain = [column.strip().lower().replace("_", "").replace(" ", "") for column in header]
-    at = {}
-    for what, known in COLUMNS.items():
-        if what in columns:
-            if columns[what] not in header:
-                raise UserError(
-                    f"{path}: has no column {columns[what]!r}; it has {', '.join(header)}"
-                )
-            at[what] = header.index(columns[what])
-        elif found := [name for name in known if name in plain]:
-            at[what] = plain.index(found[0])
-    if "image" not in at:
-        raise UserError(
-            f"{path}: has no column of images that we know; --columns image=… names it, one of "
-            f"{', '.join(header)}"
-        )
-    return at
-
-
-def _box_columns(
-    path: Path, at: dict[str, int], columns: dict[str, str], header: Sequence[str]
-) -> tuple[str, ...]:
-    layouts = (
-        *(("bbox",), ("x1", "y1", "x2", "y2")),
-        *(("x", "y", "w", "h"), ("x", "y", "width", "height")),
-    )
-    # those that the user names come first
-    for layout in sorted(layouts, key=lambda layout: -len(columns.keys() & set(layout))):
-        if at.keys() >= set(layout):
-            return layout
-    raise UserError(
-        f"{path}: has no columns of boxes that we know; --columns x1=… y1=… x2=… y2=… names "
-        f"corners, x=… y=… w=… h=… corner and size, bbox=… text, out of {', '.join(header)}"
-    )
+# -- shared with tool_exports --------------------------------------------------------------------
 
 
 def parse_xml(path: Path) -> ET.Element:
-    """
-    The root of an xml file.
-
-    Raises:
-        UserError: it cannot be read or is none.
-    """
+    """The root of an xml file; UserError if it cannot be read or is invalid."""
     try:
         return ET.fromstring(path.read_bytes())
     except (ET.ParseError, LookupError, OSError, ValueError) as e:
-        raise UserError(f"{path}: is no valid xml ({e}); write it again") from e
+        raise UserError(f"{path}: is not valid xml ({e}); write it again") from e
 
 
 def read_numbers(values: Sequence[object], where: str | Path) -> tuple[float, ...]:
-    """
-    Numbers, or texts of numbers, as floats; `where` is what errors name.
-
-    Raises:
-        UserError: one is none, or not finite.
-    """
+    """Finite numbers, or texts of them, as floats; else a UserError that names `where`."""
     try:
         numbers = tuple(float(value) for value in values)
         if all(map(math.isfinite, numbers)):
@@ -297,13 +275,20 @@ def read_numbers(values: Sequence[object], where: str | Path) -> tuple[float, ..
     )
 
 
-def read_text(path: Path) -> str:
-    """
-    The text of a file in UTF-8.
+def read_size(sides: Sequence[str], where: str | Path) -> tuple[int, int] | None:
+    """(width, height) of texts of numbers, None if one is below 1; UserError if one is not one."""
+    width, height = read_numbers(sides, where)
+    return (int(width), int(height)) if min(width, height) >= 1 else None
 
-    Raises:
-        UserError: it cannot be read, or is in another encoding.
-    """
+
+def around(points: Iterable[Sequence[float]]) -> tuple[float, ...]:
+    """The box (x1, y1, x2, y2) around points (x, y)."""
+    xs, ys = zip(*points, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8; UserError if it cannot be read or is in another encoding."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as e:

@@ -37,9 +37,9 @@ def hash_images(paths: Sequence[str]) -> np.ndarray:
             raise
 
 
-def label_alike(hashes: np.ndarray, max_distance: int) -> np.ndarray:
+def group_similar(hashes: np.ndarray, max_distance: int) -> np.ndarray:
     """
-    Number the images so that those which look the same, directly or through others, share one.
+    Group images that look the same, directly or through others.
 
     Args:
         hashes: bits (images, 256).
@@ -49,7 +49,7 @@ def label_alike(hashes: np.ndarray, max_distance: int) -> np.ndarray:
             to 44.
 
     Returns:
-        One whole number from 0 an image (images,).
+        The group of each image (images,), numbered from 0.
     """
     unique, places = np.unique(hashes, axis=0, return_inverse=True)
     signs = unique.astype(np.float32) * 2 - 1

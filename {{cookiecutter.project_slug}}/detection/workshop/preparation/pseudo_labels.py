@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detection.evaluation.error_analysis import thresholds
-from detection.evaluation.matching import CORRECT, IGNORED, MIN_IOU, box_iou, match
+from detection.evaluation.matching import CORRECT, IGNORED, MIN_IOU, Matches, box_iou, match
 
 
 class Quality(NamedTuple):
@@ -35,8 +35,8 @@ def balanced_scores(coco: dict, results: list[dict]) -> dict[int, float]:
     Returns:
         {category id: the lowest score to keep}; inf for a class of which none is correct.
     """
-    ids = sorted(c["id"] for c in coco["categories"])
-    _, of_classes = thresholds(match(coco, results), len(ids))
+    matches, ids = _matched(coco, results)
+    _, of_classes = thresholds(matches, len(ids))
     scores = [math.inf if math.isnan(best.score) else best.score for best in of_classes]
     return dict(zip(ids, scores, strict=True))
 
@@ -52,8 +52,8 @@ def precise_scores(coco: dict, results: list[dict], precision: float) -> dict[in
     Returns:
         {category id: the lowest score to keep}; inf where no score is enough.
     """
-    matches = match(coco, results)
-    detections, ids = matches.detections, sorted(c["id"] for c in coco["categories"])
+    matches, ids = _matched(coco, results)
+    detections = matches.detections
     is_correct, is_counted = matches.kinds == CORRECT, matches.kinds != IGNORED
     scores = {}
     for label, category_id in enumerate(ids):
@@ -110,7 +110,7 @@ def quality(coco: dict, results: list[dict], min_scores: dict[int, float]) -> di
     Returns:
         {category id: Quality}, and that of all classes together under None.
     """
-    matches = match(coco, confident(results, min_scores))
+    matches, ids = _matched(coco, confident(results, min_scores))
     truth, detections = matches.truth, matches.detections
     is_correct, is_counted = matches.kinds == CORRECT, matches.kinds != IGNORED
 
@@ -119,9 +119,13 @@ def quality(coco: dict, results: list[dict], min_scores: dict[int, float]) -> di
         counts = int((is_counted & detected).sum()), int((matches.is_real & wanted).sum())
         return Quality(*(correct / count if count else math.nan for count in counts))
 
-    ids = sorted(c["id"] for c in coco["categories"])
     of_ids = {id_: of(detections.labels == k, truth.labels == k) for k, id_ in enumerate(ids)}
     return {**of_ids, None: of(is_counted, matches.is_real)}
+
+
+def _matched(coco: dict, results: list[dict]) -> tuple[Matches, list[int]]:
+    """The matched detections, and the category ids in the order of the labels."""
+    return match(coco, results), sorted(c["id"] for c in coco["categories"])
 
 
 def pseudo_labels(coco: dict, results: list[dict], min_scores: dict[int, float]) -> dict:

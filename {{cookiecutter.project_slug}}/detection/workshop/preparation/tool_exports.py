@@ -1,24 +1,26 @@
 """
-Reads what labelme, Label Studio and CVAT export, to become COCO's.
+Reads what labelme, Label Studio and CVAT export, to convert it to COCO.
 
 Of polygons, ellipses, masks and turned boxes the upright box around them is taken. A shape without
 an area, such as a point, gets no corners: `to_coco` refuses it unless its class is left out.
 """
 
-import json
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from detection.data.coco import parse_json
 from detection.utils.errors import UserError
 from detection.utils.image_files import EXTENSIONS
 from detection.workshop.preparation.foreign_annotations import (
     ForeignImage,
+    around,
     parse_xml,
     read_numbers,
+    read_size,
     read_text,
 )
 
@@ -32,25 +34,24 @@ def read_labelme(source: Path) -> Iterator[ForeignImage]:
     Read labelme's json, or a folder of them in the order of their names.
 
     Raises:
-        UserError: a file is no such json, or a shape lacks its label or points.
+        UserError: a file is not such a json, or a shape lacks its label or points.
     """
     for path in _files(source, "*.json"):
         data = read_json(path)
         if json_kind(data) != "labelme":
-            raise UserError(f'{path}: is no labelme json, it has no list "shapes"; move it away')
+            raise UserError(f'{path}: is not labelme json, it has no list "shapes"; move it away')
         beside = path.relative_to(source).with_suffix("").as_posix() if path != source else ""
         name = data.get("imagePath")
         name = name.replace("\\", "/") if isinstance(name, str) else ""
         names = [name, name.rpartition("/")[2], beside, path.stem]
         image = ForeignImage([n for n in names if n], str(path))
         size = data.get("imageWidth"), data.get("imageHeight")
-        if all(type(v) is int and v > 0 for v in size):
-            image.size = size
+        image.size = size if all(type(v) is int and v > 0 for v in size) else None
         for number, shape in enumerate(data["shapes"], 1):
             where = f"{path}: shape {number}"
             shape = shape if isinstance(shape, dict) else {}
             points = _points(shape.get("points"), where)
-            corners, kind = _around(points), shape.get("shape_type") or "polygon"
+            corners, kind = around(points), shape.get("shape_type") or "polygon"
             if kind == "circle" and len(points) == 2:  # its centre, and a point on it
                 (x, y), radius = points[0], math.dist(*points)
                 corners = (x - radius, y - radius, x + radius, y + radius)
@@ -65,12 +66,12 @@ def read_label_studio(source: Path) -> Iterator[ForeignImage]:
     Read the format that Label Studio calls JSON: rectangles, ellipses and polygons.
 
     Raises:
-        UserError: the file is no such json, an image has annotations of several people, or a
+        UserError: the file is not such a json, an image has annotations of several people, or a
             region lacks its label or place.
     """
     tasks = read_json(source)
     if json_kind(tasks) != "label_studio":
-        raise UserError(f"{source}: is no json of Label Studio; {EXPORT_COCO}")
+        raise UserError(f"{source}: is not json of Label Studio; {EXPORT_COCO}")
     for number, task in enumerate(tasks, 1):
         where = f"{source}: task {number}"
         data = task.get("data") if isinstance(task, dict) else None
@@ -96,7 +97,7 @@ def read_label_studio(source: Path) -> Iterator[ForeignImage]:
             if not isinstance(value, dict) or not {"x", "points", "rle"} & value.keys():
                 continue  # a choice or a text, of the whole image
             key = str(region.get("id", f"number {index}"))
-            if key in seen:  # its label stands in a record of its own, with the place once more
+            if key in seen:  # a separate record for its label repeats the place
                 continue
             seen.add(key)
             at = f"{where}, region {index}"
@@ -110,21 +111,19 @@ def read_cvat(source: Path) -> Iterator[ForeignImage]:
     Read the xml that CVAT calls "CVAT for images", or a folder of them.
 
     Raises:
-        UserError: a file is no such xml, or a shape lacks its label or place.
+        UserError: a file is not such an xml, or a shape lacks its label or place.
     """
     for path in _files(source, "*.xml"):
         root = parse_xml(path)
         if root.tag != "annotations" or root.find("track") is not None:
-            what = 'is no xml of "CVAT for images"'
+            what = 'is not xml of "CVAT for images"'
             raise UserError(f"{path}: {what}; choose that or COCO where CVAT exports")
         for node in root.iterfind("image"):
             where = f"{path}: image {node.get('name', '')}"
             if not (name := node.get("name")):
                 raise UserError(f"{where}has no name; export it again")
             image = ForeignImage([name, name.rpartition("/")[2]], where)
-            size = read_numbers([node.get("width", "0"), node.get("height", "0")], where)
-            if min(size) >= 1:
-                image.size = int(size[0]), int(size[1])
+            image.size = read_size([node.get("width", "0"), node.get("height", "0")], where)
             for shape in node:
                 if shape.tag != "tag":  # which is of the whole image
                     label = _label(shape.get("label"), where)
@@ -135,28 +134,20 @@ def read_cvat(source: Path) -> Iterator[ForeignImage]:
 def json_kind(data: object) -> str:
     """What wrote a parsed json: coco, results (COCO's), labelme, label_studio; empty if unknown."""
     first = data[0] if isinstance(data, list) and data else None
-    if isinstance(data, dict):
-        if isinstance(data.get("shapes"), list):
-            return "labelme"
-        return "coco" if isinstance(data.get("categories"), list) else ""
-    if isinstance(first, dict):
-        if "data" in first and "annotations" in first:
-            return "label_studio"
-        return "results" if first.keys() >= {"image_id", "category_id", "bbox"} else ""
+    if isinstance(data, dict) and isinstance(data.get("shapes"), list):
+        return "labelme"
+    if isinstance(data, dict) and isinstance(data.get("categories"), list):
+        return "coco"
+    if isinstance(first, dict) and first.keys() >= {"data", "annotations"}:
+        return "label_studio"
+    if isinstance(first, dict) and first.keys() >= {"image_id", "category_id", "bbox"}:
+        return "results"
     return ""
 
 
 def read_json(path: Path) -> object:
-    """
-    Parse a json.
-
-    Raises:
-        UserError: it cannot be read or is none.
-    """
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{path}: is no valid json ({e}); write it again") from e
+    """Parse a json; UserError if it cannot be read or is invalid."""
+    return parse_json(read_text(path), path)
 
 
 def _files(source: Path, pattern: str) -> list[Path]:
@@ -180,17 +171,14 @@ def _points(points: object, where: str) -> list[tuple[float, ...]]:
     return [read_numbers(pair, where) for pair in pairs]
 
 
-def _around(points: Iterable[Sequence[float]]) -> tuple[float, ...]:
-    xs, ys = zip(*points, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
-
-
 def _turned(corners: Sequence[float], degrees: float, pivot: Sequence[float]) -> tuple[float, ...]:
     """The box around a box that is turned clockwise about a point."""
+    if not degrees:
+        return corners
     x1, y1, x2, y2 = corners
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     offsets = [(x - pivot[0], y - pivot[1]) for x in (x1, x2) for y in (y1, y2)]
-    return _around((pivot[0] + x * cos - y * sin, pivot[1] + x * sin + y * cos) for x, y in offsets)
+    return around((pivot[0] + x * cos - y * sin, pivot[1] + x * sin + y * cos) for x, y in offsets)
 
 
 def _image_names(text: str) -> list[str]:
@@ -205,7 +193,7 @@ def _image_names(text: str) -> list[str]:
 
 
 def _region_label(region: dict) -> str | None:
-    """The first label of a region, which stands under its type, e.g. "rectanglelabels"."""
+    """The first label of a region, which is under its type, e.g. "rectanglelabels"."""
     kind, value = region.get("type"), region.get("value")
     if not isinstance(kind, str) or not kind.endswith("labels") or not isinstance(value, dict):
         return None
@@ -215,28 +203,22 @@ def _region_label(region: dict) -> str | None:
 
 
 def _region_corners(region: dict, value: dict, where: str) -> tuple[float, ...]:
-    """As shares of the image's sides; Label Studio has percent."""
+    """As fractions of the image's sides; Label Studio has percent."""
     if "points" in value:
-        return tuple(v / 100 for v in _around(_points(value["points"], where)))
-    keys = ("x", "y", "radiusX", "radiusY") if "radiusX" in value else ("x", "y", "width", "height")
+        return tuple(v / 100 for v in around(_points(value["points"], where)))
+    is_ellipse = "radiusX" in value
+    keys = ("x", "y", "radiusX", "radiusY") if is_ellipse else ("x", "y", "width", "height")
     if not value.keys() >= set(keys[2:]):
         return ()
     x, y, w, h = read_numbers([value.get(key) for key in keys], where)
-    corners, pivot = (x, y, x + w, y + h), (x, y)
-    if "radiusX" in value:
-        corners = (x - w, y - h, x + w, y + h)
-    turn, *size = read_numbers(
-        [value.get("rotation") or 0]
-        + [region.get(f"original_{side}") or 100 for side in ("width", "height")],
-        where,
-    )
-    if turn:  # in pixels, where angles are what they seem
-        scales = [side / 100 for side in size]
-        pixels = [v * s for v, s in zip(corners, 2 * scales, strict=True)]
-        pivot = [v * s for v, s in zip(pivot, scales, strict=True)]
-        turned = _turned(pixels, turn, pivot)
-        corners = [v / s for v, s in zip(turned, 2 * scales, strict=True)]
-    return tuple(v / 100 for v in corners)
+    sides = [region.get(f"original_{side}") or 100 for side in ("width", "height")]
+    turn, *sides = read_numbers([value.get("rotation") or 0, *sides], where)
+    width, height = sides if min(sides) > 0 else (100, 100)
+    # turned in pixels, where angles are what they seem
+    x, w, y, h = x * width / 100, w * width / 100, y * height / 100, h * height / 100
+    corners = (x - w, y - h, x + w, y + h) if is_ellipse else (x, y, x + w, y + h)
+    x1, y1, x2, y2 = _turned(corners, turn, (x, y))
+    return x1 / width, y1 / height, x2 / width, y2 / height
 
 
 def _cvat_corners(shape: ET.Element, where: str) -> tuple[float, ...]:
@@ -245,7 +227,7 @@ def _cvat_corners(shape: ET.Element, where: str) -> tuple[float, ...]:
 
     if shape.tag == "polygon":
         pairs = [pair.split(",") for pair in shape.get("points", "").split(";")]
-        return _around(_points(pairs, where))
+        return around(_points(pairs, where))
     if shape.tag == "mask":
         x, y, w, h = numbers("left", "top", "width", "height")
         return x, y, x + w, y + h
@@ -257,5 +239,4 @@ def _cvat_corners(shape: ET.Element, where: str) -> tuple[float, ...]:
     else:
         return ()
     (turn,) = read_numbers([shape.get("rotation", "0")], where)
-    centre = (corners[0] + corners[2]) / 2, (corners[1] + corners[3]) / 2
-    return _turned(corners, turn, centre) if turn else corners
+    return _turned(corners, turn, ((corners[0] + corners[2]) / 2, (corners[1] + corners[3]) / 2))

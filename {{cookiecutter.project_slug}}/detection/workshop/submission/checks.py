@@ -3,7 +3,7 @@
 import math
 
 from detection.data.coco import read_coco
-from detection.data.results import check_truth
+from detection.data.results import check_ground_truth
 from detection.evaluation.average_precision import average_precision, results_table
 from detection.evaluation.competition_metrics import find_metric
 from detection.utils.errors import UserError
@@ -26,7 +26,7 @@ def check_submission(
     must_score: bool = False,
 ) -> tuple[list[str], bool]:
     """
-    Read a submission and score it, if the json has annotations and nothing is wrong.
+    Read a submission, and score it if the json has annotations and nothing is wrong.
 
     Args:
         path: the submission.
@@ -36,7 +36,7 @@ def check_submission(
         must_score: refuse a json without annotations.
 
     Returns:
-        Lines to print, and whether nothing is wrong.
+        Lines to print, and whether everything is right.
 
     Raises:
         UserError: a file cannot be read at all.
@@ -44,7 +44,7 @@ def check_submission(
     coco, form = read_coco(json_file), find_format(format_name)
     is_scored = must_score or bool(coco.get("annotations"))
     if is_scored:
-        check_truth(coco, json_file)
+        check_ground_truth(coco, json_file)
     if form.rows:  # only what wrote it knows what is in it
         header, rows = read_csv(path)
         line = f"{path}: {format_name}, {len(list(rows))} rows, not read back"
@@ -88,7 +88,7 @@ def _compare(submission: Submission, path: str, sample: str, form: Format) -> No
 
 
 def _score(coco: dict, results: list[dict], form: Format) -> str:
-    """The table of AP, over all classes as one where the format names none, and the metric."""
+    """The table of AP, over all classes as one if the format has none, and the metric."""
     score = find_metric(form.metric).score(coco, results, threshold=-math.inf)
     if form.suffix == ".csv" and "label" not in form.box.split() and len(coco["categories"]) > 1:
         only = coco["categories"][0]["id"]

@@ -21,7 +21,7 @@ class Format:
         image: what names an image: its `file_name` as in the json, or `0000` of `test/0000.jpg`.
         image_suffix: comes after that name.
         normalized: coordinates are fractions of the image's width and height, else pixels.
-        empty: what stands for the boxes of an image that has none.
+        empty: what is written for an image without boxes.
         rows: writes the cells of an image's rows, in place of `box` to `empty`; such a file is not
             read back.
         suffix: of the file; ".json" is COCO's results format, which needs none of the above.

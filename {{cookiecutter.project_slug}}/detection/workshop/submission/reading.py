@@ -9,26 +9,27 @@ from pathlib import Path
 
 from detection.data.results import read_results
 from detection.utils.errors import UserError
+from detection.utils.text import printable
 from detection.workshop.submission.formats import FORMATS, Format
 from detection.workshop.submission.writing import image_names, labels_of
 
 SHOWN = 3  # cases that a finding names
 # what is wrong, in the plural, and what helps
 ERRORS = {
-    "surplus": ("columns that the format has not", "leave them out, as index=False does in pandas"),
+    "surplus": ("columns that the format lacks", "leave them out, as index=False does in pandas"),
     "order": ("columns in another order", "the competition takes theirs"),
     "cells": ("rows with another number of cells than the header", "write the file again"),
     "unknown": ("rows of an image that is not in the json", "predict on that json's images"),
     "repeated": ("images with more than one row", "put all boxes of an image into one"),
     "absent": ("images without a row", "an image without boxes needs one too"),
     "blank": ("rows without a field", "the format has another text for images without boxes"),
-    "fields": ("rows that are no whole boxes", "the file is cut off, or in another format"),
-    "numbers": ("boxes with something that is no finite number", "see --format for the order"),
+    "fields": ("rows that end within a box", "the file is cut off, or in another format"),
+    "numbers": ("boxes with something that is not a finite number", "see --format for the order"),
     "labels": ("boxes of an unknown class", "the format says how classes are called"),
     "negative": ("boxes of negative width or height", "is it corners, or width and height?"),
     "outside": ("boxes more than a pixel outside their image", "is it the right --format?"),
     "sample_columns": ("columns that differ from the sample's", "is it the right --format?"),
-    "not_in_sample": ("images that the sample has not", "predict on the images that it asks for"),
+    "not_in_sample": ("images that the sample lacks", "predict on the images that it asks for"),
     "only_in_sample": ("images that only the sample has", "predict on all that it asks for"),
 }
 WARNINGS = {
@@ -40,12 +41,12 @@ WARNINGS = {
 @dataclass
 class Submission:
     """
-    What was read.
+    A submission as it was read.
 
     Attributes:
         results: the boxes that can be used, as COCO results: (x, y, w, h) in pixels, with the
             annotation file's own ids.
-        cases: of what is wrong, by a key of ERRORS or WARNINGS: where.
+        cases: {key of ERRORS or WARNINGS: where that is wrong}.
         images: how many have a row.
     """
 
@@ -68,9 +69,7 @@ class Submission:
                 if cases := self.cases.get(kind):
                     more = ", …" if len(cases) > SHOWN else ""
                     text = f"{len(cases)} {what}: {', '.join(cases[:SHOWN])}{more}; {remedy}"
-                    # names may hold line breaks and whatever else a terminal would obey
-                    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-                    lines.append(f"{severity}: {text}")
+                    lines.append(f"{severity}: {printable(text)}")
         return lines
 
 
@@ -78,7 +77,7 @@ def read_submission(path: str, coco: dict, json_file: str, form: Format) -> Subm
     """
     Read a submission; what cannot be used is noted in `cases` and left out.
 
-    Where the format names no class, all boxes are of the first category.
+    If the format has no class, all boxes are of the first category.
 
     Args:
         path: the submission, a csv or COCO results.
@@ -87,10 +86,10 @@ def read_submission(path: str, coco: dict, json_file: str, form: Format) -> Subm
         form: of the submission.
 
     Raises:
-        UserError: it is empty, cut off within quotes, not UTF-8, or lacks a column; malformed
-            COCO results.
+        UserError: it is empty, cut off within quotes, not UTF-8, or lacks a column; or it is
+            malformed COCO results.
     """
-    names, labels = image_names(coco["images"], json_file, form), labels_of(coco, json_file, form)
+    names, labels = image_names(coco, json_file, form), labels_of(coco, json_file, form)
     sizes = {i["id"]: _size(i) for i in coco["images"]}
     submission = Submission()
     if form.suffix == ".json":
@@ -114,11 +113,9 @@ def read_submission(path: str, coco: dict, json_file: str, form: Format) -> Subm
             submission.add("cells", f"line {line}")
             continue
         name, text = row[image_column], row[boxes_column]
-        if name not in ids:
-            submission.add("unknown", f"line {line} {short(name)}")
-            continue
-        if name in seen:
-            submission.add("repeated", f"line {line} {short(name)}")
+        if name not in ids or name in seen:
+            kind = "repeated" if name in seen else "unknown"
+            submission.add(kind, f"line {line} {short(name)}")
             continue
         seen.add(name)
         image_id = ids[name]
@@ -137,7 +134,7 @@ def read_csv(path: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     The header, and (line, cells) of each row.
 
     Raises:
-        UserError: the file cannot be read, is empty, no UTF-8, or cut off within quotes.
+        UserError: the file cannot be read, is empty, not UTF-8, or cut off within quotes.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
@@ -159,12 +156,7 @@ def read_csv(path: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
 
 
 def columns_of(path: str, header: list[str], form: Format) -> tuple[int, int]:
-    """
-    The positions of the column of images and of that of boxes.
-
-    Raises:
-        UserError: one is missing.
-    """
+    """The positions of the columns of images and of boxes; UserError if one is missing."""
     for column in form.columns:
         if header.count(column) != 1:
             alike = [n for n, f in FORMATS.items() if f.columns and set(f.columns) == set(header)]
@@ -224,7 +216,7 @@ def _boxes(
 
 
 def _take(submission: Submission, result: dict, size: tuple[float, float], where: str) -> None:
-    """Add a box to the results, unless it is no box; note what is odd about it."""
+    """Add a box to the results if it is one; note what is odd about it."""
     x, y, w, h = result["bbox"]
     at = f"{where} ({x:g}, {y:g}, {w:g}, {h:g})"
     if w < 0 or h < 0:
@@ -241,11 +233,11 @@ def _take(submission: Submission, result: dict, size: tuple[float, float], where
 
 
 def _size(image: dict) -> tuple[float, float]:
-    """Width and height; without end where the json does not say."""
+    """Width and height; infinite if the json does not have them."""
     size = image.get("width"), image.get("height")
     return size if all(type(v) in (int, float) and v > 0 for v in size) else (math.inf, math.inf)
 
 
 def short(text: str) -> str:
-    """The text in quotes, its end left out if it is long."""
+    """The text in quotes, cut if it is long."""
     return repr(text if len(text) <= 60 else f"{text[:60]}…")

@@ -1,17 +1,17 @@
-"""Turns COCO results into the file a competition takes; another competition is one more Format."""
+"""Turns COCO results into the file that a competition takes, in one of FORMATS."""
 
 import csv
 import io
 import json
 import math
 import os
-import reprlib
 from collections import defaultdict
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from detection.data.coco import category_id_map, read_coco
+from detection.checks.records import IMAGE
+from detection.data.coco import category_id_map, read_coco, validate
 from detection.data.results import read_results
 from detection.utils.errors import UserError
 from detection.utils.files import write_whole
@@ -19,7 +19,7 @@ from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS, Forma
 
 
 def find_format(name: str) -> Format:
-    """The format of that name; UserError if there is none."""
+    """The format of that name; UserError if it is unknown."""
     if name not in FORMATS:
         raise UserError(f"there is no format {name!r}; FORMATS has {', '.join(FORMATS)}")
     return FORMATS[name]
@@ -53,9 +53,9 @@ def write_submission(
     """
     form = find_format(format_name)
     if max_per_image is not None and max_per_image < 1:
-        raise UserError(f"at most {max_per_image} boxes an image leave none; give 1 or more")
+        raise UserError(f"at most {max_per_image} boxes per image leave none; give 1 or more")
     coco = read_coco(json_file)
-    names = image_names(coco["images"], json_file, form)
+    names = image_names(coco, json_file, form)
     labels = labels_of(coco, json_file, form)
 
     boxes = defaultdict(list)
@@ -78,34 +78,25 @@ def write_submission(
     return f"{output}: {format_name}, {written}"
 
 
-def image_names(images: list[dict], json_file: str, form: Format) -> dict[int, str]:
+def image_names(coco: dict, json_file: str, form: Format) -> dict[int, str]:
     """
     What a submission calls each image, by its id.
 
     Raises:
         UserError: a record is malformed, or two have the same id or name.
     """
-    names, seen = {}, set()
-    for number, image in enumerate(images):
-        where = f"{json_file}: images[{number}]"
-        try:
-            id_, name = image["id"], image["file_name"]
-            is_usable = type(id_) is int and type(name) is str
-            if form.normalized:
-                is_usable &= min(image["width"], image["height"]) > 0
-        except (KeyError, TypeError):
-            is_usable = False
-        if not is_usable:
-            raise UserError(
-                f"{where} lacks an id, file_name, width or height: {reprlib.repr(image)}"
-            )
-        name = PurePosixPath(name).stem if form.image == "stem" else name
+    validate(coco, json_file, IMAGE if form.normalized else ("id", "file_name"))
+    names = {}
+    for number, image in enumerate(coco["images"]):
+        file_name = image["file_name"]
+        name = PurePosixPath(file_name).stem if form.image == "stem" else file_name
         name += form.image_suffix
-        if id_ in names or name in seen:
-            raise UserError(f"{where}: another image has its id {id_} or its name {name!r}")
-        names[id_] = name
-        seen.add(name)
-    return names
+        if names.setdefault(name, image["id"]) != image["id"]:
+            raise UserError(
+                f"{json_file}: images[{number}].file_name: another image is called {name!r} too in "
+                "this format; rename one"
+            )
+    return {id_: name for name, id_ in names.items()}
 
 
 def labels_of(coco: dict, json_file: str, form: Format) -> dict[int, str]:
@@ -158,5 +149,5 @@ def _box(result: dict, label: str, size: tuple[float, float], form: Format) -> s
 def _write(output: str, text: str) -> None:
     path = Path(output).resolve()  # through a link, to the file itself
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f"{output}: is no file, so it cannot be replaced by one")
+        raise UserError(f"{output}: is not a file, so it cannot be replaced by one")
     write_whole(path, text.encode("utf-8"), output)
