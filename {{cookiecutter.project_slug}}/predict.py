@@ -7,13 +7,13 @@ Predict on images with a trained model, for submissions, ensembles and reports:
     python predict.py --config-file … datasets/test.json tta.enabled=True
 
 Writes COCO results with the json's own image and category ids; a folder's images are numbered. The
-list of images that these ids mean is beside them, as `….images.json`. Cut off, the same command
-goes on where it was.
+list of images that these ids mean is beside them, as `….images.json`. If it is cut off, the
+same command continues.
 """
 
 import sys
 
-from detection.utils.cli import early_args, parse_prediction_args
+from detection.utils.arguments import early_args, parse_prediction_args
 
 if __name__ == "__main__":  # before the imports below, which take seconds
     early_args(parse_prediction_args, __doc__)
@@ -36,8 +36,8 @@ from detection.inference.predictor import (
 from detection.inference.sources import list_images, results_name
 from detection.inference.tta import with_tta
 from detection.modeling.build import build_model
-from detection.utils.cli import find_config
-from detection.utils.errors import UserError
+from detection.utils.arguments import find_config
+from detection.utils.cli import exit_status
 from detection.utils.failures import explained
 from detection.utils.files import keep_inputs
 from detection.utils.image_roots import config_root
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         min_score=args.min_score,
         max_per_image=args.max_per_image,
     )
-    remedy, workers = "the same command goes on", "--num-workers or --batch-size"
+    remedy, workers = "the same command continues", "--num-workers or --batch-size"
     with locked_file(output), explained(str(output), remedy, workers):
         results = predictor.predict(output, settings)
         if os.path.realpath(images_file(output)) != os.path.realpath(args.images):
@@ -89,9 +89,4 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     setup_logger(name="detectron2")
-    try:
-        main()
-    except UserError as e:
-        sys.exit(f"error: {e}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+    sys.exit(exit_status(main, interrupted="interrupted; the same command continues"))

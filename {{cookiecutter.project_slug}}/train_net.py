@@ -12,7 +12,7 @@ Any config with `model`, `dataloader.{train,test,evaluator}`, `optimizer` and `l
 do, detectron2's own included; `train` and `writers` come from configs/common where it has none.
 """
 
-from detection.utils.cli import early_args, parse_args
+from detection.utils.arguments import early_args, parse_args
 
 if __name__ == "__main__":  # before the imports below, which take seconds
     args = early_args(parse_args, __doc__)

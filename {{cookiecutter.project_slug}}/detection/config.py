@@ -14,8 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from detection.utils.cli import find_config, split_override
-from detection.utils.cli import parse_args as parse_args
+from detection.utils.arguments import find_config, split_override
 from detection.utils.errors import UserError
 from detection.utils.paths import PROJECT_ROOT, in_project
 

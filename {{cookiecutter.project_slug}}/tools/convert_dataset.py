@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from detection.checks.annotations import check_annotations
 from detection.checks.report import format_findings
 from detection.classes import CLASSES
+from detection.utils.cli import command_parser, tool
 from detection.utils.errors import UserError
 from detection.utils.files import write_all
 from detection.utils.image_files import ImageFolder
@@ -182,11 +183,10 @@ def run(args: argparse.Namespace) -> bool:
     return not any(finding.is_error for finding in findings)
 
 
+@tool
 def main(argv: list[str] | None = None) -> int:
-    """Convert; 1 if the result has errors, 2 and one line if there is none."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Convert; 1 if the result has errors, else 0."""
+    parser = command_parser(__doc__)
     parser.add_argument(
         "source", help="a folder of xml, txt or json files, or one csv, json or xml"
     )
@@ -234,10 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--force", action="store_true", help="replace another output file")
     args = parser.parse_args(argv)
-    try:
-        return 0 if run(args) else 1
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    return 0 if run(args) else 1
 
 
 if __name__ == "__main__":

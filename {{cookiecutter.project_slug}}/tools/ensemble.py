@@ -24,23 +24,22 @@ from detection.data.coco import category_id_map, check_images, read_coco, write_
 from detection.data.results import check_truth, read_results, write_images
 from detection.evaluation.average_precision import average_precision
 from detection.inference.fusion import METHODS, fuse_results
-from detection.utils.cli import fraction, named_path, positive
+from detection.utils.cli import command_parser, named_path, positive_int, tool, unit_interval
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    """Write the fused results; exit with status 2 and one line if that cannot be."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Write the fused results, and print their scores."""
+    parser = command_parser(__doc__)
     parser.add_argument("json_file", help="COCO json of the images; scored if it has annotations")
     parser.add_argument("members", nargs="+", metavar="[NAME=]RESULTS", help="COCO results")
     parser.add_argument("--output", default="output/ensemble.json", help="default: %(default)s")
     parser.add_argument("--method", default="wbf", choices=METHODS, help="default: %(default)s")
     parser.add_argument(
         "--iou",
-        type=fraction,
+        type=unit_interval,
         default=0.55,
         help="boxes of a class that overlap more are one object (default: %(default)s)",
     )
@@ -53,16 +52,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--max-per-image",
-        type=positive,
+        type=positive_int,
         default=100,
         help="the best boxes kept (default: %(default)s)",
     )
-    parser.add_argument("--processes", type=positive, help="default: up to all processors")
+    parser.add_argument("--processes", type=positive_int, help="default: up to all processors")
     args = parser.parse_args(argv)
-    try:
-        fuse_and_score(args)
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    fuse_and_score(args)
 
 
 def fuse_and_score(args: argparse.Namespace) -> None:
@@ -143,4 +139,4 @@ def table(members: dict[str, dict], fused: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

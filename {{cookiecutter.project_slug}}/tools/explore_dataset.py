@@ -18,7 +18,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.utils import image_roots
-from detection.utils.cli import find_config, split_overrides
+from detection.utils.arguments import find_config, split_overrides
+from detection.utils.cli import (
+    DEFAULT_CONFIG,
+    add_config_file,
+    command_parser,
+    non_negative_int,
+    tool,
+)
 from detection.utils.errors import UserError
 from detection.utils.paths import DATASETS, PROJECT_ROOT, in_project
 from detection.workshop.analysis.dataset_statistics import read_splits
@@ -27,20 +34,14 @@ from detection.workshop.reports.page import render_page, write_page
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "inputs",
         nargs="*",
         metavar="json or key=value",
         help="COCO annotations, and overrides of the config (default: the config's data)",
     )
-    parser.add_argument(
-        "--config-file",
-        default=in_project("configs/faster_rcnn_R_50_FPN.py"),
-        help="whose anchors, resizing and data to take (default: %(default)s)",
-    )
+    add_config_file(parser, "whose anchors, resizing and data to take", DEFAULT_CONFIG)
     parser.add_argument(
         "--image-root",
         action="append",
@@ -53,17 +54,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=in_project(f"{DATASETS}/explore.html"),
         help="the page (default: %(default)s)",
     )
-    parser.add_argument("--count", type=int, default=48, help="pictures (default: %(default)s)")
+    parser.add_argument(
+        "--count", type=non_negative_int, default=48, help="pictures (default: %(default)s)"
+    )
     parser.add_argument(
         "--sample",
-        type=int,
+        type=non_negative_int,
         default=1000,
         help="images to look at for brightness and sharpness (default: %(default)s)",
     )
-    args = parser.parse_intermixed_args(argv)  # options and inputs in any order
-    if args.count < 0 or args.sample < 0:
-        parser.error("--count and --sample must not be negative")
-    return args
+    return parser.parse_intermixed_args(argv)  # options and inputs in any order
 
 
 def explore(args: argparse.Namespace) -> list[str]:
@@ -139,19 +139,13 @@ def _shown(path: str) -> str:
     return str(whole.relative_to(PROJECT_ROOT)) if whole.is_relative_to(PROJECT_ROOT) else path
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print what stands out and where the page is; 1 if there can be none, else 0."""
+@tool
+def main(argv: list[str] | None = None) -> None:
+    """Print what stands out and where the page is."""
     args = parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
-    try:
-        lines = explore(args)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    for line in lines:
+    for line in explore(args):
         print(line)
     print(args.output)
-    return 0
 
 
 if __name__ == "__main__":

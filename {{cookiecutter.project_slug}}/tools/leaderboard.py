@@ -9,7 +9,6 @@ Scores are those of the iteration at which the metric was best; hours are those 
 steps, without evaluations. What a run does not say is a dash. Runs of --fast-dev-run are left out.
 """
 
-import argparse
 import csv
 import io
 import sys
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from tabulate import tabulate
 
-from detection.utils.errors import UserError
+from detection.utils.cli import command_parser, tool
 from detection.utils.files import keep_inputs, write_whole
 from detection.utils.paths import in_project
 from detection.workshop.analysis.leaderboard import (
@@ -66,11 +65,10 @@ def write_csv(path: str, rows: list[dict]) -> None:
     write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"), path)
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    """Print the table; exit with status 2 and one line if there can be none."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Print the table."""
+    parser = command_parser(__doc__)
     parser.add_argument(
         "folder", nargs="?", default=in_project("output"), help="of the runs (default: %(default)s)"
     )
@@ -79,21 +77,17 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--csv", metavar="FILE", help="write it, with a column for each setting")
     args = parser.parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # names are in any script
-    try:
-        runs = find_runs(args.folder)
-        metric, is_min = choose_metric(runs, args.metric)
-        runs = sort_runs(runs, metric, is_min)
-        values = differences([run.config for run in runs])
-        rows = [cells(run, metric, is_min) for run in runs]
-        if args.csv:
-            for run in runs:
-                folder = Path(args.folder, run.name)
-                keep_inputs(args.csv, folder / "metrics.json", folder / "config.yaml")
-            settings = [{key: v[k] for key, v in values.items()} for k in range(len(runs))]
-            write_csv(args.csv, [a | b for a, b in zip(rows, settings, strict=True)])
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    runs = find_runs(args.folder)
+    metric, is_min = choose_metric(runs, args.metric)
+    runs = sort_runs(runs, metric, is_min)
+    values = differences([run.config for run in runs])
+    rows = [cells(run, metric, is_min) for run in runs]
+    if args.csv:
+        for run in runs:
+            folder = Path(args.folder, run.name)
+            keep_inputs(args.csv, folder / "metrics.json", folder / "config.yaml")
+        settings = [{key: v[k] for key, v in values.items()} for k in range(len(runs))]
+        write_csv(args.csv, [a | b for a, b in zip(rows, settings, strict=True)])
     for row, told in zip(rows, describe(values, len(rows)), strict=True):
         row["differs in"] = told
     formats = {"hours": ".2f", **dict.fromkeys([metric, *ALSO], ".2f")}
@@ -109,4 +103,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

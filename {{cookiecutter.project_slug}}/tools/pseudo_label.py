@@ -25,7 +25,7 @@ from tabulate import tabulate
 
 from detection.data.coco import category_id_map, check_images, read_coco
 from detection.data.results import load, read_results
-from detection.utils.cli import fraction
+from detection.utils.cli import command_parser, tool, unit_interval
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs, write_all
 from detection.utils.paths import DATASETS
@@ -40,18 +40,17 @@ from detection.workshop.preparation.pseudo_labels import (
 LOW = 0.7  # precision
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    """Write the json and print what each class gave; exit with 2 and one line if that cannot be."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Write the json, and print what each class gave."""
+    parser = command_parser(__doc__)
     parser.add_argument("results", help="predictions on the images, in COCO's results format")
     parser.add_argument("json_file", help="COCO json of the images")
     parser.add_argument("--output", default=f"{DATASETS}/pseudo.json", help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="replace another file there")
     parser.add_argument(
         "--min-score",
-        type=fraction,
+        type=unit_interval,
         help="the lowest to keep (default: 0.8; none with --validated, whose scores it can raise)",
     )
     parser.add_argument(
@@ -71,11 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         "--precision", type=float, help="or the lowest score that is so precise there, up to 1"
     )
     args = parser.parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
-    try:
-        label(args)
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    label(args)
 
 
 def label(args: argparse.Namespace) -> None:
@@ -201,4 +196,4 @@ def choose_scores(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

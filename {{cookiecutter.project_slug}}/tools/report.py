@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.data.results import load
 from detection.evaluation.matching import match, to_boxes
-from detection.utils.cli import named_path
-from detection.utils.errors import UserError
+from detection.utils.cli import command_parser, named_path, non_negative_int, tool
 from detection.utils.files import keep_inputs
 from detection.utils.image_roots import config_root
 from detection.utils.paths import in_project
@@ -33,9 +32,7 @@ from detection.workshop.reports.worst_images import worst_section
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "results", nargs="+", metavar="RESULTS", help="COCO results, as predict.py writes"
     )
@@ -53,10 +50,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="the page (default: report.html in --run or output/, or output/comparison.html)",
     )
     parser.add_argument("--wandb", action="store_true", help="send it to the W&B project of --run")
-    parser.add_argument("--count", type=int, default=24, help="worst images (default: %(default)s)")
+    parser.add_argument(
+        "--count", type=non_negative_int, default=24, help="worst images (default: %(default)s)"
+    )
     args = parser.parse_intermixed_args(argv)
-    if args.count < 0:
-        parser.error("--count must not be negative")
     if args.wandb and (args.compare or not args.run):
         parser.error("--wandb needs the --run whose project the report goes to, and no --compare")
     if args.compare and args.run:
@@ -146,19 +143,13 @@ def _image_root(args: argparse.Namespace) -> str:
     return of_run
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print what costs most and where the page is; 1 if there can be none, else 0."""
+@tool
+def main(argv: list[str] | None = None) -> None:
+    """Print what costs most and where the page is."""
     args = parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
-    try:
-        lines = compare(args) if args.compare else report(args)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    for line in lines:
+    for line in compare(args) if args.compare else report(args):
         print(line)
     print(args.output)
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Score predictions; those of several folds count as one, the out-of-fold score.
         fold1.json datasets/folds/1/val.json
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,23 +14,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.data.results import load
 from detection.evaluation.average_precision import average_precision, results_table
+from detection.utils.cli import command_parser, tool
 from detection.utils.errors import UserError
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    """Print the table; exit with status 2 and one line if that cannot be."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Print the table."""
+    parser = command_parser(__doc__)
     parser.add_argument("files", nargs="+", metavar="RESULTS JSON", help="pairs of files")
     args = parser.parse_args(argv)
-    try:
-        if len(args.files) % 2:
-            raise UserError("give pairs: COCO results, and the json that they are on")
-        coco, results = pool(list(zip(args.files[::2], args.files[1::2], strict=True)))
-        print(results_table(average_precision(coco, results), coco))
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    if len(args.files) % 2:
+        raise UserError("give pairs: COCO results, and the json that they are on")
+    coco, results = pool(list(zip(args.files[::2], args.files[1::2], strict=True)))
+    print(results_table(average_precision(coco, results), coco))
 
 
 def pool(pairs: list[tuple[str, str]]) -> tuple[dict, list[dict]]:
@@ -63,4 +59,4 @@ def pool(pairs: list[tuple[str, str]]) -> tuple[dict, list[dict]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

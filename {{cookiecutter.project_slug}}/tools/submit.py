@@ -16,14 +16,15 @@ import shlex
 import sys
 from pathlib import Path
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT_ROOT))
+import submitit
 
-import submitit  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.utils.cli import find_config  # noqa: E402
-from detection.utils.cli import parse_args as parse_training  # noqa: E402
-from detection.utils.errors import UserError  # noqa: E402
+from detection.utils.arguments import find_config
+from detection.utils.arguments import parse_args as parse_training
+from detection.utils.cli import tool
+from detection.utils.errors import UserError
+from detection.utils.paths import PROJECT_ROOT
 
 
 class Training:
@@ -112,13 +113,9 @@ def job_parameters(args: argparse.Namespace) -> dict:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    """
-    Submit what the command line, or `argv`, says; on this machine, wait for its end.
-
-    Raises:
-        UserError: training would refuse its arguments, or this machine reaches no cluster.
-    """
+    """Submit the job; on this machine, wait for its end."""
     args, training = parse_args(sys.argv[1:] if argv is None else argv)
     of_training = parse_training(training)
     # mistakes now, not after the queue
@@ -151,13 +148,11 @@ def main(argv: list[str] | None = None) -> None:
     job = executor.submit(Training(training))
     print(f"job {job.job_id}: {job.paths.stdout}", flush=True)
     if args.cluster == "local":
-        job.result()
+        try:
+            job.result()
+        except submitit.core.utils.FailedJobError as e:
+            raise UserError(str(e).strip().splitlines()[-1]) from e
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as e:
-        sys.exit(f"error: {e}")
-    except submitit.core.utils.FailedJobError as e:
-        sys.exit(f"error: {str(e).strip().splitlines()[-1]}")
+    sys.exit(main())

@@ -93,9 +93,9 @@ def test_images_that_are_annotated_get_no_pseudo_labels(unlabelled, train_net, t
         f"dataset.pseudo.image_root={toy}/images",
     ]
     process = train_net(f"train.output_dir={unlabelled}/run", *pseudo, check=False)
-    assert process.returncode == 1
+    assert process.returncode == 2
     last = process.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and f"is an image of {split} too" in last
+    assert last.startswith("train_net.py: ") and f"is an image of {split} too" in last
 
 
 def test_each_class_has_a_score_of_its_own(unlabelled):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from signal import SIG_IGN, SIGINT, signal
 
 import numpy as np
 
@@ -200,8 +201,8 @@ def fuse_results(
     else:
         from multiprocessing import get_context
 
-        # spawned: a fork of a process with threads may hang
-        with get_context("spawn").Pool(processes) as pool:
+        # spawned: a fork of a process with threads may hang; Ctrl-C is left to this process
+        with get_context("spawn").Pool(processes, signal, (SIGINT, SIG_IGN)) as pool:
             done = list(report(pool.imap(fuse_one, tasks, chunksize=16)))
     return [result for results in done for result in results]
 

@@ -54,7 +54,12 @@ def class_colors(count: int) -> list[tuple[int, int, int]]:
 
 
 class BoxPainter:
-    """Draws boxes with the names of their classes; a name that no font can write is `#number`."""
+    """
+    Draws boxes with the names of their classes.
+
+    Attributes:
+        numbered: {number: name} of the classes that no font can write; they are drawn as `#number`.
+    """
 
     def __init__(self, class_names: list[str], titles: Iterable[str] = ()):
         """
@@ -64,9 +69,11 @@ class BoxPainter:
         """
         self._colors = class_colors(len(class_names))
         self._fonts, self._missing = find_fonts([*class_names, *titles])
+        self.numbered = {
+            k: name for k, name in enumerate(class_names) if self._missing & set(map(ord, name))
+        }
         self._names = [
-            f"#{k}" if self._missing & set(map(ord, name)) else name
-            for k, name in enumerate(class_names)
+            f"#{k}" if k in self.numbered else name for k, name in enumerate(class_names)
         ]
 
     def side_by_side(self, image: np.ndarray, halves: dict[str, list[Box]]) -> np.ndarray:
