@@ -16,7 +16,8 @@ import wandb
 from conftest import PROJECT_ROOT, read_metrics, read_wandb_rows, train_command
 from detection.engine.hooks import EvalHook, PeriodicWriter
 from detection.utils.errors import UserError
-from detection.utils.wandb_runs import CAPTURE, find_parts, tear_down, time_limit, without_secrets
+from detection.utils.wandb_files import find_parts
+from detection.utils.wandb_runs import CAPTURE, tear_down, time_limit, without_secrets
 from detection.writers.files import JSONWriter
 from detection.writers.metric_names import MetricNames
 from detection.writers.wandb_writer import WandbWriter
