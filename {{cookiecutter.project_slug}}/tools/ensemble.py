@@ -12,13 +12,12 @@ predictions on the test images in the same way.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from tabulate import tabulate
-from tqdm import tqdm
 
 from detection.data.coco import category_id_map, check_images, read_coco, write_json
 from detection.data.results import check_truth, read_results, write_images
@@ -27,6 +26,7 @@ from detection.inference.fusion import METHODS, fuse_results
 from detection.utils.cli import command_parser, named_path, positive_int, tool, unit_interval
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
+from detection.utils.progress import progress
 
 
 @tool
@@ -79,14 +79,11 @@ def fuse_and_score(args: argparse.Namespace) -> None:
         if not members[name]:
             raise UserError(f"{path}: has no detection; leave it out, or predict again")
 
-    def progress(images: Iterator) -> Iterator:
-        return tqdm(images, total=len(coco["images"]), disable=not sys.stderr.isatty())
-
     weights = read_weights(args.weight, members)
     fused = fuse_results(
         coco["images"],
         list(members.values()),
-        progress,
+        partial(progress, total=len(coco["images"]), title="fusing images"),
         args.processes,
         method=args.method,
         iou_threshold=args.iou,

@@ -21,6 +21,7 @@ from tabulate import tabulate
 from detection.utils.cli import command_parser, tool
 from detection.utils.files import keep_inputs, write_whole
 from detection.utils.paths import in_project
+from detection.utils.text import printable
 from detection.workshop.analysis.leaderboard import (
     Run,
     choose_metric,
@@ -95,9 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         ["-" if v is None else format(v, formats.get(k, "")) for k, v in row.items()]
         for row in rows
     ]
-    table = [
-        ["".join(c if c.isprintable() else "?" for c in cell) for cell in row] for row in table
-    ]
+    table = [[printable(cell) for cell in row] for row in table]
     align = ["left", *["right"] * (len(rows[0]) - 2), "left"]
     print(tabulate(table, list(rows[0]), colalign=align, disable_numparse=True))
 

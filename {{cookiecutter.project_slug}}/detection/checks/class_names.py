@@ -5,6 +5,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
+from detection.utils.text import composed, folded, listed, shortened
+
 SHOWN = 5  # names that a sentence lists
 SHOWN_OF_LIST = 12  # where the list is the subject
 CLOSE = 0.6  # difflib's ratio from which a name counts as another's new form
@@ -95,10 +97,10 @@ def only_spelling(name: str, other: str) -> str:
     """What alone two names differ in: letter case, blanks or Unicode form; else empty."""
     if name == other or _folded(name) != _folded(other):
         return ""
-    composed, other_composed = (unicodedata.normalize("NFC", text) for text in (name, other))
-    if composed == other_composed:
+    name, other = composed(name), composed(other)
+    if name == other:
         return "in Unicode form (NFC, NFD), which no eye can see"
-    if "".join(composed.split()) == "".join(other_composed.split()):
+    if "".join(name.split()) == "".join(other.split()):
         return "in blanks"
     return "in upper and lower case or in width"
 
@@ -165,18 +167,16 @@ def describe_lists(recorded: Sequence[str], wanted: Sequence[str]) -> str:
     )
 
 
-def list_names(names: Sequence[str], start: int = 0) -> str:
+def list_names(names: Sequence[str], start: int = 0, most: int = SHOWN_OF_LIST) -> str:
     """Names in quotes from position `start`, as many as a line has room for."""
-    shown = ", ".join(repr(name[:60]) for name in names[start : start + SHOWN_OF_LIST])
-    before = "…, " if start else ""
-    more = len(names) - start - SHOWN_OF_LIST
-    return f"{before}{shown}" + (f" and {more} more" if more > 0 else "")
+    quoted = [repr(shortened(name)) for name in names[start:]]
+    return ("…, " if start else "") + listed(quoted, most)
 
 
 def _folded(name: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """The same for names that differ in case, blanks or the form of their letters alone."""
+    return "".join(folded(unicodedata.normalize("NFKC", name)).split())
 
 
 def _list(names: list[str]) -> str:
-    shown = ", ".join(repr(name[:60]) for name in names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+    return list_names(names, most=SHOWN)

@@ -1,7 +1,7 @@
 """Fuses the boxes that several models, or several views of an image, found."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from signal import SIG_IGN, SIGINT, signal
 
@@ -170,7 +170,7 @@ def fuse(
 def fuse_results(
     images: Sequence[dict],
     members: Sequence[Sequence[dict]],
-    report: Callable = lambda images: images,
+    report: Callable[[Iterable], Iterable] = iter,
     processes: int | None = None,
     **how,
 ) -> list[dict]:

@@ -2,16 +2,15 @@
 
 import base64
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from detection.utils.images import ImageError, read_image
+from detection.utils.progress import progress
 
 LOOK_SIZE = 256  # pixels of the longer side: images of any size are compared at this one
 
@@ -56,12 +55,7 @@ def read_thumbnails(
 ) -> Iterator[np.ndarray | ImageError]:
     """
     `read_thumbnail` of many, in order; what cannot be read is its error.
-
-    Shows a progress bar on a terminal, and a line elsewhere.
     """
-    is_terminal = sys.stderr.isatty()
-    if not is_terminal:
-        print(f"{title}: {len(paths):,}", file=sys.stderr)
 
     def read(path: str) -> np.ndarray | ImageError:
         try:
@@ -70,14 +64,7 @@ def read_thumbnails(
             return e
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV lets go of the interpreter
-        yield from tqdm(
-            pool.map(read, paths),
-            title,
-            total=len(paths),
-            disable=not is_terminal,
-            unit=" images",
-            leave=False,
-        )
+        yield from progress(pool.map(read, paths), len(paths), title)
 
 
 def jpeg_uri(image: np.ndarray, quality: int = 80) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 
 from detection.data.coco import read_coco
 from detection.utils.errors import UserError
+from detection.utils.text import listed
 
 SMALL = 32**2  # square pixels: up to it COCO's metrics call an object small
 EVEN = 1.5  # times as many boxes as the rarest class has; below, classes are as good as even
@@ -191,12 +192,6 @@ def share(part: float, whole: float) -> str:
     if 0 < percent < 0.1:
         return f"{percent:.1g}%" if percent >= 0.01 else "<0.01%"
     return f"{percent:.1f}%" if 0 < percent < 99.95 else f"{percent:.0f}%"
-
-
-def listed(names: list[str], most: int = 10) -> str:
-    """Names with commas between, the first `most` of them."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _plural(count: int, one: str, many: str = "") -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from detection.utils.errors import UserError
 from detection.utils.paths import DEV_RUN
+from detection.utils.text import shortened
 from detection.workshop.analysis.runs import read_config, read_history
 
 DEFAULT_METRIC = "bbox/AP"
@@ -219,7 +220,7 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         value = f"{value:g}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return shortened(text, LONGEST)
 
 
 def _named(value: object) -> object:

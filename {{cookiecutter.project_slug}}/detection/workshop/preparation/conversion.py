@@ -6,6 +6,7 @@ from shlex import quote
 
 from detection.utils.errors import UserError
 from detection.utils.image_files import ImageFolder
+from detection.utils.text import listed, shortened
 from detection.workshop.preparation.foreign_annotations import ForeignImage
 
 SHOWN = 5  # examples a note names
@@ -124,14 +125,16 @@ def _skip(images: Sequence[ForeignImage], names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in counts:
             there = _list(list(counts))
-            raise UserError(f"--skip {name[:60]}: no box has this class; the classes are {there}")
+            raise UserError(
+                f"--skip {shortened(name)}: no box has this class; the classes are {there}"
+            )
     for image in images:
         image.boxes = [box for box in image.boxes if box[0] not in names]
         for name, corners, _ in image.boxes:
             if not corners:
                 raise UserError(
-                    f"{image.where}: a shape of the class {name[:60]!r} is a point or a line, "
-                    "which has no box; remove it, or leave the class out with --skip "
+                    f"{image.where}: a shape of the class {shortened(name)!r} is a point or a "
+                    "line, which has no box; remove it, or leave the class out with --skip "
                     f"{quote(name[:60])}"
                 )
     left_out = _list([f"{name} {counts[name]}" for name in names])
@@ -143,7 +146,7 @@ def _refuse_unknown(images: Sequence[ForeignImage], classes: Sequence[str]) -> N
         name for image in images for name, *_ in image.boxes if name not in set(classes)
     )
     if unknown:
-        names = _list([f"{name[:60]!r} ({times})" for name, times in unknown.most_common()])
+        names = _list([f"{shortened(name)!r} ({times})" for name, times in unknown.most_common()])
         raise UserError(
             f"names that are not in detection/classes.py: {names}; add them there, rename them "
             "in the data, give a file of names to --names, or leave them out with --skip NAME"
@@ -197,12 +200,10 @@ def _first_pixel_note(coco: dict, first_pixel: int, is_from_tool: bool) -> list[
     ]
 
 
-def _list(names: list[str]) -> str:
-    shown = ", ".join(name[:80] for name in names[:MANY])
-    return shown if len(names) <= MANY else f"{shown} and {len(names) - MANY} more"
+def _list(names: Iterable[str], most: int = MANY) -> str:
+    return listed([shortened(name, 80) for name in names], most)
 
 
 def _some(items: Iterable[str]) -> str:
     items = list(items)
-    shown = ", ".join(item[:80] for item in items[:SHOWN])
-    return f"{len(items)} ({shown}{', …' if len(items) > SHOWN else ''})"
+    return f"{len(items)} ({_list(items, SHOWN)})"
