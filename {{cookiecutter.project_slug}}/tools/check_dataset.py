@@ -1,16 +1,17 @@
 #!/usr/bin/env python
 """
-Say what is wrong with a COCO data set, before training says it less clearly.
+Report what is wrong with a COCO data set, before training fails on it less clearly.
 
     python tools/check_dataset.py                         # datasets/{train,val,test}.json
     python tools/check_dataset.py --fix                   # and write corrected copies
-    python tools/check_dataset.py --fix=drop              # take out much that cannot be corrected
+    python tools/check_dataset.py --fix=drop              # and remove what cannot be corrected
     python tools/check_dataset.py data/a.json data/b.json --image-root data/images
     python tools/check_dataset.py a.json b.json --image-root a.json=a --image-root b.json=b
 
 Errors stop training or falsify scores, and make the exit status 1. Warnings and notes leave it at
-0; it is 2 if a file cannot be read or written at all. --fix keeps what can be kept; if more than a
-small share of the annotations would go, or all of an image, it takes nothing out, and ends with 1.
+0; it is 2 if a file cannot be read or written. --fix keeps what can be kept; if it would have to
+remove more than a small share of the annotations, or all of an image's, it removes none and exits
+with 1.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def _dataset(config_file: str) -> Mapping:
 def fix(
     splits: dict[str, dict], facts: SplitFacts, roots: dict[str, str], args: argparse.Namespace
 ) -> tuple[Fixed, SplitFacts]:
-    """Fix the splits; those images are read too that turn out to have other names."""
+    """Fix the splits; images that turn out to have other names are read too."""
     while True:
         fixed = fix_splits(splits, facts, roots, args.drop, args.shift)
         known = facts if args.no_images else read_images(fixed.splits, roots, facts)
@@ -112,7 +113,7 @@ def write_fixed(fixed: Fixed, files: dict[str, str], folder: str) -> dict[str, s
         {split: path}.
 
     Raises:
-        UserError: that would overwrite something that is no such copy, or cannot be done.
+        UserError: a file there is not such a copy, or it cannot be written.
     """
     targets = {split: str(Path(folder) / Path(files[split]).name) for split in fixed.splits}
     if len(set(targets.values())) < len(targets):
@@ -121,7 +122,7 @@ def write_fixed(fixed: Fixed, files: dict[str, str], folder: str) -> dict[str, s
     for target in targets.values():
         is_original = Path(target).resolve() in originals
         if is_original or (Path(target).exists() and "fixes" not in read_coco(target)):
-            raise UserError(f"{target}: is there already and no corrected copy; choose --output")
+            raise UserError(f"{target}: is not a corrected copy; choose another --output")
     for split, target in targets.items():
         write_json({**fixed.splits[split], "fixes": dict(fixed.changes[split])}, target)
     return targets
@@ -147,7 +148,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--fix=drop",
         dest="drop",
         action="store_true",
-        help="also take out what cannot be corrected, however much it is",
+        help="also remove what cannot be corrected, however much it is",
     )
     parser.add_argument(
         "--fix=shift",

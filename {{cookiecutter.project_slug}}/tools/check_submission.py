@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-Read a submission back before the one upload of the day, and score it where that can be.
+Check a submission before uploading it, and score it where the json has annotations.
 
     python tools/check_submission.py submission.csv datasets/test.json --sample sample.csv
     python tools/check_submission.py submission.csv datasets/val.json

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def fuse_and_score(args: argparse.Namespace) -> None:
-    """Do what the arguments say."""
+    """Fuse, write and score."""
     coco = read_coco(args.json_file)
     category_ids = category_id_map(coco, args.json_file)
     check_images(coco, args.json_file)
@@ -77,7 +77,7 @@ def fuse_and_score(args: argparse.Namespace) -> None:
             raise UserError(f"two members are called {name}; write NAME={path}")
         members[name] = read_results(path, args.json_file, coco, category_ids)
         if not members[name]:
-            raise UserError(f"{path}: has no detection; leave it out, or predict again")
+            raise UserError(f"{path}: has no detections; leave it out, or predict again")
 
     weights = read_weights(args.weight, members)
     fused = fuse_results(
@@ -105,13 +105,13 @@ def read_weights(texts: list[str], names: dict) -> dict[str, float]:
     {name: factor} of all members.
 
     Raises:
-        UserError: a factor is no positive number, or there is no such member.
+        UserError: a factor is not a positive number, or no member has that name.
     """
     weights = dict.fromkeys(names, 1.0)
     for text in texts:
         name, _, factor = text.rpartition("=")
         if name not in weights:
-            raise UserError(f"--weight {text}: no member is called that; {', '.join(names)} are")
+            raise UserError(f"--weight {text}: the members are {', '.join(names)}")
         try:
             weights[name] = float(factor)
         except ValueError:

@@ -71,7 +71,7 @@ def explore(args: argparse.Namespace) -> list[str]:
     Write the page; returns its notes, sentences on what stands out.
 
     Raises:
-        UserError: the config or an annotation file cannot be used, or there is nothing to see.
+        UserError: the config or an annotation file cannot be used, or there is nothing to show.
     """
     files, overrides = split_overrides(args.inputs)
     find_config(args.config_file)
@@ -82,14 +82,14 @@ def explore(args: argparse.Namespace) -> list[str]:
 
     cfg = load_config(args.config_file, overrides)
     sources = _sources(cfg, files, args.image_root)
-    notes = [f"No {name} here: {path} is not there." for name, path in _absent(sources).items()]
+    notes = [f"No {name}: {path} does not exist." for name, path in _absent(sources).items()]
     for name in _absent(sources):
         del sources[name]
     class_names, splits = read_splits({name: path for name, (path, _) in sources.items()})
     empty = [split.json_file for split in splits if not len(split.boxes)]
     splits = [split for split in splits if len(split.boxes)]
     if not splits:
-        raise UserError(f"{empty[0]}: has no annotations to explore; give a json that has some")
+        raise UserError(f"{empty[0]}: has no annotations to explore; name a file that has some")
     notes += [f"Left out, as it has no annotations: {_shown(json_file)}." for json_file in empty]
 
     page = overview(class_names, splits)
@@ -126,7 +126,7 @@ def _sources(cfg, json_files: list[str], options: list[str]) -> dict[str, tuple[
 
 
 def _absent(sources: dict[str, tuple[str, str]]) -> dict[str, str]:
-    """Splits other than the first whose file is not there; the first one is an error."""
+    """Splits after the first whose file does not exist; a missing first one is an error."""
     later = list(sources.items())[1:]
     return {
         n: _shown(path) for n, (path, _) in later if "://" not in path and not Path(path).exists()
@@ -134,7 +134,7 @@ def _absent(sources: dict[str, tuple[str, str]]) -> dict[str, str]:
 
 
 def _shown(path: str) -> str:
-    """The path as it reads from the project's root, where it lies there."""
+    """The path relative to the project's root, if it is inside."""
     whole = Path(path).resolve()
     return str(whole.relative_to(PROJECT_ROOT)) if whole.is_relative_to(PROJECT_ROOT) else path
 

@@ -6,7 +6,7 @@ All trainings in one table, the best first, with the settings that only some of 
     python tools/leaderboard.py output/sweep --metric bbox/AP50 --csv runs.csv
 
 Scores are those of the iteration at which the metric was best; hours are those of the training
-steps, without evaluations. What a run does not say is a dash. Runs of --fast-dev-run are left out.
+steps, without evaluations. A dash is an unknown value. Runs of --fast-dev-run are left out.
 """
 
 import csv
@@ -35,7 +35,7 @@ ALSO = ("bbox/AP", "bbox/AP50")  # shown beside the metric
 
 
 def cells(run: Run, metric: str, is_min: bool) -> dict:
-    """What the table says of a run; None where it does not know."""
+    """A run's row of the table; None for what is not known."""
     best = run.best(metric, is_min)
     at = best[0] if best else None
     found = {metric: best[1] if best else None}
@@ -89,8 +89,8 @@ def main(argv: list[str] | None = None) -> None:
             keep_inputs(args.csv, folder / "metrics.json", folder / "config.yaml")
         settings = [{key: v[k] for key, v in values.items()} for k in range(len(runs))]
         write_csv(args.csv, [a | b for a, b in zip(rows, settings, strict=True)])
-    for row, told in zip(rows, describe(values, len(rows)), strict=True):
-        row["differs in"] = told
+    for row, text in zip(rows, describe(values, len(rows)), strict=True):
+        row["differs in"] = text
     formats = {"hours": ".2f", **dict.fromkeys([metric, *ALSO], ".2f")}
     table = [
         ["-" if v is None else format(v, formats.get(k, "")) for k, v in row.items()]

@@ -6,8 +6,8 @@ Turn predictions into a submission.
     python tools/make_submission.py test.json datasets/test.json
 
 The formats are in detection/workshop/submission/formats.py. By default every box goes in, since
-mAP counts those with low scores too. What was written is read back and checked, and scored where
-the json has annotations; tools/check_submission.py does that for any file.
+mAP counts those with low scores too. The file is read back and checked, and scored where the
+json has annotations; tools/check_submission.py does that for any file.
 """
 
 import math

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-Tell how large models are: parameters, and arithmetic for one image.
+Print how large models are: parameters, and arithmetic for one image.
 
     python tools/model_info.py configs/faster_rcnn_R_50_FPN.py configs/retinanet_R_50_FPN.py
     python tools/model_info.py configs/*.py --size 1024 1024 --measure
@@ -9,8 +9,8 @@ A GFLOP is 10^9 multiplications, each with its addition. Two-stage models are co
 proposals as they may make: on many images a trained one needs less.
 
 With --measure also the memory that each image of a training batch takes for the backward pass, in
-float32 (weights, gradients and momentum come once more, 12 bytes a parameter); and how many images
-a second the model looks at on this machine, one by one.
+float32 (weights, gradients and momentum come once more, 12 bytes per parameter); and how
+many images per second the model processes on this machine, one by one.
 """
 
 import sys
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         metavar=("HEIGHT", "WIDTH"),
         help="of the image in pixels (default: 800 1333)",
     )
-    parser.add_argument("--measure", action="store_true", help="memory and images a second too")
+    parser.add_argument("--measure", action="store_true", help="memory and images per second too")
     args = parser.parse_args(argv)
     for config in args.configs:
         find_config(config)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-What a model does wrong, and what that costs: one HTML page that opens offline.
+Show what a model does wrong, and what that costs: one HTML page that opens offline.
 
     python tools/report.py output/<run>/predictions/val.json datasets/val.json --run output/<run>
     python tools/report.py --compare a=output/<run>/predictions/val.json b=… datasets/val.json
@@ -98,7 +98,7 @@ def report(args: argparse.Namespace) -> list[str]:
     Write the page; returns its notes, sentences on what costs most.
 
     Raises:
-        UserError: a file cannot be used, or there is nothing to tell.
+        UserError: a file cannot be used, or nothing can be compared.
     """
     keep_inputs(args.output, args.json_file, args.results)
     if args.wandb:

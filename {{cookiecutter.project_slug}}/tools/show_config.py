@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """
-Print what a config and its overrides come to, as YAML:
+Print a config with its overrides applied, as YAML:
 
     python tools/show_config.py --config-file configs/faster_rcnn_R_50_FPN.py train.max_iter=1000
 
-Values are those that training has: of its fold, and with the learning rate for its batch.
+The values are those of the training: of its fold, with the learning rate for its batch.
 """
 
 import sys

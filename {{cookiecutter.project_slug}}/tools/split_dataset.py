@@ -10,11 +10,11 @@ Images of equal pixels stay together, under whatever names.
     python tools/split_dataset.py --group-by 'file_name=(.*)_\d+'    # video3_0001.jpg, …
     python tools/split_dataset.py --near-duplicates        # images that look the same
 
-Fold k lands in folds/<k>/{train,val}.json beside the annotations, and is trained on with
+Fold k is in folds/<k>/{train,val}.json beside the annotations, and is trained on with
 
     python train_net.py --config-file configs/… dataset.fold=<k>
 
-What is held out lands in folds/holdout/ in the same way, for dataset.fold=holdout. Ids stay as they
+What is held out is in folds/holdout/ in the same way, for dataset.fold=holdout. Ids stay as they
 are, and so do the annotations that are split. The same seed gives the same files.
 """
 
@@ -111,7 +111,12 @@ def table(coco: dict, counts: np.ndarray, folds: np.ndarray, names: list, shuffl
 
 
 def run(args: argparse.Namespace) -> None:
-    """Split, write and tell; raises UserError for what the user can put right."""
+    """
+    Split, write and report.
+
+    Raises:
+        UserError: the files cannot be read or written, or the split is impossible.
+    """
     start = time.perf_counter()
     coco = read_coco(args.json_file)
     check_records(coco, args.json_file)

@@ -7,7 +7,7 @@ Submit a training to a SLURM cluster:
     python tools/submit.py … --dry-run
 
 What is not listed below goes to train_net.py. One process runs on each GPU, over all nodes. A job
-that is preempted, or out of time, queues again and goes on with --resume.
+that is preempted, or out of time, queues again and continues with --resume.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from detection.utils.paths import PROJECT_ROOT
 
 
 class Training:
-    """What each process of a job runs: train_net.py, told by submitit which one it is."""
+    """What each process of a job runs: train_net.py, with its rank from submitit."""
 
     def __init__(self, argv: list[str]):
         self._argv = argv
@@ -51,7 +51,7 @@ class Training:
 
 
 def resumed(argv: list[str]) -> list[str]:
-    """The command line that goes on with a training, from its start if nothing is saved yet."""
+    """The command line that continues a training, or starts it if nothing is saved yet."""
     args = parse_training(argv)
     is_whole = args.resume or args.eval_only or args.fast_dev_run
     return argv if is_whole else [*argv, "--resume"]
@@ -94,7 +94,7 @@ def parse_args(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def job_parameters(args: argparse.Namespace) -> dict:
-    """What submitit is told, by its own names."""
+    """The parameters of submitit, by its own names."""
     processes = args.processes or max(args.gpus, 1)
     parameters = {
         "name": args.name,

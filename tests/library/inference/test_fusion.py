@@ -142,7 +142,7 @@ def test_ensemble_of_bad_input(run, toy, results, tmp_path):
         ([good, cut], "is no valid json"),
         ([good, stray], "image_id 987 is not in"),
         ([good, good], "two members"),
-        ([f"a={good}", "--weight", "b=2"], "no member is called that; a are"),
+        ([f"a={good}", "--weight", "b=2"], "--weight b=2"),
         ([f"a={good}", "--weight", "a=-2"], "over 0"),
     ):
         error = run(ensemble, val, *args, "--output", output, code=2)

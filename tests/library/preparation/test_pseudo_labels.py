@@ -57,7 +57,7 @@ def on_images(folder) -> list[str]:
 def test_min_score_raises_what_validation_gives(unlabelled, toy):
     validated = ["--validated", str(unlabelled / "results.json"), str(toy / "val.json")]
     assert "boxes on" in run(unlabelled, *validated)  # of score 0.9
-    assert "no detection is that sure" in run(
+    assert "results.json: no detection" in run(
         unlabelled, *validated, "--min-score", "0.95", check=False
     )
     assert "is what is read" in run(
@@ -249,7 +249,7 @@ def test_boxes_are_cut_off_at_the_edges():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--min-score", "0.99"], "no detection is that sure"),
+        (["--min-score", "0.99"], "results.json: no detection"),
         (["--class-score", "sofa=0.5"], "--class-score sofa=0.5: no such class; there are"),
         (["--class-score", f"{CLASSES[0]}=high"], "'high' is no number"),
         (["--precision", "0.9"], "--precision needs --validated"),

@@ -1,4 +1,4 @@
-"""Finds the files that a json's `file_name`s mean, and what is there in place of missing ones."""
+"""Finds the files that a json's `file_name`s mean, and candidates for missing ones."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from detection.utils.text import composed, folded, listed
 
 
 def is_file(folder: str, name: str) -> bool:
-    """Whether the folder has such a file; a name that no file can have is none."""
+    """Whether the folder has such a file; False for an impossible name too."""
     try:
         return os.path.isfile(os.path.join(folder, name))
     except ValueError:
@@ -140,14 +140,14 @@ class ImageFolder:
         folder: where the images are.
         root: what the paths are relative to that are given out.
         paths: of the images, relative to `folder`, with slashes, sorted.
-        passed_over: a line on the files that are no images we know; empty if there are none.
+        passed_over: a line on the files of unknown types; empty without any.
     """
 
     def __init__(self, folder: str | Path, root: str | Path):
         """
         Args:
             folder: where the images are looked for.
-            root: what the paths are relative to that are given out; `folder` lies in it.
+            root: what the paths are relative to that are given out; `folder` is inside.
 
         Raises:
             UserError: no such folder, or it is outside of `root`.
@@ -183,7 +183,7 @@ class ImageFolder:
             names: paths or bare names, with an extension or without.
 
         Returns:
-            A path relative to `folder`, None where there is none.
+            A path relative to `folder`; None if no image matches.
 
         Raises:
             UserError: the names mean several images.

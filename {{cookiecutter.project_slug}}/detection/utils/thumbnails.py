@@ -1,4 +1,4 @@
-"""Small copies of images, read in parallel: for pages, and to tell how images look."""
+"""Small copies of images, read in parallel: for pages and statistics."""
 
 import base64
 import os
@@ -34,7 +34,7 @@ def read_thumbnail(path: str, max_size: int) -> np.ndarray:
         uint8 (H, W, 3) BGR.
 
     Raises:
-        ImageError: the file is not there, cannot be read, or is no image.
+        ImageError: the file is missing, unreadable or not an image.
     """
     image = cv2.cvtColor(read_image(path, at_least=max_size), cv2.COLOR_RGB2BGR)
     scale = max_size / max(image.shape[:2])

@@ -46,9 +46,9 @@ class WandbWriter(EventWriter):
     Logs every scalar to one W&B run under the team's names, with the iteration as the axis.
 
     The run lives in `<output_dir>/wandb` and its id in `<output_dir>/wandb_run.json`: a resumed
-    training continues the run. What the run has beyond the checkpoint, it keeps: the resumed
-    training does not log these iterations again. Without a key, or when the server does not answer
-    in time, it is an offline run, to be synced later. No error of W&B's ends the training.
+    training continues the run. Rows that the run logged after its last checkpoint are kept and not
+    logged again. Without a key, or when the server does not answer in time, it is an offline run,
+    to be synced later. No error of W&B's ends the training.
     """
 
     def __init__(
