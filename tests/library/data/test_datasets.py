@@ -379,7 +379,7 @@ def test_findings_name_five_examples(folder):
     coco = make_coco()
     coco["images"] = [{**coco["images"][0], "id": i, "file_name": f"0{i}"} for i in range(1, 9)]
     (finding, *_) = check_annotations(coco, str(folder))
-    assert ": 8 (01, 02, 03, 04, 05 and 3 more); " in finding.message
+    assert ": 8 (01, 02, 03, 04, 05, …); " in finding.message
 
 
 def test_boxes_without_area_load_but_never_reach_a_batch(folder):

@@ -239,6 +239,6 @@ def refuse_differences(incompatible: _IncompatibleKeys) -> None:
     problems += [f"{name} is missing" for name in incompatible.missing_keys]
     if problems:
         raise UserError(
-            f"the checkpoint is of another model than the config: {listed(problems, 1)}; "
+            f"the checkpoint is of another model than the config: {listed(problems, 1, 300)}; "
             "give the config, and the class list, that it was trained with"
         )

@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
-from detection.utils.text import composed, folded, listed, shortened
+from detection.utils.text import listed
 
 SHOWN = 5  # names that a sentence lists
 SHOWN_OF_LIST = 12  # where the list is the subject
@@ -97,10 +97,10 @@ def only_spelling(name: str, other: str) -> str:
     """What alone two names differ in: letter case, blanks or Unicode form; else empty."""
     if name == other or _folded(name) != _folded(other):
         return ""
-    name, other = composed(name), composed(other)
-    if name == other:
+    composed, other_composed = (unicodedata.normalize("NFC", text) for text in (name, other))
+    if composed == other_composed:
         return "in Unicode form (NFC, NFD), which no eye can see"
-    if "".join(name.split()) == "".join(other.split()):
+    if "".join(composed.split()) == "".join(other_composed.split()):
         return "in blanks"
     return "in upper and lower case or in width"
 
@@ -167,16 +167,15 @@ def describe_lists(recorded: Sequence[str], wanted: Sequence[str]) -> str:
     )
 
 
-def list_names(names: Sequence[str], start: int = 0, most: int = SHOWN_OF_LIST) -> str:
+def list_names(names: Sequence[str], start: int = 0) -> str:
     """Names in quotes from position `start`, as many as a line has room for."""
-    quoted = [repr(shortened(name)) for name in names[start:]]
-    return ("…, " if start else "") + listed(quoted, most)
+    quoted = [repr(name[:60]) for name in names[start:]]
+    return ("…, " if start else "") + listed(quoted, SHOWN_OF_LIST)
 
 
 def _folded(name: str) -> str:
-    """The same for names that differ in case, blanks or the form of their letters alone."""
-    return "".join(folded(unicodedata.normalize("NFKC", name)).split())
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _list(names: list[str]) -> str:
-    return list_names(names, most=SHOWN)
+    return listed([repr(name[:60]) for name in names], SHOWN)

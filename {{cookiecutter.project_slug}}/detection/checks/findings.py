@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from detection.checks.kinds import ERROR, KINDS, SEVERITIES
-from detection.utils.text import listed, printable, shortened
+from detection.utils.text import printable
 
 SHOWN = 5  # items a finding names
 LONGEST = 300  # letters that are shown of an item or a note
@@ -39,13 +39,13 @@ class Finding:
     @property
     def examples(self) -> str:
         """The first few items with what is said of them."""
-        shown = [shortened(str(item), LONGEST) for item in self.items[:SHOWN]]
+        shown = [_short(str(item)) for item in self.items[:SHOWN]]
         if self.notes:
             shown = [
-                f"{item} ({shortened(note, LONGEST)})" if note else item
+                f"{item} ({_short(note)})" if note else item
                 for item, note in zip_longest(shown, self.notes[: len(shown)])
             ]
-        return printable(listed(shown, SHOWN, len(self.items)))
+        return printable(", ".join(shown) + (", …" if len(self.items) > SHOWN else ""))
 
     @property
     def message(self) -> str:
@@ -53,6 +53,10 @@ class Finding:
         kind = KINDS[self.kind]
         text = f"{kind.what}: {len(self.items)} ({self.examples}); {kind.effect}"
         return f"{text}; {kind.remedy}" if self.is_error and kind.remedy else text
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def sort_findings(findings: list[Finding]) -> list[Finding]:

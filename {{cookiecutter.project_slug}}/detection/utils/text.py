@@ -6,17 +6,10 @@ from collections.abc import Sequence
 LONGEST_NAME = 4096  # characters of a class's or a file's name; no file system takes more
 
 
-def listed(items: Sequence[str], most: int = 5, total: int | None = None) -> str:
-    """
-    Join the first `most` items: "a, b and 3 more".
-
-    Args:
-        items: all of them, or at least the first `most`.
-        most: how many are shown.
-        total: how many there are in all; None: `items` are all.
-    """
-    more = (len(items) if total is None else total) - most
-    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
+def listed(items: Sequence[str], most: int = 10, longest: int = 80) -> str:
+    """Join the first `most` items, of up to `longest` characters each: "a, b and 3 more"."""
+    shown = ", ".join(shortened(item, longest) for item in items[:most])
+    return f"{shown} and {len(items) - most} more" if len(items) > most else shown
 
 
 def shortened(text: str, longest: int = 60) -> str:

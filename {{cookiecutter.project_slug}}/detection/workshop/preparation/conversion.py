@@ -6,7 +6,7 @@ from shlex import quote
 
 from detection.utils.errors import UserError
 from detection.utils.image_files import ImageFolder
-from detection.utils.text import listed, shortened
+from detection.utils.text import listed
 from detection.workshop.preparation.foreign_annotations import ForeignImage
 
 SHOWN = 5  # examples a note names
@@ -65,8 +65,8 @@ def to_coco(
         if times > 1:
             twice = [i.where for i, p in zip(images, paths, strict=True) if p == path]
             raise UserError(f"{twice[0]} and {twice[1]} are both of {path}; keep one")
-    listed = set(found)
-    unlisted = [path for path in folder.paths if path not in listed]
+    mentioned = set(found)
+    unlisted = [path for path in folder.paths if path not in mentioned]
     if unlisted and add_unlisted:
         images += [ForeignImage([path], path) for path in unlisted]
         paths += unlisted
@@ -124,20 +124,18 @@ def _skip(images: Sequence[ForeignImage], names: Sequence[str]) -> list[str]:
     counts = Counter(name for image in images for name, *_ in image.boxes)
     for name in names:
         if name not in counts:
-            there = _list(list(counts))
-            raise UserError(
-                f"--skip {shortened(name)}: no box has this class; the classes are {there}"
-            )
+            there = listed(list(counts), MANY)
+            raise UserError(f"--skip {name[:60]}: no box has this class; the classes are {there}")
     for image in images:
         image.boxes = [box for box in image.boxes if box[0] not in names]
         for name, corners, _ in image.boxes:
             if not corners:
                 raise UserError(
-                    f"{image.where}: a shape of the class {shortened(name)!r} is a point or a "
-                    "line, which has no box; remove it, or leave the class out with --skip "
+                    f"{image.where}: a shape of the class {name[:60]!r} is a point or a line, "
+                    "which has no box; remove it, or leave the class out with --skip "
                     f"{quote(name[:60])}"
                 )
-    left_out = _list([f"{name} {counts[name]}" for name in names])
+    left_out = listed([f"{name} {counts[name]}" for name in names], MANY)
     return [f"left out, boxes of the classes to skip: {left_out}"] if names else []
 
 
@@ -146,7 +144,7 @@ def _refuse_unknown(images: Sequence[ForeignImage], classes: Sequence[str]) -> N
         name for image in images for name, *_ in image.boxes if name not in set(classes)
     )
     if unknown:
-        names = _list([f"{shortened(name)!r} ({times})" for name, times in unknown.most_common()])
+        names = listed([f"{name[:60]!r} ({times})" for name, times in unknown.most_common()], MANY)
         raise UserError(
             f"names that are not in detection/classes.py: {names}; add them there, rename them "
             "in the data, give a file of names to --names, or leave them out with --skip NAME"
@@ -200,10 +198,6 @@ def _first_pixel_note(coco: dict, first_pixel: int, is_from_tool: bool) -> list[
     ]
 
 
-def _list(names: Iterable[str], most: int = MANY) -> str:
-    return listed([shortened(name, 80) for name in names], most)
-
-
 def _some(items: Iterable[str]) -> str:
     items = list(items)
-    return f"{len(items)} ({_list(items, SHOWN)})"
+    return f"{len(items)} ({listed(items, SHOWN)})"

@@ -4,7 +4,6 @@ import numpy as np
 
 from detection.evaluation.average_precision import METRICS, evaluate, scores_of
 from detection.evaluation.error_analysis import error_costs
-from detection.utils.text import listed
 
 EVEN = 0.05  # points of AP, less than the page shows
 
@@ -85,8 +84,14 @@ def _notes(names: list[str], scores: list[dict], class_rows: list[dict]) -> list
         better = [row["name"] for row in class_rows if row["cells"][k]["mood"] == "good"]
         worse = [row["name"] for row in class_rows if row["cells"][k]["mood"] == "bad"]
         if better or worse:
-            line = f"{name} is better than {names[0]} on {listed(better) or 'no class'}"
-            notes.append(f"{line} and worse on {listed(worse) or 'no class'}.")
+            line = f"{name} is better than {names[0]} on {_listed(better)}"
+            notes.append(f"{line} and worse on {_listed(worse)}.")
         else:
             notes.append(f"{name} and {names[0]} have the same AP on every class.")
     return notes
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) > 5:
+        return f"{len(names)} classes"
+    return ", ".join(names) or "no class"

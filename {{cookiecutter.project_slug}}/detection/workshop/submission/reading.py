@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detection.data.results import read_results
 from detection.utils.errors import UserError
-from detection.utils.text import listed, printable, shortened
+from detection.utils.text import printable
 from detection.workshop.submission.formats import FORMATS, Format
 from detection.workshop.submission.writing import image_names, labels_of
 
@@ -67,7 +67,8 @@ class Submission:
         for severity, kinds in (("error", ERRORS), ("warning", WARNINGS)):
             for kind, (what, remedy) in kinds.items():
                 if cases := self.cases.get(kind):
-                    text = f"{len(cases)} {what}: {listed(cases, SHOWN)}; {remedy}"
+                    more = ", …" if len(cases) > SHOWN else ""
+                    text = f"{len(cases)} {what}: {', '.join(cases[:SHOWN])}{more}; {remedy}"
                     lines.append(f"{severity}: {printable(text)}")
         return lines
 
@@ -246,4 +247,4 @@ def _size(image: dict) -> tuple[float, float]:
 
 def short(text: str) -> str:
     """The text in quotes, its end left out if it is long."""
-    return repr(shortened(text))
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
