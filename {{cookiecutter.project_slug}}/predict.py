@@ -12,7 +12,7 @@ Writes COCO results with the json's image and category ids; the images of a fold
 
 import sys
 
-from detection.utils.cli import early_args, parse_prediction_args
+from detection.utils.arguments import early_args, parse_prediction_args
 
 if __name__ == "__main__":  # before the imports below, which take seconds
     early_args(parse_prediction_args, __doc__)
@@ -36,8 +36,8 @@ from detection.inference.predictor import (
 from detection.inference.sources import list_images, results_name
 from detection.inference.tta import with_tta
 from detection.modeling.build import build_model
-from detection.utils.cli import find_config
-from detection.utils.errors import UserError
+from detection.utils.arguments import find_config
+from detection.utils.cli import exit_status
 from detection.utils.failures import explained
 from detection.utils.files import keep_inputs
 from detection.utils.image_roots import config_root
@@ -89,9 +89,4 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     setup_logger(name="detectron2")
-    try:
-        main()
-    except UserError as e:
-        sys.exit(f"error: {e}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues")
+    sys.exit(exit_status(main, interrupted="interrupted; the same command continues"))

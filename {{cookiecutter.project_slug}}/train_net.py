@@ -12,7 +12,7 @@ The config must define `model`, `dataloader.{train,test,evaluator}`, `optimizer`
 detectron2's own do. `train` and `writers` default to those in configs/common.
 """
 
-from detection.utils.cli import early_args, parse_args
+from detection.utils.arguments import early_args, parse_args
 
 if __name__ == "__main__":  # before the imports below, which take seconds
     args = early_args(parse_args, __doc__)

@@ -16,8 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from detection.utils.cli import find_config, split_override
-from detection.utils.cli import parse_args as parse_args
+from detection.utils.arguments import find_config, split_override
 from detection.utils.errors import UserError
 from detection.utils.paths import PROJECT_ROOT, in_project
 
@@ -144,7 +143,7 @@ def _value(cfg: DictConfig, key: str, text: str) -> object:
     """What the text of an override means for this key; see `apply_overrides`."""
     try:
         takes_text = isinstance(OmegaConf.select(cfg, key), str | None)
-    except OmegaConfBaseException:  # an interpolation of what is not there
+    except OmegaConfBaseException:  # an interpolation of a missing key
         takes_text = True
     try:
         # as far as Hydra's grammar knows letters
@@ -180,8 +179,8 @@ def _choose_fold(cfg: DictConfig, overridden: set[str]) -> None:
             if "://" not in json_file and not Path(in_project(json_file)).is_file():
                 there = sorted({p.parent.name for p in Path(in_project(folder)).glob("*/val.json")})
                 raise UserError(
-                    f"dataset.fold={fold}: {json_file} is not there; `make split` writes folds "
-                    f"(those there: {', '.join(there) or 'none'})"
+                    f"dataset.fold={fold}: {json_file} does not exist; `make split` writes folds "
+                    f"(existing: {', '.join(there) or 'none'})"
                 )
             cfg.dataset[split].json_file = json_file
             if split == "val" and "dataset.val.image_root" not in overridden:

@@ -140,8 +140,8 @@ def test_wandb_has_the_numbers_of_metrics_json(output_dir):
 def test_fresh_start_does_not_overwrite(output_dir, train_net):
     before = (output_dir / "metrics.json").read_text()
     process = train_net(*SHORT, f"train.output_dir='{output_dir}'", check=False)
-    assert process.returncode == 1
-    assert process.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert process.returncode == 2
+    assert process.stderr.strip().splitlines()[-1].startswith("train_net.py: ")
     assert "--resume" in process.stderr
     assert (output_dir / "metrics.json").read_text() == before
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-Say what is wrong with a COCO data set, before training says it less clearly.
+Report what is wrong with a COCO data set, before training fails on it less clearly.
 
     python tools/check_dataset.py                         # datasets/{train,val,test}.json
     python tools/check_dataset.py --fix                   # and write corrected copies
@@ -17,12 +17,11 @@ share of the annotations, or all of an image, its records stay and are named, an
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
@@ -43,6 +42,8 @@ from detection.checks.splits import check_splits
 from detection.classes import CLASSES
 from detection.data.coco import category_id_map, read_coco, write_json
 from detection.data.folds import check_folds
+from detection.utils.arguments import find_config
+from detection.utils.cli import DEFAULT_CONFIG, add_config_file, command_parser, complain, tool
 from detection.utils.errors import UserError
 from detection.utils.image_roots import HELP as ROOT_HELP
 from detection.utils.image_roots import image_roots
@@ -65,35 +66,33 @@ def check(splits: dict[str, dict], facts: SplitFacts, roots: dict[str, str]) -> 
     return findings + check_splits(splits, facts, roots)
 
 
-def name_splits(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+def name_splits(args: argparse.Namespace) -> dict[str, str]:
     """
-    {short name: path} of the files and {short name: folder of its images}.
+    {short name: path} of the files; the name is a file's stem, unless two files have the same.
 
-    Without files on the command line they are the config's and the images to predict on. The name
-    is a file's stem, unless two files have the same.
+    Without files on the command line they are the config's and the images to predict on.
 
     Raises:
-        UserError: the config cannot be used, or an --image-root is of none of the files.
+        UserError: the config cannot be used.
     """
-
-    @cache
-    def dataset() -> Mapping:
-        from detection.config import load_config  # slow to import
-
-        return load_config(args.config_file).get("dataset", {})
-
     if args.json_files:
         stems = [Path(f).stem for f in args.json_files]
         is_unique = len(set(stems)) == len(stems)
-        files = dict(zip(stems if is_unique else args.json_files, args.json_files, strict=True))
-    else:
-        default = {split: f"{DATASETS}/{split}.json" for split in ("train", "val", "test")}
-        files = {
-            split: in_project((dataset().get(split) or {}).get("json_file") or json_file)
-            for split, json_file in default.items()
-        }
-        files = {s: f for s, f in files.items() if "://" in f or s != "test" or Path(f).exists()}
-    return files, image_roots(args.image_root, files, dataset)
+        return dict(zip(stems if is_unique else args.json_files, args.json_files, strict=True))
+    find_config(args.config_file)
+    dataset = _dataset(args.config_file)
+    files = {
+        split: in_project((dataset.get(split) or {}).get("json_file") or f"{DATASETS}/{split}.json")
+        for split in ("train", "val", "test")
+    }
+    return {s: f for s, f in files.items() if "://" in f or s != "test" or Path(f).exists()}
+
+
+@cache
+def _dataset(config_file: str) -> Mapping:
+    from detection.config import load_config  # slow to import
+
+    return load_config(config_file).get("dataset", {})
 
 
 def fix(
@@ -134,9 +133,7 @@ def write_fixed(fixed: Fixed, files: dict[str, str], folder: str) -> dict[str, s
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "json_files",
         nargs="*",
@@ -146,11 +143,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--image-root", action="append", default=[], metavar="[FILE=]ROOT", help=ROOT_HELP
     )
-    parser.add_argument(
-        "--config-file",
-        default=in_project("configs/faster_rcnn_R_50_FPN.py"),
-        help="whose data to check (default: %(default)s)",
-    )
+    add_config_file(parser, "whose data to check", DEFAULT_CONFIG)
     parser.add_argument(
         "--no-images", action="store_true", help="do not open the images: seconds, not minutes"
     )
@@ -159,7 +152,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--fix=drop",
         dest="drop",
         action="store_true",
-        help="also take out what cannot be corrected, however much it is",
+        help="also remove what cannot be corrected, however much it is",
     )
     parser.add_argument(
         "--fix=shift",
@@ -186,7 +179,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     """Check, fix and report; returns the exit status."""
     out = sys.stderr if args.json == "-" else sys.stdout
-    (files, roots), splits, status = name_splits(args), {}, 0
+    files, splits, status = name_splits(args), {}, 0
     if args.json not in (None, "-") and Path(args.json).resolve() in {
         Path(f).resolve() for f in files.values()
     }:
@@ -195,10 +188,11 @@ def run(args: argparse.Namespace) -> int:
         try:
             splits[split] = read_coco(json_file)
         except UserError as e:
-            print(f"error: {e}", file=sys.stderr)
+            complain(str(e))
             status = 2
     if not splits:
         return status
+    roots = image_roots(args.image_root, files, partial(_dataset, args.config_file))
     reviewed = apply_review(splits, args.review) if args.review else {}
     facts = {split: {} for split in splits} if args.no_images else read_images(splits, roots)
     num_read = sum(map(len, facts.values()))
@@ -241,21 +235,10 @@ def run(args: argparse.Namespace) -> int:
     return status or int(any(f.is_error for f in findings))
 
 
+@tool
 def main(argv: list[str] | None = None) -> int:
     """Returns 1 if there are errors, in the corrected copies with --fix; else 0; 2: no result."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # any name on any terminal
-    try:
-        return run(parse_args(argv))
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return run(parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-Read a submission back before the one upload of the day, and score it where that can be.
+Check a submission before uploading it, and score it where the json has annotations.
 
     python tools/check_submission.py submission.csv datasets/test.json --sample sample.csv
     python tools/check_submission.py submission.csv datasets/val.json
@@ -9,22 +9,20 @@ Columns, images, numbers, labels and boxes are compared with the json. If it has
 AP of what the file says is printed: it is that of the results it was made from.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.utils.errors import UserError
+from detection.utils.cli import command_parser, tool
 from detection.workshop.submission.checks import check_submission
 from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS
 
 
+@tool
 def main(argv: list[str] | None = None) -> int:
-    """Print what was found; 1 if something is wrong, else 0. Exits with 2 if it cannot be read."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Print what was found; 1 if something is wrong, else 0."""
+    parser = command_parser(__doc__)
     parser.add_argument("submission", help="the file to be uploaded")
     parser.add_argument("json_file", help="COCO json of its images")
     parser.add_argument(
@@ -35,13 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         "--score", action="store_true", help="refuse a json without annotations to score on"
     )
     args = parser.parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
-    try:
-        lines, is_sound = check_submission(
-            args.submission, args.json_file, args.format, args.sample, args.score
-        )
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    lines, is_sound = check_submission(
+        args.submission, args.json_file, args.format, args.sample, args.score
+    )
     print("\n".join(lines))
     return 0 if is_sound else 1
 

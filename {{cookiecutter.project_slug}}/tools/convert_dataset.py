@@ -12,7 +12,7 @@ Convert annotations of other formats to the COCO json that this project trains o
 The classes are those of detection/classes.py. YOLO's class numbers are looked up in the data.yaml
 or classes.txt beside the labels or above them. A csv's columns are known by their usual names
 (image_id, xmin …, x y w h, bbox, label …); --columns names others. Images without boxes are kept;
-of polygons the boxes around them are taken. --skip leaves a class out.
+polygons become the boxes around them. --skip leaves a class out.
 """
 
 import argparse
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from detection.checks.annotations import check_annotations
 from detection.checks.report import format_findings
 from detection.classes import CLASSES
+from detection.utils.cli import command_parser, tool
 from detection.utils.errors import UserError
 from detection.utils.files import write_all
 from detection.utils.image_files import ImageFolder
@@ -62,10 +63,10 @@ WAYS_OUT = {
 
 def guess_format(source: Path) -> str:
     """
-    What is there: voc, yolo, csv, labelme, label_studio or cvat.
+    Guess the format: voc, yolo, csv, labelme, label_studio or cvat.
 
     Raises:
-        UserError: none of these; with the way out, as far as there is one.
+        UserError: it is none of these; the message says what to do.
     """
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
@@ -135,7 +136,7 @@ def guess_image_dir(labels: Path) -> Path | None:
 
 
 def run(args: argparse.Namespace) -> bool:
-    """Convert, write and tell; returns whether the result is fit for training."""
+    """Convert, write and report; returns whether the result is fit for training."""
     source = Path(args.source)
     kind = args.format or guess_format(source)
     columns = dict(column.partition("=")[::2] for column in args.columns)
@@ -182,18 +183,17 @@ def run(args: argparse.Namespace) -> bool:
     return not any(finding.is_error for finding in findings)
 
 
+@tool
 def main(argv: list[str] | None = None) -> int:
-    """Convert; 1 if the result has errors, 2 and one line if there is none."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Convert; 1 if the result has errors, else 0."""
+    parser = command_parser(__doc__)
     parser.add_argument(
         "source", help="a folder of xml, txt or json files, or one csv, json or xml"
     )
     parser.add_argument("--images", help="the folder of the images (default: --image-root)")
     parser.add_argument(
         "--image-root",
-        help="what file_name is relative to (default: image_root in the config's dataset)",
+        help="what file_name will be relative to (default: image_root in the config's dataset)",
     )
     parser.add_argument(
         "--output",
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--format",
         choices=("voc", "yolo", "csv", "labelme", "label_studio", "cvat"),
-        help="default: by what is there",
+        help="default: guessed from the files",
     )
     parser.add_argument("--names", metavar="FILE", help="class names: a yaml, txt or csv file")
     parser.add_argument(
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--add-unlisted", action="store_true", help="images without annotations too"
     )
-    parser.add_argument("--skip-missing", action="store_true", help="leave out images not there")
+    parser.add_argument("--skip-missing", action="store_true", help="leave out missing images")
     parser.add_argument(
         "--skip",
         action="append",
@@ -234,10 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--force", action="store_true", help="replace another output file")
     args = parser.parse_args(argv)
-    try:
-        return 0 if run(args) else 1
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    return 0 if run(args) else 1
 
 
 if __name__ == "__main__":

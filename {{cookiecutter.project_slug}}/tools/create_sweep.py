@@ -9,7 +9,6 @@ What the file does not say comes from the config that its command trains: the pr
 of `writers.wandb`, and as metric `train.best_checkpointer.val_metric` by the name that W&B shows.
 """
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
+from detection.utils.cli import command_parser, tool
 from detection.utils.errors import UserError
 from detection.utils.paths import in_project
 
@@ -61,16 +61,10 @@ def read_sweep(path: str) -> dict:
     return defaults | sweep
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    """
-    Create the sweep that the command line, or `argv`, names.
-
-    Raises:
-        UserError: as `read_sweep` does.
-    """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Create the sweep."""
+    parser = command_parser(__doc__)
     parser.add_argument("file", nargs="?", default="sweep.yaml", help="default: %(default)s")
     sweep = read_sweep(parser.parse_args(argv).file)
     from detection.utils.wandb_runs import run_command  # slow to import
@@ -82,7 +76,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as e:
-        sys.exit(f"error: {e}")
+    sys.exit(main())

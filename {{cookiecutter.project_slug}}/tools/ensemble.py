@@ -12,13 +12,12 @@ predictions on the test images in the same way.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from tabulate import tabulate
-from tqdm import tqdm
 
 from detection.data.coco import category_id_map, read_coco, validate, write_json
 from detection.data.results import check_ground_truth, read_models, read_results, write_images
@@ -26,23 +25,23 @@ from detection.evaluation.average_precision import average_precision
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS, find_metric
 from detection.evaluation.intervals import difference, resample
 from detection.inference.fusion import METHODS, fuse_results
-from detection.utils.cli import fraction, named_path, positive
+from detection.utils.cli import command_parser, named_path, positive_int, tool, unit_interval
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
+from detection.utils.progress import progress
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    """Write the fused results; exit with status 2 and one line if that cannot be."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Write the fused results, and print their scores."""
+    parser = command_parser(__doc__)
     parser.add_argument("json_file", help="COCO json of the images; scored if it has annotations")
     parser.add_argument("members", nargs="+", metavar="[NAME=]RESULTS", help="COCO results")
     parser.add_argument("--output", default="output/ensemble.json", help="default: %(default)s")
     parser.add_argument("--method", default="wbf", choices=METHODS, help="default: %(default)s")
     parser.add_argument(
         "--iou",
-        type=fraction,
+        type=unit_interval,
         default=0.55,
         help="boxes of a class that overlap more are one object (default: %(default)s)",
     )
@@ -55,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--max-per-image",
-        type=positive,
+        type=positive_int,
         default=100,
         help="the best boxes kept (default: %(default)s)",
     )
@@ -64,16 +63,13 @@ def main(argv: list[str] | None = None) -> None:
         default=DEFAULT_METRIC,
         help=f"to compare by: {', '.join(METRICS)} (default: %(default)s)",
     )
-    parser.add_argument("--processes", type=positive, help="default: up to all processors")
+    parser.add_argument("--processes", type=positive_int, help="default: up to all processors")
     args = parser.parse_args(argv)
-    try:
-        fuse_and_score(args)
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    fuse_and_score(args)
 
 
 def fuse_and_score(args: argparse.Namespace) -> None:
-    """Do what the arguments say."""
+    """Fuse, write and score."""
     find_metric(args.metric)
     coco = read_coco(args.json_file)
     category_ids = category_id_map(coco, args.json_file)
@@ -89,16 +85,13 @@ def fuse_and_score(args: argparse.Namespace) -> None:
             raise UserError(f"two members are called {name}; write NAME={path}")
         members[name] = read_results(path, args.json_file, coco, category_ids)
         if not members[name]:
-            raise UserError(f"{path}: has no detection; leave it out, or predict again")
-
-    def progress(images: Iterator) -> Iterator:
-        return tqdm(images, total=len(coco["images"]), disable=not sys.stderr.isatty())
+            raise UserError(f"{path}: has no detections; leave it out, or predict again")
 
     weights = read_weights(args.weight, members)
     fused = fuse_results(
         coco["images"],
         list(members.values()),
-        progress,
+        partial(progress, total=len(coco["images"]), title="fusing images"),
         args.processes,
         method=args.method,
         iou_threshold=args.iou,
@@ -120,13 +113,13 @@ def read_weights(texts: list[str], names: dict) -> dict[str, float]:
     {name: factor} of all members.
 
     Raises:
-        UserError: a factor is no positive number, or there is no such member.
+        UserError: a factor is not a positive number, or no member has that name.
     """
     weights = dict.fromkeys(names, 1.0)
     for text in texts:
         name, _, factor = text.rpartition("=")
         if name not in weights:
-            raise UserError(f"--weight {text}: no member is called that; {', '.join(names)} are")
+            raise UserError(f"--weight {text}: the members are {', '.join(names)}")
         try:
             weights[name] = float(factor)
         except ValueError:
@@ -152,4 +145,4 @@ def table(coco: dict, members: dict[str, list[dict]], fused: list[dict], metric:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,7 +18,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.utils import image_roots
-from detection.utils.cli import find_config, split_overrides
+from detection.utils.arguments import find_config, split_overrides
+from detection.utils.cli import (
+    DEFAULT_CONFIG,
+    add_config_file,
+    command_parser,
+    non_negative_int,
+    tool,
+)
 from detection.utils.errors import UserError
 from detection.utils.paths import DATASETS, PROJECT_ROOT, in_project
 from detection.workshop.analysis.dataset_statistics import read_splits
@@ -28,20 +35,14 @@ from detection.workshop.reports.page import render_page, write_page
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "inputs",
         nargs="*",
         metavar="json or key=value",
         help="COCO annotations, and overrides of the config (default: the config's data)",
     )
-    parser.add_argument(
-        "--config-file",
-        default=in_project("configs/faster_rcnn_R_50_FPN.py"),
-        help="whose anchors, resizing and data to take (default: %(default)s)",
-    )
+    add_config_file(parser, "whose anchors, resizing and data to take", DEFAULT_CONFIG)
     parser.add_argument(
         "--image-root",
         action="append",
@@ -54,17 +55,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=in_project(f"{DATASETS}/explore.html"),
         help="the page (default: %(default)s)",
     )
-    parser.add_argument("--count", type=int, default=48, help="pictures (default: %(default)s)")
+    parser.add_argument(
+        "--count", type=non_negative_int, default=48, help="pictures (default: %(default)s)"
+    )
     parser.add_argument(
         "--sample",
-        type=int,
+        type=non_negative_int,
         default=1000,
         help="images to look at for brightness and sharpness (default: %(default)s)",
     )
-    args = parser.parse_intermixed_args(argv)  # options and inputs in any order
-    if args.count < 0 or args.sample < 0:
-        parser.error("--count and --sample must not be negative")
-    return args
+    return parser.parse_intermixed_args(argv)  # options and inputs in any order
 
 
 def explore(args: argparse.Namespace) -> list[str]:
@@ -72,7 +72,7 @@ def explore(args: argparse.Namespace) -> list[str]:
     Write the page; returns its notes, sentences on what stands out.
 
     Raises:
-        UserError: the config or an annotation file cannot be used, or there is nothing to see.
+        UserError: the config or an annotation file cannot be used, or there is nothing to show.
     """
     files, overrides = split_overrides(args.inputs)
     find_config(args.config_file)
@@ -83,14 +83,14 @@ def explore(args: argparse.Namespace) -> list[str]:
 
     cfg = load_config(args.config_file, overrides)
     sources = _sources(cfg, files, args.image_root)
-    notes = [f"No {name} here: {path} is not there." for name, path in _absent(sources).items()]
+    notes = [f"No {name}: {path} does not exist." for name, path in _absent(sources).items()]
     for name in _absent(sources):
         del sources[name]
     class_names, splits = read_splits({name: path for name, (path, _) in sources.items()})
     empty = [split.json_file for split in splits if not len(split.boxes)]
     splits = [split for split in splits if len(split.boxes)]
     if not splits:
-        raise UserError(f"{empty[0]}: has no annotations to explore; give a json that has some")
+        raise UserError(f"{empty[0]}: has no annotations to explore; name a file that has some")
     notes += [f"Left out, as it has no annotations: {_shown(json_file)}." for json_file in empty]
 
     page = overview(class_names, splits)
@@ -128,7 +128,7 @@ def _sources(cfg, json_files: list[str], options: list[str]) -> dict[str, tuple[
 
 
 def _absent(sources: dict[str, tuple[str, str]]) -> dict[str, str]:
-    """Splits other than the first whose file is not there; the first one is an error."""
+    """Splits after the first whose file does not exist; a missing first one is an error."""
     later = list(sources.items())[1:]
     return {
         n: _shown(path) for n, (path, _) in later if "://" not in path and not Path(path).exists()
@@ -136,24 +136,18 @@ def _absent(sources: dict[str, tuple[str, str]]) -> dict[str, str]:
 
 
 def _shown(path: str) -> str:
-    """The path as it reads from the project's root, where it lies there."""
+    """The path relative to the project's root, if it is inside."""
     whole = Path(path).resolve()
     return str(whole.relative_to(PROJECT_ROOT)) if whole.is_relative_to(PROJECT_ROOT) else path
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print what stands out and where the page is; 1 if there can be none, else 0."""
+@tool
+def main(argv: list[str] | None = None) -> None:
+    """Print what stands out and where the page is."""
     args = parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
-    try:
-        lines = explore(args)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    for line in lines:
+    for line in explore(args):
         print(line)
     print(args.output)
-    return 0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from detection.checks.reviews import has_decisions, write_review
 from detection.data.results import read_ground_truth_and_results
 from detection.evaluation.matching import match
-from detection.utils.cli import find_config
+from detection.utils.arguments import find_config
+from detection.utils.cli import command_parser, non_negative_int, positive_int, tool
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
 from detection.utils.image_roots import config_root
@@ -34,9 +35,7 @@ OF_FOLDS = (
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "files",
         nargs="*",
@@ -55,11 +54,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=in_project("output/label_errors.html"),
         help="the page; the CSV is named like it (default: %(default)s)",
     )
-    parser.add_argument("--max", type=int, default=300, help="suggestions (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=100, help="pictures (default: %(default)s)")
+    parser.add_argument(
+        "--max", type=positive_int, default=300, help="suggestions (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--count", type=non_negative_int, default=100, help="pictures (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
-    if args.max < 1 or args.count < 0:
-        parser.error("--max must be positive, and --count not negative")
     if len(args.files) == 1:
         parser.error("give RESULTS and the JSON that they are on, or neither")
     return args
@@ -123,18 +124,11 @@ def _config_root(config_file: str, json_file: str) -> str:
     return config_root(load_config(config_file).get("dataset", {}), json_file, "train")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print how much is suspicious and where it is; 1 if nothing can be said, else 0."""
+@tool
+def main(argv: list[str] | None = None) -> None:
+    """Print how much is suspicious and where it is."""
     args = parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
-    try:
-        lines = find(args)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    for line in [*lines, args.output]:
-        print(line)
-    return 0
+    print(*find(args), args.output, sep="\n")
 
 
 if __name__ == "__main__":

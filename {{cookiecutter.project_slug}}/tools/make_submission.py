@@ -12,9 +12,9 @@ checked, and scored where the json has annotations; tools/check_submission.py do
 file.
 """
 
-import argparse
 import math
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from detection.data.results import read_models
 from detection.evaluation.competition_metrics import METRICS
 from detection.evaluation.score_threshold import FILE, read_threshold
-from detection.utils.cli import fraction
+from detection.utils.cli import command_parser, tool, unit_interval
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
 from detection.workshop.submission.checks import check_submission
@@ -30,15 +30,10 @@ from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS
 from detection.workshop.submission.writing import find_format, write_submission
 
 
+@tool
 def main(argv: list[str] | None = None) -> int:
-    """
-    Write the file, say what is in it and check it; 1 if something is wrong with it, else 0.
-
-    Exits with 2 and one line if it cannot be written.
-    """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Write the file, say what is in it and check it; 1 if something is wrong with it, else 0."""
+    parser = command_parser(__doc__)
     parser.add_argument("results", help="predictions in COCO's results format")
     parser.add_argument(
         "json_file",
@@ -50,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--min-score",
-        type=fraction,
+        type=unit_interval,
         help=f"leave out boxes below (default: as {FILE} beside the results has it, or none)",
     )
     parser.add_argument(
@@ -58,33 +53,29 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--sample", help="the competition's sample submission, to compare with")
     args = parser.parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
-    try:
-        output = args.output or f"submission{find_format(args.format).suffix}"
-        keep_inputs(output, args.results, args.json_file, args.sample)
-        if args.sample is not None and not Path(args.sample).is_file():
-            raise UserError(f"{args.sample}: no such file; --sample takes the competition's sample")
-        min_score, note = choose_min_score(args)
-        print(
-            write_submission(
-                args.results,
-                args.json_file,
-                output,
-                args.format,
-                min_score=min_score,
-                max_per_image=args.max_per_image,
-            )
+    output = args.output or f"submission{find_format(args.format).suffix}"
+    keep_inputs(output, args.results, args.json_file, args.sample)
+    if args.sample is not None and not Path(args.sample).is_file():
+        raise UserError(f"{args.sample}: no such file; --sample takes the competition's sample")
+    min_score, note = choose_min_score(args)
+    print(
+        write_submission(
+            args.results,
+            args.json_file,
+            output,
+            args.format,
+            min_score=min_score,
+            max_per_image=args.max_per_image,
         )
-        if note:
-            print(note)
-        lines, is_sound = check_submission(output, args.json_file, args.format, args.sample)
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    )
+    if note:
+        print(note)
+    lines, is_sound = check_submission(output, args.json_file, args.format, args.sample)
     print("\n".join(lines))
     return 0 if is_sound else 1
 
 
-def choose_min_score(args: argparse.Namespace) -> tuple[float, str]:
+def choose_min_score(args: Namespace) -> tuple[float, str]:
     """
     The score from which boxes go in, and a sentence on it.
 

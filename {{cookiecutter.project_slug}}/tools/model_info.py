@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-Tell how large models are: parameters, and arithmetic for one image.
+Print how large models are: parameters, and arithmetic for one image.
 
     python tools/model_info.py configs/faster_rcnn_R_50_FPN.py configs/retinanet_R_50_FPN.py
     python tools/model_info.py configs/*.py --size 1024 1024 --measure
@@ -9,24 +9,22 @@ A GFLOP is 10^9 multiplications, each with its addition. Two-stage models are co
 proposals as they may make: on many images a trained one needs less.
 
 With --measure also the memory that each image of a training batch takes for the backward pass, in
-float32 (weights, gradients and momentum come once more, 12 bytes a parameter); and how many images
-a second the model looks at on this machine, one by one.
+float32 (weights, gradients and momentum come once more, 12 bytes per parameter); and how
+many images per second the model processes on this machine, one by one.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.utils.cli import find_config
-from detection.utils.errors import UserError
+from detection.utils.arguments import find_config
+from detection.utils.cli import command_parser, tool
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("configs", nargs="+", metavar="config")
     parser.add_argument(
         "--size",
@@ -36,33 +34,27 @@ def main(argv: list[str] | None = None) -> None:
         metavar=("HEIGHT", "WIDTH"),
         help="of the image in pixels (default: 800 1333)",
     )
-    parser.add_argument("--measure", action="store_true", help="memory and images a second too")
+    parser.add_argument("--measure", action="store_true", help="memory and images per second too")
     args = parser.parse_args(argv)
     for config in args.configs:
         find_config(config)
     # slow to import
-    from detectron2.config import instantiate
-
     from detection.config import load_config
-    from detection.modeling.build import on_device, without_pretrained
+    from detection.modeling.build import build_model
     from detection.workshop.analysis.model_size import count, memory, speed
 
     heading = f"{'':40} {'parameters (M)':>15} {'GFLOPs':>8}"
     print(heading + f" {'GB per image':>12} {'images/s':>9}" * args.measure)
     for config in args.configs:
         cfg = load_config(config)
-        model = instantiate(without_pretrained(cfg.model))
+        model = build_model(cfg, pretrained=False)
         parameters, gflops = count(model, *args.size)
         print(f"{Path(config).stem:40} {parameters:15.1f} {gflops:8.0f}", end="", flush=True)
         if args.measure:
             print(f" {memory(model, *args.size):12.1f}", end="", flush=True)
-            on_device(model, cfg.train.device, cfg.train.channels_last)
             print(f" {speed(model, *args.size):9.3g}", end="")
         print(flush=True)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as e:
-        sys.exit(f"error: {e}")
+    sys.exit(main())

@@ -8,7 +8,6 @@ Draw augmented training images and their boxes, as the model of a config sees th
 The images are the first ones of a training; they come from the config's own training loader.
 """
 
-import argparse
 import io
 import itertools
 import sys
@@ -20,7 +19,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.utils.cli import find_config
+from detection.utils.arguments import find_config
+from detection.utils.cli import add_config_file, command_parser, tool
 from detection.utils.drawing import Box, BoxPainter
 from detection.utils.errors import UserError
 from detection.utils.files import write_whole
@@ -100,12 +100,11 @@ def preview(config_file: str, overrides: list[str], count: int, output: str, cel
     write_whole(in_project(output), png.getvalue(), output)
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
     """Read the command line, draw, and say where the picture is."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser = command_parser(__doc__)
+    add_config_file(parser, "whose training images to draw")
     parser.add_argument("--count", type=int, default=12, help="images (default: %(default)s)")
     parser.add_argument(
         "--cell",
@@ -117,15 +116,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="key=value, as for train_net.py")
     args = parser.parse_intermixed_args(argv)
     if not 1 <= args.count <= 200:
-        parser.error(f"--count must be between 1 and 200, not {args.count}")
+        raise UserError(f"--count must be between 1 and 200, not {args.count}")
     if not 32 <= args.cell <= 2000:
-        parser.error(f"--cell must be between 32 and 2000, not {args.cell}")
-    try:
-        preview(args.config_file, args.overrides, args.count, args.output, args.cell)
-    except (UserError, OSError) as e:
-        sys.exit(f"error: {e}")
+        raise UserError(f"--cell must be between 32 and 2000, not {args.cell}")
+    preview(args.config_file, args.overrides, args.count, args.output, args.cell)
     print(args.output)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

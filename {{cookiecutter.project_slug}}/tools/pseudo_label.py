@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-Make confident predictions on images without annotations into annotations to train on.
+Turn confident predictions on images without annotations into annotations to train on.
 
     python tools/pseudo_label.py output/<run>/predictions/test.json datasets/test.json \\
         --validated output/<run>/predictions/val.json datasets/val.json
@@ -10,7 +10,7 @@ Make confident predictions on images without annotations into annotations to tra
 With --validated each class gets the score that is best on validation data: for F1, since what has
 no label is background to the training, or for a precision; and the precision and recall of such
 labels there are printed. Of boxes that overlap, whatever their classes, the one of the best score
-is kept. Whether the competition's rules allow training on its test images is for you to read.
+is kept. Check that the competition's rules allow training on its test images.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tabulate import tabulate
 
 from detection.data.coco import category_id_map, read_coco, validate
 from detection.data.results import read_ground_truth_and_results, read_results
-from detection.utils.cli import fraction
+from detection.utils.cli import command_parser, tool, unit_interval
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs, write_all
 from detection.utils.paths import DATASETS
@@ -40,18 +40,17 @@ from detection.workshop.preparation.pseudo_labels import (
 LOW = 0.7  # precision
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    """Write the json and print what each class gave; exit with 2 and one line if that cannot be."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Write the json, and print what each class gave."""
+    parser = command_parser(__doc__)
     parser.add_argument("results", help="predictions on the images, in COCO's results format")
     parser.add_argument("json_file", help="COCO json of the images")
     parser.add_argument("--output", default=f"{DATASETS}/pseudo.json", help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="replace another file there")
     parser.add_argument(
         "--min-score",
-        type=fraction,
+        type=unit_interval,
         help="the lowest to keep (default: 0.8; none with --validated, whose scores it can raise)",
     )
     parser.add_argument(
@@ -71,16 +70,12 @@ def main(argv: list[str] | None = None) -> None:
         "--precision", type=float, help="or the lowest score that is so precise there, up to 1"
     )
     args = parser.parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
-    try:
-        label(args)
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    label(args)
 
 
 def label(args: argparse.Namespace) -> None:
     """
-    Do what the arguments say.
+    Make the annotations, write them and print what each class gave.
 
     Raises:
         UserError: a file cannot be used, no detection is kept, or another file is in the way.
@@ -102,7 +97,7 @@ def label(args: argparse.Namespace) -> None:
     labelled = pseudo_labels(coco, results, min_scores)
     annotations = labelled["annotations"]
     if not annotations:
-        raise UserError(f"{args.results}: no detection is that sure; choose lower scores")
+        raise UserError(f"{args.results}: no detection is that confident; choose lower scores")
     is_new = write_all({Path(args.output): labelled}, force=args.force)
 
     detected = Counter(result["category_id"] for result in results)
@@ -175,7 +170,7 @@ def choose_scores(
     {category id: the lowest score to keep}.
 
     Raises:
-        UserError: --class-score names no class or no number.
+        UserError: --class-score has an unknown class, or not a number.
     """
     lowest = args.min_score
     by_name = dict.fromkeys(names.values(), 0.8 if lowest is None else lowest)
@@ -191,15 +186,15 @@ def choose_scores(
     for text in args.class_score:
         name, _, score = text.rpartition("=")
         if name not in by_name:
-            raise UserError(f"--class-score {text}: no such class; there are {', '.join(by_name)}")
+            raise UserError(f"--class-score {text}: the classes are {', '.join(by_name)}")
         try:
             by_name[name] = float(score)
         except ValueError:
             by_name[name] = math.nan
         if math.isnan(by_name[name]):
-            raise UserError(f"--class-score {text}: {score!r} is no number")
+            raise UserError(f"--class-score {text}: {score!r} is not a number")
     return {id_: by_name[name] for id_, name in names.items()}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

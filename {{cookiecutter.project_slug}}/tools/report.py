@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """
-What a model does wrong, and what that costs: one HTML page that opens offline.
+Show what a model does wrong, and what that costs: one HTML page that opens offline.
 
     python tools/report.py output/<run>/predictions/val.json datasets/val.json --run output/<run>
     python tools/report.py --compare a=output/<run>/predictions/val.json b=… datasets/val.json
@@ -22,8 +22,7 @@ from detection.checks.reviews import has_decisions, write_review
 from detection.data.results import read_ground_truth_and_results
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.evaluation.matching import match
-from detection.utils.cli import named_path
-from detection.utils.errors import UserError
+from detection.utils.cli import command_parser, named_path, non_negative_int, tool
 from detection.utils.files import keep_inputs
 from detection.utils.image_roots import config_root
 from detection.utils.paths import in_project
@@ -41,9 +40,7 @@ MAX_SUGGESTIONS = 300  # probable label errors, in a CSV beside the page
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument(
         "results", nargs="+", metavar="RESULTS", help="COCO results, as predict.py writes"
     )
@@ -66,13 +63,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--wandb", action="store_true", help="send it to the W&B project of --run")
     parser.add_argument(
         "--count",
-        type=int,
+        type=non_negative_int,
         default=24,
         help="pictures of the worst images, and of probable label errors (default: %(default)s)",
     )
     args = parser.parse_intermixed_args(argv)
-    if args.count < 0:
-        parser.error("--count must not be negative")
     if args.wandb and (args.compare or not args.run):
         parser.error("--wandb needs the --run whose project the report goes to, and no --compare")
     if args.compare and args.run:
@@ -122,7 +117,7 @@ def report(args: argparse.Namespace) -> list[str]:
     Write the page; returns its notes, sentences on what costs most.
 
     Raises:
-        UserError: a file cannot be used, or there is nothing to tell.
+        UserError: a file cannot be used, or nothing can be compared.
     """
     keep_inputs(args.output, args.json_file, args.results)
     if args.wandb:
@@ -174,19 +169,13 @@ def _image_root(args: argparse.Namespace) -> str:
     return of_run
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print what costs most and where the page is; 1 if there can be none, else 0."""
+@tool
+def main(argv: list[str] | None = None) -> None:
+    """Print what costs most and where the page is."""
     args = parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # class names are in any script
-    try:
-        lines = compare(args) if args.compare else report(args)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    for line in lines:
+    for line in compare(args) if args.compare else report(args):
         print(line)
     print(args.output)
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Score predictions as the competition does; those of several folds count as one, 
         fold1.json datasets/folds/1/val.json
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,26 +16,23 @@ from detection.data.results import read_ground_truth_and_results
 from detection.evaluation.average_precision import average_precision, results_table
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS, find_metric
 from detection.evaluation.metric import describe
+from detection.utils.cli import command_parser, tool
 from detection.utils.errors import UserError
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    """Print the table; exit with status 2 and one line if that cannot be."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Print the table."""
+    parser = command_parser(__doc__)
     parser.add_argument("files", nargs="+", metavar="RESULTS JSON", help="pairs of files")
     parser.add_argument(
         "--metric", default=DEFAULT_METRIC, help=f"{', '.join(METRICS)} (default: %(default)s)"
     )
     args = parser.parse_args(argv)
-    try:
-        metric = find_metric(args.metric)
-        coco, results = pool(pairs_of(args.files))
-        print(results_table(average_precision(coco, results), coco))
-        print(f"competition/{args.metric}: {describe(metric.score(coco, results))}")
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    metric = find_metric(args.metric)
+    coco, results = pool(pairs_of(args.files))
+    print(results_table(average_precision(coco, results), coco))
+    print(f"competition/{args.metric}: {describe(metric.score(coco, results))}")
 
 
 def pairs_of(files: list[str]) -> list[tuple[str, str]]:
@@ -80,4 +76,4 @@ def pool(pairs: list[tuple[str, str]]) -> tuple[dict, list[dict]]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

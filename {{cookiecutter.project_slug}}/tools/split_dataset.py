@@ -10,11 +10,11 @@ Images of equal pixels stay together, under whatever names.
     python tools/split_dataset.py --group-by 'file_name=(.*)_\d+'    # video3_0001.jpg, …
     python tools/split_dataset.py --near-duplicates        # images that look the same
 
-Fold k lands in folds/<k>/{train,val}.json beside the annotations, and is trained on with
+Fold k is in folds/<k>/{train,val}.json beside the annotations, and is trained on with
 
     python train_net.py --config-file configs/… dataset.fold=<k>
 
-What is held out lands in folds/holdout/ in the same way, for dataset.fold=holdout. Ids stay as they
+What is held out is in folds/holdout/ in the same way, for dataset.fold=holdout. Ids stay as they
 are, and so do the annotations that are split. The same seed gives the same files.
 """
 
@@ -32,6 +32,7 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.data.coco import read_coco
+from detection.utils.cli import DEFAULT_CONFIG, add_config_file, command_parser, tool
 from detection.utils.errors import UserError
 from detection.utils.files import write_all
 from detection.utils.image_contents import label_equal
@@ -110,7 +111,12 @@ def table(coco: dict, counts: np.ndarray, folds: np.ndarray, names: list, shuffl
 
 
 def run(args: argparse.Namespace) -> None:
-    """Split, write and tell; raises UserError for what the user can put right."""
+    """
+    Split, write and report.
+
+    Raises:
+        UserError: the files cannot be read or written, or the split is impossible.
+    """
     start = time.perf_counter()
     coco = read_coco(args.json_file)
     check_records(coco, args.json_file)
@@ -169,11 +175,10 @@ def quoted(path: str) -> str:
     return path if re.fullmatch(r"[A-Za-z0-9_./-]+", path) else f"'{path}'"
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    """Split; exit with status 2 and one line if that cannot be."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Split."""
+    parser = command_parser(__doc__)
     parser.add_argument(
         "json_file",
         nargs="?",
@@ -205,26 +210,19 @@ def main(argv: list[str] | None = None) -> None:
         help="what the file_name of each image is relative to (default: image_root of the split "
         "that the json is in the config's dataset)",
     )
-    parser.add_argument(
-        "--config-file",
-        default=in_project("configs/faster_rcnn_R_50_FPN.py"),
-        help="for --image-root (default: %(default)s)",
-    )
+    add_config_file(parser, "for --image-root", DEFAULT_CONFIG)
     parser.add_argument("--seed", type=int, default=42, help="default: %(default)s")
     parser.add_argument("--output", help="folder to write to (default: folds, beside json_file)")
     parser.add_argument("--force", action="store_true", help="replace another split")
     args = parser.parse_args(argv)
-    try:
-        if args.folds < 2:
-            raise UserError(f"--folds must be at least 2, not {args.folds}")
-        if args.val_fraction is not None and not 0 < args.val_fraction < 1:
-            raise UserError(f"--val-fraction must be between 0 and 1, not {args.val_fraction}")
-        if not 0 <= args.seed < 2**32:
-            raise UserError(f"--seed must be a whole number from 0 to 2³² - 1, not {args.seed}")
-        run(args)
-    except UserError as e:
-        parser.exit(2, f"{parser.prog}: {e}\n")
+    if args.folds < 2:
+        raise UserError(f"--folds must be at least 2, not {args.folds}")
+    if args.val_fraction is not None and not 0 < args.val_fraction < 1:
+        raise UserError(f"--val-fraction must be between 0 and 1, not {args.val_fraction}")
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed must be a whole number from 0 to 2³² - 1, not {args.seed}")
+    run(args)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,7 @@ Submit a training to a SLURM cluster:
     python tools/submit.py … --dry-run
 
 What is not listed below goes to train_net.py. One process runs on each GPU, over all nodes. A job
-that is preempted, or out of time, queues again and goes on with --resume.
+that is preempted, or out of time, queues again and continues with --resume.
 """
 
 import argparse
@@ -16,18 +16,19 @@ import shlex
 import sys
 from pathlib import Path
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT_ROOT))
+import submitit
 
-import submitit  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.utils.cli import find_config  # noqa: E402
-from detection.utils.cli import parse_args as parse_training  # noqa: E402
-from detection.utils.errors import UserError  # noqa: E402
+from detection.utils.arguments import find_config
+from detection.utils.arguments import parse_args as parse_training
+from detection.utils.cli import tool
+from detection.utils.errors import UserError
+from detection.utils.paths import PROJECT_ROOT
 
 
 class Training:
-    """What each process of a job runs: train_net.py, told by submitit which one it is."""
+    """What each process of a job runs: train_net.py, with its rank from submitit."""
 
     def __init__(self, argv: list[str]):
         self._argv = argv
@@ -50,7 +51,7 @@ class Training:
 
 
 def resumed(argv: list[str]) -> list[str]:
-    """The command line that goes on with a training, from its start if nothing is saved yet."""
+    """The command line that continues a training, or starts it if nothing is saved yet."""
     args = parse_training(argv)
     is_whole = args.resume or args.eval_only or args.fast_dev_run
     return argv if is_whole else [*argv, "--resume"]
@@ -93,7 +94,7 @@ def parse_args(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def job_parameters(args: argparse.Namespace) -> dict:
-    """What submitit is told, by its own names."""
+    """The parameters of submitit, by its own names."""
     processes = args.processes or max(args.gpus, 1)
     parameters = {
         "name": args.name,
@@ -112,13 +113,9 @@ def job_parameters(args: argparse.Namespace) -> dict:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
+@tool
 def main(argv: list[str] | None = None) -> None:
-    """
-    Submit what the command line, or `argv`, says; on this machine, wait for its end.
-
-    Raises:
-        UserError: training would refuse its arguments, or this machine reaches no cluster.
-    """
+    """Submit the job; on this machine, wait for its end."""
     args, training = parse_args(sys.argv[1:] if argv is None else argv)
     of_training = parse_training(training)
     # mistakes now, not after the queue
@@ -151,13 +148,11 @@ def main(argv: list[str] | None = None) -> None:
     job = executor.submit(Training(training))
     print(f"job {job.job_id}: {job.paths.stdout}", flush=True)
     if args.cluster == "local":
-        job.result()
+        try:
+            job.result()
+        except submitit.core.utils.FailedJobError as e:
+            raise UserError(str(e).strip().splitlines()[-1]) from e
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as e:
-        sys.exit(f"error: {e}")
-    except submitit.core.utils.FailedJobError as e:
-        sys.exit(f"error: {str(e).strip().splitlines()[-1]}")
+    sys.exit(main())

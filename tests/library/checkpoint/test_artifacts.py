@@ -362,5 +362,9 @@ def test_train_net_logs_and_loads_them(train_net, tmp_path, monkeypatch):
         f"train.output_dir={tmp_path}/2",
     ]
     process = train_net(*args, check=False)
-    assert process.returncode == 1
-    assert process.stderr.strip().splitlines()[-1].startswith("error: wandb-artifact://e/p/model")
+    assert process.returncode == 2
+    assert (
+        process.stderr.strip()
+        .splitlines()[-1]
+        .startswith("train_net.py: wandb-artifact://e/p/model")
+    )

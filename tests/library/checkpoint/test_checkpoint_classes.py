@@ -10,8 +10,9 @@ from conftest import PROJECT_ROOT
 from detection import classes
 from detection.checkpoint.checkpointer import WholeFileCheckpointer
 from detection.checkpoint.load import load_weights
-from detection.config import load_config, parse_args
+from detection.config import load_config
 from detection.inference.predictor import set_thresholds
+from detection.utils.arguments import parse_args
 from detection.utils.errors import UserError
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate

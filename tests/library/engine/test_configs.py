@@ -1,17 +1,15 @@
 """Overrides reach the config, in any script; those that name no key are refused."""
 
-import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import PROJECT_ROOT
 from detection.config import apply_overrides, load_config
-from detection.utils.cli import named_path, parse_args, parse_prediction_args
+from detection.utils.arguments import parse_args, parse_prediction_args
+from detection.utils.cli import named_path
 from detection.utils.errors import UserError
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_argument_parser
@@ -214,50 +212,6 @@ def test_config_is_shown_as_training_has_it(capsys):
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["optimizer"]["lr"] == 0.5 and shown["writers"]["tqdm"]["max_iter"] == 7
     assert shown["dataloader"]["test"]["mapper"]["image_format"] == "BGR"
-
-
-TOOLS = sorted(p.stem for p in (PROJECT_ROOT / "tools").glob("*.py") if p.stem != "__init__")
-
-
-@pytest.mark.parametrize(
-    ("command", "status", "named"),
-    [
-        *((["-m", f"tools.{tool}", "--help"], 0, "--help") for tool in TOOLS),
-        *(
-            ([f"{program}.py", "--help"], 0, "--config-file")
-            for program in ("train_net", "predict")
-        ),
-        (["train_net.py", "--resme"], 2, "--resme"),
-        (["train_net.py"], 1, "--config-file"),
-        (["train_net.py", "--config-file", "configs/none.py"], 1, "configs/none.py"),
-        (["train_net.py", "--config-file", SMOKE, "train.max_iter"], 1, "train.max_iter"),
-        (["predict.py", "--config-file", SMOKE, "--outptu=a.json", "a.json"], 2, "--outptu"),
-        (
-            ["predict.py", "--config-file", "configs/none.py", "pyproject.toml"],
-            1,
-            "configs/none.py",
-        ),
-        (["predict.py", "--config-file", SMOKE, "none/test.json"], 1, "none/test.json"),
-        (["-m", "tools.model_info", "configs/none.py"], 1, "configs/none.py"),
-        (["-m", "tools.explore_dataset", "--config-file=configs/none.py"], 1, "configs/none.py"),
-        (["-m", "tools.preview_augmentations", "--config-file=none.py"], 1, "none.py"),
-        (["-m", "tools.submit", "--config-file=configs/none.py"], 1, "configs/none.py"),
-    ],
-    ids=lambda value: "-".join(value).replace("/", ".") if isinstance(value, list) else "",
-)
-def test_help_and_mistakes_are_answered_without_torch(command, status, named):
-    process = subprocess.run(
-        [sys.executable, "-X", "importtime", *command],
-        cwd=PROJECT_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    imports = re.findall(r"^import time:.*\| +(\S+)$", process.stderr, re.MULTILINE)
-    assert "argparse" in imports and "torch" not in imports
-    answer = process.stdout + re.sub(r"^import time:.*\n", "", process.stderr, flags=re.MULTILINE)
-    assert process.returncode == status and named in answer
-    assert "Traceback" not in answer
 
 
 def test_options_are_those_of_detectron2():

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT_ROOT, read_metrics
-from detection.config import load_config, parse_args
+from detection.config import load_config
 from detection.engine.dev_run import finish, shorten
+from detection.utils.arguments import parse_args
 from train_net import do_train
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,9 @@ import pytest
 import torch
 from conftest import PROJECT_ROOT, read_metrics, train_command
 from detection.checkpoint.load import load_weights
-from detection.config import load_config, parse_args
+from detection.config import load_config
 from detection.engine.launch import TORCHRUN_VARIABLES, launch
+from detection.utils.arguments import parse_args
 from detection.utils.errors import UserError
 from detectron2.config import instantiate
 from detectron2.utils import comm

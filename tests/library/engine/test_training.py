@@ -12,7 +12,8 @@ import pytest
 import torch
 from conftest import PROJECT_ROOT, read_metrics, read_wandb_rows, train_command
 from detection.classes import CLASSES
-from detection.config import load_config, parse_args
+from detection.config import load_config
+from detection.utils.arguments import parse_args
 from detection.utils.errors import UserError
 from train_net import do_train, main
 
@@ -65,8 +66,8 @@ def test_what_cannot_be_resumed_is_one_line(damage, override, said, output_dir, 
 KILL_IN_EVALUATION = """
 import os, signal, sys
 import train_net
-from detection import config
 from detection.engine import hooks
+from detection.utils.arguments import parse_args
 
 def evaluate(self, rest=[int(sys.argv[1])]):
     rest[0] -= 1
@@ -75,7 +76,7 @@ def evaluate(self, rest=[int(sys.argv[1])]):
     original(self)
 
 original, hooks.EvalHook._do_eval = hooks.EvalHook._do_eval, evaluate
-train_net.main(config.parse_args(sys.argv[2:]))
+train_net.main(parse_args(sys.argv[2:]))
 """
 EQUAL_PERIODS = (
     *("train.max_iter=20", "train.eval_period=10", "train.checkpointer.period=10"),
@@ -104,7 +105,7 @@ def test_evaluations_that_kills_cut_off_are_made_up_for(on_toy, train_net, tmp_p
     one, other = map(_wandb_history, (whole, killed))
     assert one == other and [9, 19] == [r["_step"] for r in one if "pictures/1._type" in r]
     again = train_net("--resume", *EQUAL_PERIODS, f"train.output_dir={killed}", check=False)
-    assert again.returncode == 1 and "already trained for 20 iterations" in again.stderr
+    assert again.returncode == 2 and "already trained for 20 iterations" in again.stderr
 
 
 def _numbers(row: dict) -> dict:
@@ -163,8 +164,8 @@ def test_one_training_in_a_folder(on_toy, train_net, tmp_path):
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
         for resume in ([], ["--resume"]):
             refused = train_net(*args, "train.max_iter=6", *resume, check=False)
-            assert refused.returncode == 1
-            assert refused.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path}: in use")
+            assert refused.returncode == 2
+            assert refused.stderr.strip().splitlines()[-1].startswith(f"train_net.py: {tmp_path}: ")
             assert f"process {process.pid} on " in refused.stderr
         files = [path for path in tmp_path.rglob("*") if path not in tmp_path.glob("wandb/**/*")]
         assert all(before.get(path) == path.stat().st_mtime_ns for path in files)

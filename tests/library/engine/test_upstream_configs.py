@@ -53,7 +53,7 @@ CONFIGS = {
 TRAIN_ALL = """
 import json, sys
 from train_net import main
-from detection.config import parse_args
+from detection.utils.arguments import parse_args
 for argv in json.loads(sys.argv[1]):
     main(parse_args(argv))
 """

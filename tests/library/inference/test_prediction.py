@@ -359,8 +359,8 @@ def test_wrong_input_is_one_line(predict, toy, tmp_path):
 def test_error_on_the_command_line():
     command = [sys.executable, "predict.py", "--config-file", "configs/debug/smoke.py", "none.json"]
     process = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, encoding="utf-8")
-    assert process.returncode == 1
-    assert process.stderr.strip().splitlines()[-1].startswith("error: none.json: cannot be read")
+    assert process.returncode == 2
+    assert process.stderr.strip().splitlines()[-1].startswith("predict.py: none.json: ")
     assert "Traceback" not in process.stderr
 
 

@@ -486,7 +486,7 @@ def test_report_of_a_run_with_other_classes_is_refused(planted, run_folder, caps
     record.write_text(json.dumps({**best, "thing_classes": [*NAMES[:2], "renamed"]}))
     (run_folder / "report.html").unlink()
     capsys.readouterr()
-    assert tool.main(arguments) == 1
+    assert tool.main(arguments) == 2
     error = capsys.readouterr().err
     assert "'renamed'" in error and repr(NAMES[2]) in error and len(error.splitlines()) == 1
     assert not (run_folder / "report.html").exists()
@@ -577,7 +577,7 @@ def test_report_goes_to_a_server_or_waits_for_it(planted, run_folder, is_reachab
 def test_report_of_a_training_without_wandb_is_one_line(planted, run_folder):
     (run_folder / "config.yaml").write_text("writers: {wandb: null}\n")
     process = send(planted, run_folder)
-    assert process.returncode == 1 and process.stderr.count("\n") == 1
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
     assert "no W&B project" in process.stderr and "--wandb" in process.stderr
     assert not (run_folder / "report.html").exists()
 
@@ -670,7 +670,7 @@ def test_bad_input_is_one_line(planted, tmp_path, capsys, name, content, told):
     (tmp_path / name).write_text(content, encoding="utf-8")
     output = tmp_path / "report.html"
     arguments = [str(tmp_path / "results.json"), str(tmp_path / "val.json")]
-    assert tool.main([*arguments, "--output", str(output)]) == 1
+    assert tool.main([*arguments, "--output", str(output)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and name in error and told in error
     assert not output.exists()
@@ -680,9 +680,9 @@ def test_malformed_annotation_or_run_is_one_line(planted, tmp_path, capsys):
     coco = json.loads((planted / "val.json").read_text(encoding="utf-8"))
     del coco["annotations"][3]["bbox"]
     arguments = [str(planted / "results.json"), save(coco, tmp_path / "val.json")]
-    assert tool.main([*arguments, "--output", str(tmp_path / "r.html")]) == 1
+    assert tool.main([*arguments, "--output", str(tmp_path / "r.html")]) == 2
     assert "annotations[3]" in capsys.readouterr().err
     arguments = [str(planted / "results.json"), str(planted / "val.json"), "--run", str(tmp_path)]
-    assert tool.main(arguments) == 1
+    assert tool.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "metrics.json" in error and "--run" in error

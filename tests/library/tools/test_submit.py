@@ -9,7 +9,6 @@ import time
 import pytest
 import torch
 from conftest import PROJECT_ROOT, read_metrics
-from detection.utils.errors import UserError
 from tools import submit
 
 CONFIG = ["--config-file", str(PROJECT_ROOT / "configs/debug/smoke.py")]
@@ -26,18 +25,18 @@ def test_dry_run_shows_the_job(capsys):
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "named"),
     [
-        (("train.max_itr=9",), "did you mean train.max_iter"),
-        (("--num-gpus", "4"), "set --gpus and --nodes"),
-        (("--slurm", "exclusive"), "has to be KEY=VALUE"),
-        ((), "submit from a login node"),
+        (("train.max_itr=9",), "train.max_iter"),
+        (("--num-gpus", "4"), "--gpus"),
+        (("--slurm", "exclusive"), "KEY=VALUE"),
+        ((), "--cluster local"),
     ],
 )
-def test_mistakes_are_told_at_once(args, said, monkeypatch):
-    monkeypatch.setenv("PATH", "")  # where no srun is
-    with pytest.raises(UserError, match=said):
-        submit.main([*CONFIG, *args])
+def test_mistakes_are_reported_at_once(args, named, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")  # without srun
+    assert submit.main([*CONFIG, *args]) == 2
+    assert named in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["", "--resume", "--eval-only", "--fast-dev-run"])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import PROJECT_ROOT, read_metrics, read_wandb_records
-from detection.config import load_config, parse_args
+from detection.config import load_config
+from detection.utils.arguments import parse_args
 from detection.utils.errors import UserError
 from tools.create_sweep import read_sweep
 from wandb.apis.public.sweeps import _validate_config_and_fill_distribution

@@ -20,6 +20,7 @@ from detection.checkpoint.files import SafeCheckpointer
 from detection.data.datasets import class_names
 from detection.utils.errors import UserError
 from detection.utils.files import read_record, write_record, write_whole
+from detection.utils.text import listed
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -234,8 +235,7 @@ def refuse_differences(incompatible: _IncompatibleKeys) -> None:
     ]
     problems += [f"{name} is missing" for name in incompatible.missing_keys]
     if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise UserError(
-            f"the checkpoint belongs to another model than the config: {problems[0]}{more}; "
+            f"the checkpoint belongs to another model than the config: {listed(problems, 1, 300)}; "
             "give the config and the class list that it was trained with"
         )

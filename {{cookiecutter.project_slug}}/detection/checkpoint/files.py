@@ -19,6 +19,7 @@ from detection.checkpoint.reading import read_weights
 from detection.classes import CLASSES
 from detection.utils.errors import UserError
 from detection.utils.logging import quiet_console
+from detection.utils.text import listed
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -167,8 +168,7 @@ def _parts(names: set[str], others: set[str]) -> str:
         steps = name.split(".")
         prefixes = (".".join(steps[:depth]) for depth in range(1, len(steps) + 1))
         modules[next((p for p in prefixes if not _holds(p, others)), name)] = None
-    shown = ", ".join(list(modules)[:6])
-    return f"{shown} and {len(modules) - 6} more" if len(modules) > 6 else shown
+    return listed(list(modules), 6)
 
 
 def _holds(module: str, names: set[str]) -> bool:

@@ -1,24 +1,21 @@
 """Checks of the image files: each is read and decoded once, by several threads."""
 
 import os
-import sys
-import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from PIL import UnidentifiedImageError
-from tqdm import tqdm
 
 from detection.checks.findings import Finding, sort_findings
 from detection.checks.records import IMAGE, schema_error
 from detection.utils.image_contents import content_digest
 from detection.utils.image_files import is_file
 from detection.utils.images import decode, read_bytes
+from detection.utils.progress import progress
 
 TURNED = {  # its values
     2: "mirrored",
@@ -30,7 +27,6 @@ TURNED = {  # its values
     8: "a quarter turned",
 }
 FLAT = 16  # levels of 255: an image whose channels span fewer shows nothing
-LOG_PERIOD = 10  # seconds between two lines without a terminal
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def read_images(
     with ThreadPoolExecutor(_processors()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about broken EXIF and the like
         paths = sorted(wanted)
-        found = _with_progress(pool.map(_read, paths), len(paths))
+        found = progress(pool.map(_read, paths), len(paths), "reading images")
         for path, fact in zip(paths, found, strict=True):
             for split, name in wanted[path]:
                 facts[split][name] = fact
@@ -201,15 +197,3 @@ def _processors() -> int:
         return len(os.sched_getaffinity(0))  # those that this process may use
     except AttributeError:  # not on macOS and Windows
         return os.cpu_count() or 1
-
-
-def _with_progress(facts: Iterator[ImageFacts], total: int) -> Iterator[ImageFacts]:
-    if sys.stderr.isatty():
-        yield from tqdm(facts, "images", total, unit="", dynamic_ncols=True, leave=False)
-        return
-    logged = time.monotonic()
-    for number, fact in enumerate(facts):
-        if time.monotonic() - logged > LOG_PERIOD:
-            logged = time.monotonic()
-            print(f"images: {number} of {total} read", file=sys.stderr, flush=True)
-        yield fact

@@ -3,9 +3,9 @@
 import logging
 import math
 import operator
+import sys
 from pathlib import Path
 
-import wandb
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
@@ -52,7 +52,9 @@ class ModelArtifacts(HookBase):
     def after_step(self):
         if not self._enabled or self.trainer.iter + 1 < self.trainer.max_iter:
             return
-        if wandb.run is None:
+        # without a W&B writer, nothing has imported it
+        self._run = getattr(sys.modules.get("wandb"), "run", None)
+        if self._run is None:
             logger.warning("there is no W&B run, so no checkpoint was logged to it")
             return
         folder = Path(self._checkpointer.save_dir)
@@ -70,11 +72,13 @@ class ModelArtifacts(HookBase):
     def _log(self, path: Path, metadata: dict, alias: str) -> None:
         if classes := getattr(self._checkpointer, "classes", None):
             metadata = {**metadata, KEY: classes}
-        metadata = {**metadata, "config": wandb.run.config.as_dict()}
-        artifact = wandb.Artifact(f"model-{wandb.run.id}", type="model", metadata=metadata)
+        import wandb
+
+        metadata = {**metadata, "config": self._run.config.as_dict()}
+        artifact = wandb.Artifact(f"model-{self._run.id}", type="model", metadata=metadata)
         # no copies of hundreds of MB: it is not written to any more
         artifact.add_file(str(path), policy="immutable", skip_cache=True)
-        wandb.run.log_artifact(artifact, aliases=[alias])
+        self._run.log_artifact(artifact, aliases=[alias])
 
 
 class BestCheckpointer(HookBase):

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessRaisedException
 
+from detection.utils.cli import exit_status, print_any_name
 from detection.utils.errors import RAISED, UserError
 
 # what torchrun or a cluster's job sets for each process
@@ -26,13 +27,9 @@ TORCHRUN_VARIABLES = (
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """`launch`, and end the program with status 1 and one line for a `UserError` or Ctrl-C."""
-    try:
-        launch(main, args)
-    except UserError as e:
-        sys.exit(f"error: {e}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; --resume continues from the last checkpoint")
+    """`launch`, and end the program as `exit_status` says."""
+    interrupted = "interrupted; --resume continues from the last checkpoint"
+    sys.exit(exit_status(lambda: launch(main, args), interrupted))
 
 
 def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
@@ -102,6 +99,7 @@ def _call(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) 
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
         # otherwise each process would use all cores
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
+    print_any_name()  # in a process that was started here, too
     main(args)
     if distributed.is_initialized():
         distributed.destroy_process_group()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import wandb
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator
@@ -162,8 +161,10 @@ def _wandb_image(
     predictions: list[Box],
     class_names: list[str],
     caption: str,
-) -> wandb.Image:
-    """Boxes are in pixels of an image of that (width, height), and become fractions of it."""
+):
+    """A wandb.Image; boxes are in pixels of an image of that (width, height)."""
+    import wandb  # there is a W&B writer
+
     width, height = size
 
     def box_data(box: Box) -> dict:

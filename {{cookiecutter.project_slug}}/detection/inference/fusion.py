@@ -1,8 +1,9 @@
 """Fuses the boxes that several models find, or one model in several views of an image."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from signal import SIG_IGN, SIGINT, signal
 
 import numpy as np
 
@@ -169,7 +170,7 @@ def fuse(
 def fuse_results(
     images: Sequence[dict],
     members: Sequence[Sequence[dict]],
-    report: Callable = lambda images: images,
+    report: Callable[[Iterable], Iterable] = iter,
     processes: int | None = None,
     **how,
 ) -> list[dict]:
@@ -200,8 +201,8 @@ def fuse_results(
     else:
         from multiprocessing import get_context
 
-        # spawned: a fork of a process with threads may hang
-        with get_context("spawn").Pool(processes) as pool:
+        # spawned: a fork of a process with threads may hang; Ctrl-C is left to this process
+        with get_context("spawn").Pool(processes, signal, (SIGINT, SIG_IGN)) as pool:
             done = list(report(pool.imap(fuse_one, tasks, chunksize=16)))
     return [result for results in done for result in results]
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,6 @@ from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from detection.classes import CLASSES
 from detection.config import plain
@@ -26,10 +24,9 @@ from detection.data.coco import category_id_map
 from detection.utils.errors import UserError
 from detection.utils.files import write_whole
 from detection.utils.image_files import is_file, likely_roots
+from detection.utils.progress import progress
 
 logger = logging.getLogger("detectron2.detection")
-
-PROGRESS_LINES = 10  # in a log
 
 
 def _check_presence(names: list[str], image_root: str, json_file: str) -> None:
@@ -120,7 +117,8 @@ class Predictor:
         if not done:
             write_whole(partial, f"{json.dumps(key)}\n".encode())
         with open(partial, "a", encoding="utf-8") as f:
-            for results in _progress(self._batches(len(done)), len(done), batches):
+            left = self._batches(len(done))
+            for results in progress(left, batches, "batches", len(done)):
                 f.write(json.dumps(results) + "\n")
                 f.flush()
                 done.append(results)
@@ -218,14 +216,3 @@ def _read_partial(partial: Path, key: str) -> list[list[dict]]:
     if 1 + len(done) < len(lines):
         write_whole(partial, "".join(lines[: 1 + len(done)]).encode())
     return done
-
-
-def _progress(batches: Iterator[list[dict]], start: int, total: int) -> Iterator[list[dict]]:
-    is_terminal = sys.stderr.isatty()
-    step = max(1, total // PROGRESS_LINES)
-    with tqdm(total=total, initial=start, unit="batch", disable=not is_terminal) as bar:
-        for number, results in enumerate(batches, start=start + 1):
-            yield results
-            bar.update()
-            if not is_terminal and (number % step == 0 or number == total):
-                logger.info(f"{number}/{total} batches")

@@ -1,228 +1,132 @@
-"""
-What the programs take on their command lines: options, overrides, numbers of a range, named files.
-
-Nothing here imports torch, so that --help and mistakes are answered at once.
-"""
+"""How every command ends, and what their command lines have in common."""
 
 import argparse
-import glob
+import functools
 import os
-import re
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from detection.utils.errors import UserError
-from detection.utils.paths import PROJECT_ROOT, in_project
 
-# names of a config have no slash, so what has one before its equals sign is a path
-OVERRIDE = re.compile(
-    r"(?=~|[^=]*=)(?P<mark>~|\+\+?)?(?P<key>[^\W\d][\w-]*(?:\.[\w-]+)*)(?:=(?P<value>.*))?",
-    re.DOTALL,
-)
+DEFAULT_CONFIG = "configs/faster_rcnn_R_50_FPN.py"
 
 
-def parse_args(argv: list[str] | None = None, epilog: str | None = None) -> argparse.Namespace:
+def tool(main: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
     """
-    train_net.py's options, which are detectron2's and --fast-dev-run, and `opts`, the overrides.
-
-    They may come in any order; upstream takes each option behind an override for another override.
-    """
-    parser = argparse.ArgumentParser(
-        epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="what to train, and how")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from the last checkpoint, if there is one"
-    )
-    parser.add_argument(
-        "--eval-only", action="store_true", help="evaluate train.init_checkpoint; do not train"
-    )
-    parser.add_argument(
-        "--fast-dev-run",
-        action="store_true",
-        help="train, evaluate, save and predict for a few iterations, to find what would fail",
-    )
-    parser.add_argument(
-        "--num-gpus", type=int, default=1, help="of each machine (default: %(default)s)"
-    )
-    parser.add_argument("--num-machines", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--machine-rank", type=int, default=0, help="this machine's, from 0")
-    parser.add_argument(
-        "--dist-url",
-        default="auto",  # upstream's port per user is in use while another training runs
-        help="where the processes meet: tcp://HOST:PORT of machine 0, or auto, a free port of "
-        "this machine (default: %(default)s)",
-    )
-    parser.add_argument(
-        "opts", nargs="*", metavar="key=value", help="overrides of the config; ~key removes a key"
-    )
-    return parser.parse_intermixed_args(argv)
-
-
-def parse_prediction_args(argv: list[str] | None, description: str) -> argparse.Namespace:
-    """predict.py's options; `images`, the one file or pattern, and `opts`, the overrides."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", metavar="FILE", default="", help="of the training")
-    parser.add_argument(
-        "--checkpoint",
-        default="best",
-        help="best, last, a path, a URL or wandb-artifact://… (default: %(default)s)",
-    )
-    parser.add_argument(
-        "images",
-        nargs="+",
-        metavar="images or key=value",
-        help="a COCO json, a folder or a quoted glob pattern; and overrides of the config",
-    )
-    parser.add_argument(
-        "--image-root",
-        help="what the file_name of each image is relative to (default: image_root of the split "
-        "that a json is, else dataset.val.image_root)",
-    )
-    parser.add_argument("--output", help="default: <output_dir>/predictions/<images>.json")
-    parser.add_argument("--batch-size", type=positive, default=4, help="default: %(default)s")
-    parser.add_argument("--num-workers", type=natural, default=2, help="default: %(default)s")
-    parser.add_argument(
-        "--min-score",
-        type=fraction,
-        default=0.0,
-        help="leave out boxes below; mAP wants all (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-per-image",
-        type=positive,
-        default=100,
-        help="the best boxes kept (default: %(default)s)",
-    )
-    args = parser.parse_intermixed_args(argv)
-    files, args.opts = split_overrides(args.images)
-    if len(files) != 1:
-        named = "; not " + ", ".join(files) if files else ""
-        parser.error(f"name the images by one json, folder or quoted pattern{named}")
-    (args.images,) = files
-    return args
-
-
-def early_args(
-    parse: Callable[[list[str] | None, str], argparse.Namespace], doc: str
-) -> argparse.Namespace:
-    """
-    Parse the command line before slow imports; --help and mistakes in it end the program here.
+    Decorate the `main` of a command, so that it returns an exit status.
 
     Args:
-        parse: `parse_args` or `parse_prediction_args`.
-        doc: the program's docstring.
+        main: takes the arguments, those of the command line by default; returns 1 if it has found
+            something wrong, else 0 or None; raises UserError for a user's mistake.
 
     Returns:
-        What `parse` returns: files that exist, and well-formed overrides.
+        `main`, with the errors and the statuses of `exit_status`.
     """
-    args = parse(None, doc)
-    try:
-        find_config(args.config_file)
-        for override in args.opts:
-            split_override(override)
-        images = getattr(args, "images", ".")
-        if "://" not in images and not (os.path.exists(images) or glob.glob(images)):
-            raise UserError(
-                f"{images}: cannot be read (no such file); give a COCO json, a folder or a quoted "
-                "pattern"
-            )
-    except UserError as e:
-        sys.exit(f"error: {e}")
-    return args
+
+    @functools.wraps(main)
+    def wrapped(argv: list[str] | None = None) -> int:
+        return exit_status(lambda: main(argv))
+
+    return wrapped
 
 
-def split_overrides(positional: list[str]) -> tuple[list[str], list[str]]:
+def exit_status(main: Callable[[], int | None], interrupted: str = "interrupted") -> int:
     """
-    Files, and the overrides `key=value` or `~key` among them.
+    Run a command, and turn what ends it early into at most one line on stderr.
 
     Args:
-        positional: arguments that are neither options nor values of options. One that names what
-            is there, such as the file "a=b.json" or the pattern "a=b/*.jpg", is no override.
+        main: the command; returns its status.
+        interrupted: what to say after Ctrl-C.
+
+    Returns:
+        What `main` returns, 0 for None; 2 after a UserError, 130 after Ctrl-C, and 141 if nobody
+        reads the output any more, as after `| head`.
     """
-    overrides = [
-        text
-        for text in positional
-        if OVERRIDE.fullmatch(text) and next(glob.iglob(text), None) is None
-    ]
-    return [text for text in positional if text not in overrides], overrides
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see `early_args`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    print_any_name()
+    try:
+        try:
+            return main() or 0
+        finally:
+            print(end="", flush=True)
+    except UserError as e:
+        complain(str(e))
+        return 2
+    except KeyboardInterrupt:
+        complain(interrupted)
+        return 130
+    except BrokenPipeError:
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            # else Python fails again when it flushes the rest at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        raise  # another pipe
 
 
-def find_config(config_file: str) -> str:
-    """
-    The path of a config file that is relative to the current folder, or else to the project.
-
-    Raises:
-        UserError: there is none in either.
-    """
-    if not config_file:
-        names = sorted(p.name for p in (PROJECT_ROOT / "configs").glob("*.py"))
-        raise UserError(f"--config-file is missing; configs/ has {', '.join(names)}")
-    places = list(dict.fromkeys([os.path.abspath(config_file), in_project(config_file)]))
-    if "://" in config_file or os.path.isfile(config_file):
-        return config_file
-    if not os.path.isfile(places[-1]):
-        raise UserError(f"{config_file}: no such config file; neither {' nor '.join(places)} is")
-    return places[-1]
+def print_any_name() -> None:
+    """Let stdout and stderr escape the characters that the terminal's encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed
+            stream.reconfigure(errors="backslashreplace")
 
 
-def split_override(override: str) -> tuple[str, str, str]:
-    """
-    The mark (~, + or none), key and value of an override.
-
-    Raises:
-        UserError: it is neither key=value nor ~key.
-    """
-    parts = OVERRIDE.fullmatch(override)
-    if not parts:
-        raise UserError(f"cannot read the override {override!r}: it has to be key=value or ~key")
-    return parts["mark"] or "", parts["key"], parts["value"] or ""
+def complain(message: str) -> None:
+    """Print a line on stderr that begins with the command's name."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
 
 
-def fraction(text: str) -> float:
-    """
-    A number from 0 to 1.
-
-    Raises:
-        ValueError: it is none.
-    """
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError(text)
-    return value
+def command_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser whose --help shows `doc`, the command's docstring, as it is."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
-def positive(text: str) -> int:
-    """
-    A whole number from 1 up.
-
-    Raises:
-        ValueError: it is none.
-    """
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+def add_config_file(
+    parser: argparse.ArgumentParser, purpose: str = "what to train, and how", default: str = ""
+) -> None:
+    """Add --config-file, which `find_config` finds; `purpose` is its help."""
+    shown = " (default: %(default)s)" if default else ""
+    parser.add_argument("--config-file", metavar="FILE", default=default, help=purpose + shown)
 
 
-def natural(text: str) -> int:
-    """
-    A whole number from 0 up.
+def unit_interval(text: str) -> float:
+    """A number from 0 to 1; argparse shows the error of another text."""
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"has to be a number from 0 to 1, not {text!r}")
 
-    Raises:
-        ValueError: it is none.
-    """
-    return positive(text) if text.strip() != "0" else 0
+
+def positive_int(text: str) -> int:
+    """A whole number from 1 up; argparse shows the error of another text."""
+    return _whole_number(text, 1)
+
+
+def non_negative_int(text: str) -> int:
+    """A whole number from 0 up; argparse shows the error of another text."""
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, lowest: int) -> int:
+    with suppress(ValueError):
+        if int(text) >= lowest:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"has to be a whole number from {lowest} up, not {text!r}")
 
 
 def named_path(text: str) -> tuple[str, str]:
     """
-    The name and the path of NAME=PATH; both are the path where no name stands before it.
+    Split NAME=PATH into the name and the path; without a name, both are the path.
 
-    An equals sign in a folder, as in output/lr=0.01/val.json, is part of the path, and so is that
-    of a file that is there.
+    The equals sign of a folder, as in output/lr=0.01/val.json, or of an existing file is part of
+    the path.
     """
     name, equals, path = text.partition("=")
     if not equals or "/" in name or os.path.exists(text):

@@ -1,4 +1,4 @@
-"""Plain words for what ends a program from outside: a full disk, a lost folder, a killed worker."""
+"""One-line errors for what stops a program from outside: full disk, lost folder, killed worker."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ _LOST = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
 }
-# what torch.save says, which has no number of an error
+# in the messages of torch.save, whose errors have no errno
 _TORCH_WRITES = ("inline_container", "PytorchStreamWriter", "Parent directory")
 _WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)?[\d, ]*\)(.*?)(\.|$)", re.DOTALL)
 
@@ -27,7 +27,7 @@ def explained(
     "dataloader.train.mapper.augmentations.0.short_edge_length",
 ) -> Iterator[None]:
     """
-    Turn what the machine does to a program into a UserError of one line; other errors pass.
+    Turn failures of the machine into a UserError of one line; other errors pass.
 
     Args:
         output: the folder, or the file, that is written within.
@@ -35,7 +35,7 @@ def explained(
         workers: the settings that lower the memory of the processes that load images.
 
     Raises:
-        UserError: what it is, and the remedy.
+        UserError: the cause, and the remedy.
     """
     try:
         yield
@@ -49,7 +49,7 @@ def explained(
         for error in chain:
             if lost := _WORKER.search(str(error)):
                 raise UserError(
-                    f"a process that loads images{lost[1]}, most likely for want of memory, or of "
+                    f"a process that loads images{lost[1]}, most likely out of memory, or of "
                     f"/dev/shm; lower {workers}; {remedy}"
                 ) from e
         for error in chain:
@@ -75,7 +75,7 @@ def _why_not_written(error: BaseException, output: str) -> str | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and what it was raised from or amid; once each, for they can form a ring."""
+    """An error, its causes and contexts; once each, since they can form a ring."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

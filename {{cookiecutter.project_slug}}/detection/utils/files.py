@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, and never over what is read."""
+"""Atomic writes that never overwrite an input file."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from detection.utils.errors import UserError
 
 def keep_inputs(output: str | Path, *inputs: str | Path | None) -> None:
     """
-    Refuse an output that cannot be, before any work is done for it.
+    Refuse an output that cannot be written, before any work is done for it.
 
     Args:
         output: the file to write.
-        inputs: what is read; None is nothing.
+        inputs: the files that are read; None is ignored.
 
     Raises:
         UserError: the output is one of the inputs, or a folder.
@@ -31,10 +31,10 @@ def write_whole(
     path: str | Path, content: bytes, name: str | None = None, remedy: str = ""
 ) -> None:
     """
-    Write a file, all of it or nothing; its folder is made.
+    Write a file completely or not at all; its folder is created.
 
     Args:
-        path: where; a file there is replaced when all is written, a link stays one.
+        path: where; an existing file is replaced once all is written, and a link stays one.
         content: of the file.
         name: what the error calls the file; None is `path`.
         remedy: what the error advises, after its reason.
@@ -58,7 +58,7 @@ def write_whole(
 
 
 def read_record(path: Path) -> dict:
-    """A small json file that a training keeps; {} where there is none, or something else."""
+    """A small json file that a training keeps; {} if it is missing or malformed."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -78,13 +78,13 @@ def write_all(files: dict[Path, dict], stale: Sequence[Path] = (), force: bool =
     Args:
         files: what to write where.
         stale: files of an earlier split that must not stay beside the new ones.
-        force: whether other files there may be replaced.
+        force: whether other files may be replaced.
 
     Returns:
-        Whether anything had to be written: False where the very same files are there.
+        Whether anything was written: False if the same files exist already.
 
     Raises:
-        UserError: other files are there, or they cannot be written.
+        UserError: other files exist there, or they cannot be written.
     """
     try:
         contents = {path: json.dumps(c, ensure_ascii=False).encode() for path, c in files.items()}

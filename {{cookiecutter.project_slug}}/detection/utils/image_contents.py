@@ -2,14 +2,13 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from detection.utils.images import JPEG, Decoded, decode, jpeg_orientation, read_bytes
+from detection.utils.progress import progress
 
 START_OF_SCAN = 0xDA  # a JPEG's compressed pixels follow
 METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # segments of applications, but Adobe's, and comments
@@ -44,8 +43,6 @@ def label_equal(paths: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """
     Number images so that those of equal pixels share a number.
 
-    A progress bar shows on terminals.
-
     Returns:
         One whole number from 0 an image (images,), and the paths of those that cannot be read,
         each of which has a number of its own.
@@ -59,8 +56,7 @@ def label_equal(paths: Sequence[str]) -> tuple[np.ndarray, list[str]]:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(digest, paths)
-        shown = sys.stderr.isatty()
-        digests = list(tqdm(found, "comparing images", len(paths), disable=not shown))
+        digests = list(progress(found, len(paths), "comparing images"))
     unread = [path for path, digest in zip(paths, digests, strict=True) if digest is None]
     numbers = {}
     keys = [k if digest is None else digest for k, digest in enumerate(digests)]

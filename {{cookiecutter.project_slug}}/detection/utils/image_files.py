@@ -1,9 +1,7 @@
-"""Finds the files that a json's `file_name`s mean, and what is there in place of missing ones."""
+"""Finds the files that a json's `file_name`s mean, and candidates for missing ones."""
 
 import os
 import re
-import sys
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +9,14 @@ from glob import escape, glob
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from tqdm import tqdm
-
 from detection.utils.errors import UserError
 from detection.utils.images import image_size
+from detection.utils.progress import progress
+from detection.utils.text import composed, folded, listed
 
 
 def is_file(folder: str, name: str) -> bool:
-    """Whether the folder has such a file; a name that no file can have is none."""
+    """Whether the folder has such a file; False for an impossible name too."""
     try:
         return os.path.isfile(os.path.join(folder, name))
     except ValueError:
@@ -43,8 +41,8 @@ def find_twins(folder: str, names: Iterable[str]) -> dict[str, str]:
             except (OSError, ValueError):
                 present = []
             for other in present:
-                listings[parent].setdefault(_folded(other), []).append(other)
-        found = listings[parent].get(_folded(base), [])
+                listings[parent].setdefault(folded(other), []).append(other)
+        found = listings[parent].get(folded(base), [])
         if len(found) == 1 and is_file(folder, os.path.join(parent, found[0])):
             twins[name] = f"{parent}/{found[0]}" if parent else found[0]
     return twins
@@ -80,14 +78,14 @@ def find_moved(folder: str, names: Iterable[str], listed: Iterable[str]) -> dict
         where = Path(os.path.relpath(parent, folder))
         for base in bases:
             path = (where / base).as_posix()
-            files[_folded(base)].append(path)
+            files[folded(base)].append(path)
             if Path(base).suffix.lower() in EXTENSIONS:
-                files[_folded(Path(base).stem)].append(path)
+                files[folded(Path(base).stem)].append(path)
     taken = {os.path.normpath(name) for name in listed if name not in names}
     moved = {}
     for name in names:
         parents, bases = _parts(name)
-        found = next((files[key] for key in map(_folded, bases) if key in files), [])
+        found = next((files[key] for key in map(folded, bases) if key in files), [])
         shared = {path: _common_end(parents, path.split("/")[:-1]) for path in found}
         best = [path for path in shared if shared[path] == max(shared.values())]
         if len(best) == 1 and best[0] not in taken:
@@ -106,10 +104,6 @@ def likely_roots(folder: str, names: list[str]) -> list[str]:
         if roots := [root for root in roots if all(is_file(root, name) for name in names)]:
             return roots
     return []
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _parts(name: str) -> tuple[list[str], list[str]]:
@@ -146,14 +140,14 @@ class ImageFolder:
         folder: where the images are.
         root: what the paths are relative to that are given out.
         paths: of the images, relative to `folder`, with slashes, sorted.
-        passed_over: a line on the files that are no images we know; empty if there are none.
+        passed_over: a line on the files of unknown types; empty without any.
     """
 
     def __init__(self, folder: str | Path, root: str | Path):
         """
         Args:
             folder: where the images are looked for.
-            root: what the paths are relative to that are given out; `folder` lies in it.
+            root: what the paths are relative to that are given out; `folder` is inside.
 
         Raises:
             UserError: no such folder, or it is outside of `root`.
@@ -173,13 +167,13 @@ class ImageFolder:
         self.paths = sorted(f.as_posix() for f in files if f.suffix.lower() in EXTENSIONS)
         endings = Counter(f.suffix.lower() for f in files if not f.name.startswith("."))
         others = [f"{e[:20]} {n}" for e, n in endings.most_common() if e not in EXTENSIONS | OTHERS]
-        self.passed_over = f"passed over, no known images: {', '.join(others[:9])}" * bool(others)
+        self.passed_over = f"passed over, no known images: {listed(others, 9)}" * bool(others)
         self._by_name = defaultdict(list)
         for path in self.paths:
             parts = PurePosixPath(path)
             # with and without its extension and its folders
             for name in {path, parts.name, str(parts.with_suffix("")), parts.stem}:
-                self._by_name[_composed(name)].append(path)
+                self._by_name[composed(name)].append(path)
 
     def find(self, *names: str) -> str | None:
         """
@@ -189,16 +183,16 @@ class ImageFolder:
             names: paths or bare names, with an extension or without.
 
         Returns:
-            A path relative to `folder`, None where there is none.
+            A path relative to `folder`; None if no image matches.
 
         Raises:
             UserError: the names mean several images.
         """
         several = []
         for name in names:
-            name = _composed(name.replace("\\", "/").removeprefix("./"))
+            name = composed(name.replace("\\", "/").removeprefix("./"))
             found = self._by_name.get(name, [])
-            exact = [path for path in found if _composed(path) == name] or found
+            exact = [path for path in found if composed(path) == name] or found
             if len(exact) == 1:
                 return exact[0]
             several = several or found
@@ -222,10 +216,4 @@ class ImageFolder:
         """
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             sizes = pool.map(lambda path: image_size(self.folder / path), paths)
-            shown = sys.stderr.isatty()
-            return list(tqdm(sizes, "reading image sizes", len(paths), disable=not shown))
-
-
-def _composed(name: str) -> str:
-    """Letters such as 한 have two forms, and archives from a Mac hold the other one."""
-    return unicodedata.normalize("NFC", name)
+            return list(progress(sizes, len(paths), "reading image sizes"))

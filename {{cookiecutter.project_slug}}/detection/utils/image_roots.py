@@ -25,7 +25,7 @@ def image_roots(
         dataset: returns the config's node of that name; called if a file lacks an option.
 
     Raises:
-        UserError: FILE is none of the files.
+        UserError: FILE is not one of the files.
     """
     of_all, roots = None, {}
     for option in options:

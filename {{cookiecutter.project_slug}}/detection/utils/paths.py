@@ -1,4 +1,4 @@
-"""Where things lie: relative paths start at the project's root, from whatever folder one works."""
+"""The project's folders; relative paths start at its root, not at the current folder."""
 
 import os
 from pathlib import Path

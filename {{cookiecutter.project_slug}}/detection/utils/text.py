@@ -1,16 +1,32 @@
-"""Text as people read it."""
+"""Names in sentences: listed, shortened, printable, and compared regardless of their spelling."""
 
+import unicodedata
 from collections.abc import Sequence
 
 LONGEST_NAME = 4096  # characters of a class's or a file's name; no file system takes more
 
 
 def listed(items: Sequence[str], most: int = 10, longest: int = 80) -> str:
-    """ "a, b and 3 more": the first `most` items, cut at `longest` characters each."""
-    shown = ", ".join(item[:longest] for item in items[:most])
+    """Join the first `most` items, of up to `longest` characters each: "a, b and 3 more"."""
+    shown = ", ".join(shortened(item, longest) for item in items[:most])
     return f"{shown} and {len(items) - most} more" if len(items) > most else shown
 
 
+def shortened(text: str, longest: int = 60) -> str:
+    """The text, cut off with an ellipsis after `longest` characters."""
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
 def printable(text: str) -> str:
-    """The text with line breaks, and whatever else a terminal would obey, as escapes."""
+    """The text with escapes for line breaks and other characters that a terminal would obey."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def composed(name: str) -> str:
+    """The name with composed letters: é and 한 have two forms, and archives of a Mac the other."""
+    return unicodedata.normalize("NFC", name)
+
+
+def folded(name: str) -> str:
+    """The same for names that differ in case or in the form of their letters alone."""
+    return composed(name).casefold()

@@ -1,15 +1,14 @@
 """Reads small copies of images, in parallel."""
 
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from detection.utils.images import ImageError, read_image
+from detection.utils.progress import progress
 
 Region = tuple[float, float, float, float]  # left, top, right, bottom as parts of the image
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -48,12 +47,7 @@ def read_thumbnails(
 ) -> Iterator[np.ndarray | ImageError]:
     """
     `read_thumbnail` of many, in order; what cannot be read is its error.
-
-    Shows a progress bar on a terminal, and a line elsewhere.
     """
-    is_terminal = sys.stderr.isatty()
-    if not is_terminal:
-        print(f"{title}: {len(paths):,}", file=sys.stderr)
 
     def read(path: str, region: Region) -> np.ndarray | ImageError:
         try:
@@ -62,11 +56,5 @@ def read_thumbnails(
             return e
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV lets go of the interpreter
-        yield from tqdm(
-            pool.map(read, paths, regions or [WHOLE] * len(paths)),
-            title,
-            total=len(paths),
-            disable=not is_terminal,
-            unit=" images",
-            leave=False,
-        )
+        found = pool.map(read, paths, regions or [WHOLE] * len(paths))
+        yield from progress(found, len(paths), title)

@@ -1,13 +1,17 @@
-"""W&B runs on disk and on the server: what they record, where they go, how they are read back."""
+"""
+W&B runs: what they record, whether they go to the server, how they start and end.
+
+`wandb` is imported where a run is opened: without one, a project works without it installed.
+"""
+
+from __future__ import annotations
 
 import atexit
-import json
 import logging
 import netrc
 import os
 import queue
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -15,9 +19,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import wandb
+from detection.utils.wandb_files import find_parts, sync_command
+
+if TYPE_CHECKING:
+    import wandb
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -58,6 +66,8 @@ _SECRET_VALUE = re.compile(
 
 def make_settings(capture: list[str], **settings) -> wandb.Settings:
     """Settings that keep W&B quiet and let it record no more than `capture`, keys of CAPTURE."""
+    import wandb
+
     settings = {
         "silent": True,
         "finish_timeout": 60.0,  # W&B's own default is 0: no limit
@@ -76,6 +86,8 @@ def default_mode() -> str:
     """ "online" where an API key is configured (WANDB_API_KEY or `wandb login`), else "offline"."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return "online"
+    import wandb
+
     base_url = start_service().settings.base_url
     hosts = {urlsplit(base_url).netloc}
     if base_url == wandb.Settings().base_url:
@@ -101,6 +113,8 @@ def start_service(silent: bool = True) -> wandb.sdk.wandb_setup._WandbSetup:
         What `wandb.setup` does.
     """
     global _watch
+    import wandb
+
     # its reports on itself could hold up the end of the training
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # a parent process's W&B service may still hold the run that this one resumes
@@ -163,7 +177,7 @@ def open_run(
     **init,
 ) -> wandb.Run | None:
     """
-    Start a run, or go on with it; offline if the server does not answer. Says where it goes.
+    Start or continue a run, offline if the server does not answer, and log where it goes.
 
     Args:
         output_dir: its files go into `<output_dir>/wandb`.
@@ -176,6 +190,8 @@ def open_run(
     Returns:
         The run; None if W&B itself fails.
     """
+    import wandb
+
     run = reason = None
     for attempt in dict.fromkeys((mode, "offline")):
         parts = find_parts(output_dir, run_id)
@@ -229,52 +245,10 @@ def finish_run(run: wandb.Run, exit_code: int = 0) -> bool:
 
 def tear_down(timeout: float = _END_TIMEOUT) -> None:
     """End W&B's own process, whatever state it is in."""
+    import wandb
+
     with suppress(Exception, SystemExit), time_limit(timeout):
         wandb.teardown(exit_code=1)
-
-
-def find_parts(output_dir: Path, run_id: str) -> list[Path]:
-    """The folders of a run, one for each time that it was started or resumed, in that order."""
-    # offline-run-<time>-<id> and run-<time>-<id>
-    parts = (output_dir / "wandb").glob(f"*run-*-{run_id}")
-    return sorted(parts, key=lambda part: part.name.removeprefix("offline-"))
-
-
-def newest_id(output_dir: Path) -> str | None:
-    """The id of the run that was last started or resumed, by its folder; None without one."""
-    parts = find_parts(output_dir, "*")
-    return parts[-1].name.removeprefix("offline-").split("-", 2)[2] if parts else None
-
-
-def read_rows(parts: list[Path], timeout: float = 60) -> dict[int, dict]:
-    """{step: row} of what was logged; a part that W&B cannot read in time is left out."""
-    rows = {}
-    for file in (file for part in parts for file in part.glob("*.wandb")):
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-        try:
-            process = subprocess.run(
-                command, capture_output=True, encoding="utf-8", timeout=timeout, check=True
-            )
-        except (OSError, subprocess.SubprocessError):
-            continue
-        for record in map(json.loads, process.stdout.splitlines()):
-            if record.get("type") == "history":
-                row = record["history"]["item"]
-                rows[int(row["_step"])] = row
-    return rows
-
-
-def sync_command(run: wandb.Run) -> str:
-    """The command that sends what the server does not have of a run."""
-    folder = Path(run.settings.sync_dir)
-    if not run.offline:
-        return f"wandb sync --include-online {shlex.quote(os.path.relpath(folder))}"
-    parts = [
-        part
-        for part in find_parts(folder.parents[1], run.id)
-        if part.name.startswith("offline-") and not list(part.glob("*.synced"))
-    ]
-    return shlex.join(["wandb", "sync", *map(os.path.relpath, parts)])
 
 
 def without_secrets(config: object) -> object:

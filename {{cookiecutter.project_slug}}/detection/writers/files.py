@@ -24,7 +24,7 @@ class JSONWriter(EventWriter):
     def __init__(self, json_file: str, period: int = 20, window_size: int = 20):
         """
         Args:
-            json_file: continued by a resumed run, written anew by a fresh one.
+            json_file: continued by a resumed run, overwritten by a new one.
             period: iterations between two writes.
             window_size: of the median over training scalars.
         """

@@ -37,14 +37,14 @@ class NewScalars:
     def rows(self) -> list[tuple[int, dict[str, float]]]:
         """(iteration, {name: value}) in ascending order; what is not finite is left out."""
         storage = get_event_storage()
-        told = vars(storage).setdefault("_told_not_finite", set())  # once, not by each writer
+        warned = vars(storage).setdefault("_warned_not_finite", set())  # once, not by each writer
         rows = defaultdict(dict)
         for name, (_, iteration) in storage.latest().items():
             for at, value in self._new_values(storage, name):
                 if math.isfinite(value):
                     rows[at][name] = value
-                elif name not in told:
-                    told.add(name)
+                elif name not in warned:
+                    warned.add(name)
                     logger.warning(f"{name} is {value} at iteration {at}: not written")
             self._last[name] = iteration
         return sorted(rows.items())
@@ -71,7 +71,7 @@ def _median(history: HistoryBuffer, window_size: int) -> float:
 
 
 def read_metrics(json_file: str) -> dict[int, dict[str, float]]:
-    """{iteration: {name: value}} of a JSONWriter's file; {} where there is none."""
+    """{iteration: {name: value}} of a JSONWriter's file; {} if it does not exist."""
     rows = [json.loads(line) for line in _read_lines(json_file) if _iteration(line) < math.inf]
     return {row.pop("iteration"): row for row in rows}
 

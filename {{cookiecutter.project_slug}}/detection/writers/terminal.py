@@ -21,7 +21,7 @@ class TqdmMetricPrinter(EventWriter):
     """
     Shows progress: a tqdm bar on a terminal, a plain line every `period` iterations elsewhere.
 
-    Both tell iteration, seconds an iteration, time left for the whole run, losses, learning rate,
+    Both show iteration, seconds per iteration, time left for the whole run, losses, learning rate,
     GPU memory, and the last and best value of the metric that picks the best checkpoint.
     """
 
@@ -74,7 +74,7 @@ class TqdmMetricPrinter(EventWriter):
         done = storage.iter + 1
         _, last_step = storage.latest().get("total_loss", (math.nan, storage.iter))
         if done > self._max_iter or last_step < storage.iter:
-            return  # called once more after training, or after a crash amid an iteration
+            return  # called once more after training, or after a crash within an iteration
         if self._bar is None:
             logger.info(f"iter {done}/{self._max_iter}  {self._status(storage)}")
         elif done % self._line_period == 0 or done == self._max_iter:

@@ -1,5 +1,7 @@
 """Weights & Biases writer; https://docs.wandb.ai for the terms project, entity, run and offline."""
 
+from __future__ import annotations
+
 import atexit
 import logging
 import os
@@ -8,8 +10,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import wandb
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import OmegaConf
@@ -17,22 +19,22 @@ from omegaconf import OmegaConf
 from detection.config import plain
 from detection.utils.errors import UserError
 from detection.utils.files import read_record, write_record
+from detection.utils.wandb_files import find_parts, newest_id, read_rows, sync_command
 from detection.utils.wandb_runs import (
     CAPTURE,
     default_mode,
-    find_parts,
     finish_run,
     make_settings,
-    newest_id,
     open_run,
-    read_rows,
-    sync_command,
     tear_down,
     time_limit,
     without_secrets,
 )
 from detection.writers.metric_names import MetricNames
 from detection.writers.scalars import NewScalars, read_metrics
+
+if TYPE_CHECKING:
+    import wandb
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -44,9 +46,9 @@ class WandbWriter(EventWriter):
     Logs every scalar to one W&B run under the team's names, with the iteration as the axis.
 
     The run lives in `<output_dir>/wandb` and its id in `<output_dir>/wandb_run.json`: a resumed
-    training continues the run. What the run has beyond the checkpoint, it keeps: the resumed
-    training does not log these iterations again. Without a key, or when the server does not answer
-    in time, it is an offline run, to be synced later. No error of W&B's ends the training.
+    training continues the run. Rows that the run logged after its last checkpoint are kept and not
+    logged again. Without a key, or when the server does not answer in time, it is an offline run,
+    to be synced later. No error of W&B's ends the training.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class WandbWriter(EventWriter):
                 "requirements" and "stats" (of the system).
 
         Raises:
-            UserError: an unknown name in `capture`.
+            UserError: an unknown name in `capture`, or W&B is not installed.
         """
         if unknown := set(capture) - CAPTURE.keys():
             raise UserError(f"W&B captures no {unknown.pop()!r}; there are {', '.join(CAPTURE)}")
@@ -91,7 +93,13 @@ class WandbWriter(EventWriter):
         self._entity = entity or None
         self._name = name or self._output_dir.resolve().name
         self._scalars = NewScalars(window_size)
-        self._mode = mode or os.environ.get("WANDB_MODE") or default_mode()
+        self._mode = mode or os.environ.get("WANDB_MODE")
+        if self._mode != "disabled":
+            try:
+                self._mode = self._mode or default_mode()
+                import wandb  # noqa: F401
+            except ImportError as e:
+                raise UserError(f"W&B: {e}; install it, or train with writers.wandb=null") from e
         self._capture = list(capture)
         self._timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
         self._run = None

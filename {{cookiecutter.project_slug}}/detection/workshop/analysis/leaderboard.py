@@ -13,6 +13,7 @@ from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.evaluation.intervals import Difference, difference, resample
 from detection.utils.errors import UserError
 from detection.utils.paths import BEST_RESULTS, DEV_RUN, in_project
+from detection.utils.text import shortened
 from detection.workshop.analysis.runs import read_config, read_history
 
 NO_RUNS = {"wandb", "inference", "predictions"}  # folders within a run
@@ -267,7 +268,7 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         value = f"{value:g}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return shortened(text, LONGEST)
 
 
 def _named(value: object) -> object:

@@ -1,7 +1,6 @@
 """Finds images that look the same, such as frames of one video or copies in other sizes."""
 
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,10 +8,10 @@ import numpy as np
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from tqdm import tqdm
 
 from detection.utils.errors import UserError
 from detection.utils.images import read_image
+from detection.utils.progress import progress
 
 HASH_SIZE = 16  # 256 bits
 BLOCK = 1024  # images compared at once, with all that follow
@@ -22,16 +21,15 @@ def hash_images(paths: Sequence[str]) -> np.ndarray:
     """
     The perceptual hashes of images: bits, (images, 256), that differ little if the images do.
 
-    A progress bar shows on terminals. JPEGs are decoded at a fraction of their size.
+    JPEGs are decoded at a fraction of their size.
 
     Raises:
         UserError: an image cannot be read.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         hashes = pool.map(_hash_image, paths)
-        bar = tqdm(hashes, "hashing images", len(paths), disable=not sys.stderr.isatty())
         try:
-            return np.stack(list(bar))
+            return np.stack(list(progress(hashes, len(paths), "hashing images")))
         except UserError:
             pool.shutdown(cancel_futures=True)
             raise

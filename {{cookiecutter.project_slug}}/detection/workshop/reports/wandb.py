@@ -9,12 +9,12 @@ import wandb
 
 from detection.utils.errors import UserError
 from detection.utils.files import read_record
+from detection.utils.wandb_files import sync_command
 from detection.utils.wandb_runs import (
     default_mode,
     finish_run,
     make_settings,
     open_run,
-    sync_command,
     time_limit,
 )
 from detection.workshop.analysis.runs import read_config
