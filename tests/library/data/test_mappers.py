@@ -93,6 +93,7 @@ EXACT = 1e-4  # but for sines and cosines
         ({"transforms": [V.RandomRotation((180, 180))]}, EXACT),
         ({"transforms": [V.ScaleJitter((96, 96), (0.6, 1.6))], "augmentations": [FLIP]}, 1.5),
         ({"transforms": [V.RandomCrop((32, 36))], "min_visibility": 0.0}, 0),
+        ({"transforms": [V.RandomCrop((20, 60)), BoxSafeCrop()], "min_visibility": 0.0}, 0),
         ({"transforms": [V.RandomZoomOut(fill=40)]}, 0),
         ({"transforms": [ColorJitter(0.05, 0.05, 0.05, 0.01)]}, 0),
     ],

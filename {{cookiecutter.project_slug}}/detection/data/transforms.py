@@ -66,7 +66,17 @@ class Pipeline:
         return Sample(_pixels(image), boxes, sample.labels[kept], masks).clipped(**self._limits)
 
 
-class ColorJitter(T.ColorJitter):
+class _PixelTransform(T.Transform):
+    """Transforms an image's pixels (H, W, 3) by `_changed`; boxes and masks stay."""
+
+    def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
+        """See `torchvision.transforms.v2.Transform`."""
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        return _as_image(self._changed(_pixels(inpt), params))
+
+
+class ColorJitter(_PixelTransform, T.ColorJitter):
     """
     torchvision's, with the same arguments, as a single product with a matrix, 50 times as fast.
 
@@ -74,11 +84,7 @@ class ColorJitter(T.ColorJitter):
     instead of changing HSV's H.
     """
 
-    def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
-        """See `torchvision.transforms.v2.Transform`."""
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        pixels = _pixels(inpt)
+    def _changed(self, pixels: np.ndarray, params: dict) -> np.ndarray:
         matrix = np.eye(3, 4)  # from (red, green, blue, 1)
         for step in params["fn_idx"].tolist():
             name = ("brightness", "contrast", "saturation", "hue")[step]
@@ -95,22 +101,19 @@ class ColorJitter(T.ColorJitter):
                 matrix = (factor * np.eye(3) + (1 - factor) * LUMA) @ matrix
             else:
                 matrix = _hue_rotation(2 * math.pi * factor) @ matrix
-        return _as_image(cv2.transform(pixels, matrix))
+        return cv2.transform(pixels, matrix)
 
 
-class GaussianBlur(T.GaussianBlur):
+class GaussianBlur(_PixelTransform, T.GaussianBlur):
     """torchvision's, with the same arguments, by OpenCV."""
 
-    def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
-        """See `torchvision.transforms.v2.Transform`."""
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
+    def _changed(self, pixels: np.ndarray, params: dict) -> np.ndarray:
         sigma_x, sigma_y = params["sigma"]
         size = tuple(self.kernel_size)
-        return _as_image(cv2.GaussianBlur(_pixels(inpt), size, sigma_x, sigmaY=sigma_y))
+        return cv2.GaussianBlur(pixels, size, sigma_x, sigmaY=sigma_y)
 
 
-class GaussianNoise(T.Transform):
+class GaussianNoise(_PixelTransform):
     """Adds noise to each channel of each pixel."""
 
     def __init__(self, sigma: tuple[float, float]):
@@ -126,26 +129,19 @@ class GaussianNoise(T.Transform):
         sigma = torch.empty(1).uniform_(*self.sigma).item()
         return {"sigma": sigma, "seed": torch.randint(2**31, ()).item()}
 
-    def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
-        """See `torchvision.transforms.v2.Transform`."""
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        pixels = _pixels(inpt)
+    def _changed(self, pixels: np.ndarray, params: dict) -> np.ndarray:
         noise = np.empty(pixels.shape, np.int16)
         cv2.setRNGSeed(params["seed"])
         cv2.randn(noise, 0, 255 * params["sigma"])
-        return _as_image(cv2.add(pixels, noise, dtype=cv2.CV_8U))
+        return cv2.add(pixels, noise, dtype=cv2.CV_8U)
 
 
-class JPEG(T.JPEG):
+class JPEG(_PixelTransform, T.JPEG):
     """torchvision's, with the same arguments, by simplejpeg: its codecs are deprecated."""
 
-    def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
-        """See `torchvision.transforms.v2.Transform`."""
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        file = simplejpeg.encode_jpeg(_pixels(inpt), params["quality"], "RGB", "420")
-        return _as_image(simplejpeg.decode_jpeg(file, "RGB"))
+    def _changed(self, pixels: np.ndarray, params: dict) -> np.ndarray:
+        file = simplejpeg.encode_jpeg(pixels, params["quality"], "RGB", "420")
+        return simplejpeg.decode_jpeg(file, "RGB")
 
 
 class BoxSafeCrop(T.Transform):
@@ -156,6 +152,7 @@ class BoxSafeCrop(T.Transform):
         height, width = T.query_size(flat_inputs)
         boxes = T.get_bounding_boxes(flat_inputs).numpy()
         boxes = np.clip(boxes, 0, (width, height, width, height))
+        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]  # the others are out of sight
         if not len(boxes):
             return {"top": 0, "left": 0, "height": height, "width": width}
         left, top = (torch.randint(int(v) + 1, ()).item() for v in boxes[:, :2].min(axis=0))
