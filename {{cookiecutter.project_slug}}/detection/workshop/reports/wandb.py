@@ -7,27 +7,18 @@ from pathlib import Path
 import numpy as np
 import wandb
 
+from detection.utils import wandb_runs
 from detection.utils.errors import UserError
 from detection.utils.files import read_record
 from detection.utils.wandb_files import sync_command
-from detection.utils.wandb_runs import (
-    default_mode,
-    finish_run,
-    make_settings,
-    open_run,
-    time_limit,
-)
 from detection.workshop.analysis.runs import read_config
 
-# tables of the page, and their columns
+# tables: the page's rows, and their columns
 TABLES = {
-    "classes": (
-        "class_rows",
-        ("name", "AP", "AP50", "AP75", "boxes", "detections", "found", "threshold", "F1"),
-    ),
-    "sizes": ("size_rows", ("name", "boxes", "AP")),
-    "errors": ("error_rows", ("name", "count", "cost")),
-    "calibration": ("bin_rows", ("score", "count", "mean", "precision")),
+    "classes": ("class_rows", "name AP AP50 AP75 boxes detections found threshold F1"),
+    "sizes": ("size_rows", "name boxes AP"),
+    "errors": ("error_rows", "name count cost"),
+    "calibration": ("bin_rows", "score count mean precision"),
 }
 
 
@@ -63,76 +54,75 @@ def send_report(run: str, writer: dict, page: dict, page_file: str) -> list[str]
         Lines to print, if not all could be sent.
     """
     unsent = []
-    timeouts = {name: writer[name] for name in ("init_timeout", "finish_timeout") if name in writer}
-    name = writer.get("name") or Path(run).resolve().name
-    training_id = read_record(Path(run) / "wandb_run.json").get("id")
-    wandb_run = open_run(
+    timeouts = {key: writer[key] for key in ("init_timeout", "finish_timeout") if key in writer}
+    training = writer.get("name") or Path(run).resolve().name
+    config = {"training": training, "results": page["results_file"]}
+    config |= {"annotations": page["json_file"]}
+    if isinstance(id_ := read_record(Path(run) / "wandb_run.json").get("id"), str):
+        config["training_run"] = id_
+    wandb_run = wandb_runs.open_run(
         Path(run),
         uuid.uuid4().hex[:8],
         _mode(writer),
-        make_settings([], **timeouts),
+        wandb_runs.make_settings([], **timeouts),
         lambda: unsent.append(True),
         project=writer.get("project") or None,
         entity=writer.get("entity") or None,
-        name=f"{name}: report",
+        name=f"{training}: report",
         job_type="report",
-        config={
-            "training": name,
-            "training_run": training_id if isinstance(training_id, str) else None,
-            "results": page["results_file"],
-            "annotations": page["json_file"],
-        },
+        config=config,
     )
     if wandb_run is None:
         return []
     command = sync_command(wandb_run)
     try:
-        with time_limit(wandb_run.settings.finish_timeout):
-            wandb_run.log({"report/page": wandb.Html(page_file, inject=False), **_scalars(page)})
+        with wandb_runs.time_limit(wandb_run.settings.finish_timeout):
+            html = wandb.Html(page_file, inject=False)
+            wandb_run.log({"report/page": html, **_named(_scalars(page))})
             # afterwards, since W&B makes artifacts of them, which more can prevent
-            wandb_run.log(_tables(page))
+            wandb_run.log(_named(_tables(page)))
     except Exception:  # W&B's own process is gone; the page is written
         unsent.append(True)
-    if not finish_run(wandb_run):
-        unsent.append(True)
-    return [f"W&B: not all could be sent; `{command}` sends the rest"] if unsent else []
+    if not wandb_runs.finish_run(wandb_run) or unsent:
+        return [f"W&B: not all could be sent; `{command}` sends the rest"]
+    return []
 
 
 def _mode(writer: dict) -> str:
-    return writer.get("mode") or os.environ.get("WANDB_MODE") or default_mode()
+    return writer.get("mode") or os.environ.get("WANDB_MODE") or wandb_runs.default_mode()
 
 
-def _scalars(page: dict) -> dict[str, float]:
-    numbers = {name: page["all_row"][name] for name in ("AP", "AP50", "AP75")}
-    numbers |= {f"AP-{row['name']}": row["AP"] for row in page["class_rows"]}
-    numbers |= {f"cost/{row['name']}": row["cost"] for row in page["error_rows"]}
-    numbers["calibration_error"] = page["calibration_error"]
-    return {f"report/{name}": number for name, number in numbers.items() if number is not None}
+def _named(values: dict) -> dict:
+    return {f"report/{name}": value for name, value in values.items() if value is not None}
+
+
+def _scalars(page: dict) -> dict[str, float | None]:
+    return {
+        **{name: page["all_row"][name] for name in ("AP", "AP50", "AP75")},
+        **{f"AP-{row['name']}": row["AP"] for row in page["class_rows"]},
+        **{f"cost/{row['name']}": row["cost"] for row in page["error_rows"]},
+        "calibration_error": page["calibration_error"],
+    }
 
 
 def _tables(page: dict) -> dict:
     tables = {
-        name: wandb.Table(list(columns), [[row[c] for c in columns] for row in page[rows]])
+        name: wandb.Table(
+            columns.split(), [[row[c] for c in columns.split()] for row in page[rows]]
+        )
         for name, (rows, columns) in TABLES.items()
     }
     if charts := page["recall_charts"]:
-        tables["precision_recall"] = wandb.plot.line_series(
-            np.linspace(0, 1, len(charts[0]["curve"])).tolist(),
-            [np.nan_to_num(chart["curve"]).tolist() for chart in charts],
-            [chart["title"] for chart in charts],
-            "Precision at IoU 0.5",
-            "recall",
-        )
-    columns = ["Actual", "Predicted", "nPredictions"]
+        recall = np.linspace(0, 1, len(charts[0]["curve"])).tolist()
+        curves = [np.nan_to_num(chart["curve"]).tolist() for chart in charts]
+        titles = [chart["title"] for chart in charts], "Precision at IoU 0.5", "recall"
+        tables["precision_recall"] = wandb.plot.line_series(recall, curves, *titles)
+    fields = {key: key for key in ("Actual", "Predicted", "nPredictions")}
     cells = [
         [row["name"], name, count]
         for row in page["matrix"]["rows"]
         for name, count in zip(page["matrix"]["columns"], row["counts"], strict=True)
     ]
-    tables["confusion"] = wandb.plot_table(
-        "wandb/confusion_matrix/v1",
-        wandb.Table(columns, cells),
-        {column: column for column in columns},
-        {"title": "Confusion at IoU 0.5"},
-    )
-    return {f"report/{name}": table for name, table in tables.items()}
+    cells, title = wandb.Table(list(fields), cells), {"title": "Confusion at IoU 0.5"}
+    tables["confusion"] = wandb.plot_table("wandb/confusion_matrix/v1", cells, fields, title)
+    return tables
