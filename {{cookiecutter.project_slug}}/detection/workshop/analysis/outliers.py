@@ -14,6 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from detection.evaluation.matching import box_iou
 from detection.workshop.analysis.dataset_statistics import (
     Split,
     box_ratios,
@@ -161,24 +162,17 @@ def _misplaced_boxes(split: Split, class_names: list[str]) -> Found:
 
 
 def _double_boxes(split: Split, class_names: list[str]) -> Found:
-    order = np.lexsort((split.labels, split.owners))
-    order = order[split.has_area[order]]
-    # neighbours in that order, then those two apart, … until none share an image and a class
-    for apart in range(1, len(order)):
-        first, second = order[:-apart], order[apart:]
-        alike = (split.owners[first] == split.owners[second]) & (
-            split.labels[first] == split.labels[second]
-        )
-        if not alike.any():
-            break
-        first, second = first[alike], second[alike]
-        ious = _ious(split.boxes[first], split.boxes[second])
-        for k in np.flatnonzero(ious >= DOUBLE_IOU):
-            points = 1.5 + 1.5 * (ious[k] - DOUBLE_IOU) / (1 - DOUBLE_IOU)
-            name = class_names[split.labels[first[k]]]
-            text = f"two {name} boxes cover each other (IoU {ious[k]:.2f})"
-            pair = int(first[k]), int(second[k])
-            yield int(split.owners[first[k]]), Outlier("double", points, text, pair)
+    members = np.flatnonzero(split.has_area)
+    members = members[np.argsort(split.owners[members], kind="stable")]
+    owners = split.owners[members]
+    for boxes in np.split(members, np.flatnonzero(np.diff(owners)) + 1):
+        labels, iou = split.labels[boxes], box_iou(split.boxes[boxes], split.boxes[boxes])
+        is_double = (iou >= DOUBLE_IOU) & (labels[:, None] == labels)
+        for i, j in np.argwhere(np.triu(is_double, 1)):
+            points = 1.5 + 1.5 * (iou[i, j] - DOUBLE_IOU) / (1 - DOUBLE_IOU)
+            text = f"two {class_names[labels[i]]} boxes cover each other (IoU {iou[i, j]:.2f})"
+            pair = int(boxes[i]), int(boxes[j])
+            yield int(split.owners[pair[0]]), Outlier("double", points, text, pair)
 
 
 def _rare_pairs(split: Split, class_names: list[str]) -> Found:
@@ -238,11 +232,3 @@ def _unusual_looks(statistics: dict[int, ImageStatistics]) -> Found:
     z = _z(np.log2([statistics[image].sharpness + 1 for image in images]), 0.6)
     for k in np.flatnonzero(z <= -MIN_Z):
         yield images[k], Outlier("sharpness", _points(z[k]), "blurred, compared with the others")
-
-
-def _ious(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(K,) IoU of K boxes (x, y, w, h) with K others."""
-    starts = np.maximum(first[:, :2], second[:, :2])
-    ends = np.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
-    overlap = np.maximum(ends - starts, 0).prod(axis=1)
-    return overlap / (first[:, 2:].prod(axis=1) + second[:, 2:].prod(axis=1) - overlap)
