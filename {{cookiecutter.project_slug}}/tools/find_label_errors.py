@@ -29,9 +29,8 @@ from detection.workshop.analysis.label_errors import find_label_errors
 from detection.workshop.reports.crops import suggestion_section
 from detection.workshop.reports.page import render_page, write_page
 
-OF_FOLDS = (
-    "{}_fold[0-9]*/predictions/folds_[0-9]*_val.json"  # in output/, as `make labels` writes them
-)
+# in output/, as `make labels` writes them
+OF_FOLDS = "{}_fold[0-9]*/predictions/folds_[0-9]*_val.json"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
