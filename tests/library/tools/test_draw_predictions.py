@@ -64,12 +64,6 @@ def test_names_that_no_font_can_write_become_numbers(files, monkeypatch, capsys)
     assert "#0 종이/박스" in shown and "Glass" not in shown
 
 
-def test_the_same_class_has_the_same_color_and_others_another():
-    for count in (1, 10, 11, 60):
-        colors = drawing.class_colors(count)
-        assert len(set(colors)) == len(colors) == count
-
-
 @pytest.mark.parametrize(
     ("content", "named"),
     [

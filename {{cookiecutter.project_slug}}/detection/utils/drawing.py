@@ -60,11 +60,6 @@ def class_color(label: int) -> tuple[int, int, int]:
     return tuple(mixed.round().astype(int).tolist())
 
 
-def class_colors(count: int) -> list[tuple[int, int, int]]:
-    """The colours of the first `count` classes."""
-    return [class_color(label) for label in range(count)]
-
-
 class BoxPainter:
     """
     Draws boxes with the names of their classes.
@@ -79,7 +74,7 @@ class BoxPainter:
             class_names: by number.
             titles: those that `side_by_side` will draw, to find a font for them as well.
         """
-        self._colors = class_colors(len(class_names))
+        self._colors = [class_color(label) for label in range(len(class_names))]
         self._fonts, self._missing = find_fonts([*class_names, *titles])
         self.numbered = {
             k: name for k, name in enumerate(class_names) if self._missing & set(map(ord, name))
