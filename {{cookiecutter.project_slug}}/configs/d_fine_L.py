@@ -1,8 +1,7 @@
 """
 D-FINE L, fine-tuned from COCO after Objects365.
 
-From COCO alone, `train.init_checkpoint=hf://ustc-community/dfine-large-coco`: where the data is
-unlike both, the difference is small.
+From COCO alone: `train.init_checkpoint=hf://ustc-community/dfine-large-coco`.
 """
 
 from .common.detr import dataloader, dataset, lr_multiplier, optimizer, train, writers

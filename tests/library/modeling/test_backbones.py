@@ -100,7 +100,7 @@ def test_frozen_layers_keep_their_statistics():
         ({"model_name": "vit_tiny_patch16_224"}, "has no feature map of stride 4"),
         ({"model_name": "resnet34", "checkpoint_path": "FILE"}, "no weights of this model"),
         ({"model_name": "resnet18", "checkpoint_path": "gone.pth"}, "gone.pth: no such file"),
-        ({"model_name": "resnet18", "checkpoint_path": __file__}, "not a file of weights"),
+        ({"model_name": "resnet18", "checkpoint_path": __file__}, "download it again"),
         ({"model_name": "resnet18", "pretrained": False, "freeze_at": 1}, "there is no res1"),
     ],
 )

@@ -175,7 +175,7 @@ def test_losses_are_float32_in_mixed_precision(family):
     assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
 
 
-def test_diverged_weights_are_told_as_for_other_models():
+def test_diverged_weights_are_reported_as_for_other_models():
     detector = tiny_detector("d_fine").train()
     with torch.no_grad():
         next(iter(detector.backbone.parameters())).fill_(torch.nan)

@@ -97,7 +97,7 @@ def test_other_pixels_are_refused_with_the_settings(saved):
     SafeCheckpointer(tiny_detector(family, **mean)).load(str(folder))
 
 
-def test_settings_that_differ_are_told(saved, lines):
+def test_settings_that_differ_are_reported(saved, lines):
     family, _, folder = saved
     config = json.loads((folder / "config.json").read_text())
     config["decoder_n_points"] = 7

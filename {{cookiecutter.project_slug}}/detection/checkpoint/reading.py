@@ -53,7 +53,8 @@ def read_weights(filename: str) -> dict:
     """
     refuse_damaged(filename)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of PyTorch's, about damaged files
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch's, about damaged files
             loaded = _read(filename)
         if not _has_arrays(loaded):
             raise _Unusable("it has no named arrays", _OTHER)

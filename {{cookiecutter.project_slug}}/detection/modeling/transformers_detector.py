@@ -229,7 +229,8 @@ def _enable_gradient_checkpointing(net: nn.Module, model_type: str) -> None:
             f"model.gradient_checkpointing: {model_type} does not support it; set it to False"
         )
     for part in parts:
-        with warnings.catch_warnings(action="ignore"):  # of a newer name, not in all versions
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a newer name, which not all versions have
             part.gradient_checkpointing_enable({"use_reentrant": False})
 
 

@@ -26,7 +26,7 @@ _COEFFICIENTS = {
     "loss_giou": "giou_loss_coefficient",
 }
 # which divide their losses by the boxes of one process; their authors take the mean over all
-_COUNTING_OWN_BOXES = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
+_COUNTING_OWN_BOXES = ("rt_detr", "rt_detr_v2", "d_fine")
 _NAME = re.compile(r"(?P<kind>loss_[a-z]+?)(?P<part>_aux|_dn|_enc|_pre)?(_(?P<layer>\d+|pre))?\Z")
 
 

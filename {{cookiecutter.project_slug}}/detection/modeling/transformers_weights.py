@@ -33,7 +33,7 @@ def own_names(model: nn.Module, loaded: dict, filename: str) -> dict:
     Args:
         model: what they are for, a `TransformersDetector`.
         loaded: `model` are the weights by name; one with this project's names stays as it is.
-        filename: beside it `config.json` tells the classes, and `preprocessor_config.json` how
+        filename: beside it `config.json` names the classes, and `preprocessor_config.json` how
             pixels are normalized.
 
     Raises:
@@ -54,11 +54,11 @@ def own_names(model: nn.Module, loaded: dict, filename: str) -> dict:
     head = next((name for name in state if _HEAD.search(name)), None)
     if head:
         config.num_labels = len(state[head]) - ("class_labels_classifier" in head)
-    _tell_differences(config.to_dict(), saved)
+    _warn_of_differences(config.to_dict(), saved)
     values, problems = _through_transformers(type(model.net), config, state)
     for name in problems["missing_keys"]:  # random numbers
         values.pop(name, None)
-    for name, shape, _ in problems["mismatched_keys"]:  # for the line that tells them
+    for name, shape, _ in problems["mismatched_keys"]:  # the line on them shows it
         values[name] = torch.empty(shape, device="meta")
     known = {hub: name for name, hub in model.hub_names().items()}
     converted = {known.get(hub, hub): value for hub, value in values.items()}
@@ -122,7 +122,7 @@ def _check_pixels(model: nn.Module, folder: Path) -> None:
             )
 
 
-def _tell_differences(own: dict, saved: dict) -> None:
+def _warn_of_differences(own: dict, saved: dict) -> None:
     """Warn of settings with which the weights were trained, and the model differs."""
     differing = []
     for name in sorted(own.keys() & saved.keys()):
