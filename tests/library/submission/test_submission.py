@@ -141,6 +141,17 @@ def test_low_scores_go_only_if_asked():
     assert submit("--format", "rsna", "--max-per-image", "1") == best
 
 
+def test_open_images_gets_the_classes_above_too(monkeypatch):
+    save("hierarchy.json", {"LabelName": "종이/팩", "Subcategory": [
+        {"LabelName": "유리"}, {"LabelName": "/m/01g317"}]})  # fmt: skip
+    monkeypatch.setattr(
+        "detection.evaluation.extra_classes.HIERARCHY", str(Path("hierarchy.json").resolve())
+    )
+    rows = submit("--format", "open_images").splitlines()
+    assert rows[1].split(",")[1].split()[::6] == ["/m/01g317", "종이/팩", "유리", "종이/팩"]
+    assert rows[3] == EXPECTED["open_images"].splitlines()[3], "nothing is above it"
+
+
 def random_example(rng):
     """Annotated images, and detections that find about half of the objects, more or less well."""
     size = {"width": 1024, "height": 768}

@@ -52,8 +52,8 @@ def open_images(coco: dict, results: Sequence[dict], iou_thresholds: Sequence[fl
     `neg_category_ids` is judged only on these classes and those annotated in it.
     """
     if parents := read_hierarchy(HIERARCHY, coco["categories"]):
-        coco = {**coco, "annotations": _expand(coco["annotations"], parents)}
-        results = _expand(results, parents)
+        coco = {**coco, "annotations": with_parents(coco["annotations"], parents)}
+        results = with_parents(results, parents)
     verified = {
         i["id"]: set(i["neg_category_ids"]) for i in coco["images"] if "neg_category_ids" in i
     }
@@ -103,7 +103,8 @@ def read_hierarchy(path: str, categories: Sequence[dict]) -> dict[int, set[int]]
     return {id_: {ids[n] for n in above[name] if n in ids} for name, id_ in ids.items()}
 
 
-def _expand(records: Sequence[dict], parents: dict[int, set[int]]) -> list[dict]:
+def with_parents(records: Sequence[dict], parents: dict[int, set[int]]) -> list[dict]:
+    """Annotations or detections, each once more for every class above its own; none twice."""
     expanded = {}
     for record in records:
         for category_id in (record["category_id"], *sorted(parents[record["category_id"]])):

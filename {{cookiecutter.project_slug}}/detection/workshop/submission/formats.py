@@ -22,6 +22,7 @@ class Format:
         image_suffix: comes after that name.
         normalized: coordinates are fractions of the image's width and height, else pixels.
         empty: what is written for an image without boxes.
+        has_hierarchy: a box also goes in for each class above its own, where there is a hierarchy.
         rows: writes the cells of an image's rows, in place of `box` to `empty`; such a file is not
             read back.
         suffix: of the file; ".json" is COCO's results format, which needs none of the above.
@@ -35,6 +36,7 @@ class Format:
     image_suffix: str = ""
     normalized: bool = False
     empty: str = ""
+    has_hierarchy: bool = False
     rows: Callable[[dict, list[dict]], list[list]] | None = None
     suffix: Literal[".csv", ".json"] = ".csv"
 
@@ -85,6 +87,7 @@ FORMATS = {
         metric="open_images_mAP50",
         label="name",  # its labels are MIDs such as /m/01g317: CLASSES has to name them
         normalized=True,
+        has_hierarchy=True,
     ),
     "cots": Format(
         columns={"index": "image", "annotations": "boxes"},

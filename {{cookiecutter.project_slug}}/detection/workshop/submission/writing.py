@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from detection.checks.records import IMAGE
 from detection.data.coco import category_id_map, read_coco, validate
 from detection.data.results import read_results
+from detection.evaluation import extra_classes
 from detection.utils.errors import UserError
 from detection.utils.files import write_whole
 from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS, Format
@@ -59,7 +60,11 @@ def write_submission(
     labels = labels_of(coco, json_file, form)
 
     boxes = defaultdict(list)
-    for result in read_results(results_file, json_file, coco, labels):
+    results = read_results(results_file, json_file, coco, labels)
+    if form.has_hierarchy:
+        parents = extra_classes.read_hierarchy(extra_classes.HIERARCHY, coco["categories"])
+        results = extra_classes.with_parents(results, parents) if parents else results
+    for result in results:
         if result["score"] >= min_score:
             boxes[result["image_id"]].append(result)
     boxes = {
