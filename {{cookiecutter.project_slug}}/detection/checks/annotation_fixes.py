@@ -16,12 +16,9 @@ REMOVED = ("unknown_image_ids", "unknown_category_ids", "not_four_numbers", "no_
 
 def fix_annotations(coco: dict, changes: Changes, shift: bool) -> None:
     """
-    Fix the annotations in place.
+    Fix the annotations in place, once images and categories are fixed.
 
-    Args:
-        coco: the parsed file, whose images and categories are fixed already.
-        changes: keeps count.
-        shift: move category ids that are off by one.
+    `shift` moves category ids that are off by one.
     """
     sizes = image_sizes(coco)
     if shift and (step := category_shift(coco)):

@@ -127,10 +127,7 @@ class Changes:
         """
         The kind of problem whose removal has to be refused next, and what it would remove.
 
-        Args:
-            before: the parsed file as it was.
-            after: as it is now.
-            drop: whether everything but the last annotation may be removed.
+        With `drop`, everything may be removed except the last annotation.
         """
 
         def is_too_large(removal: Removal) -> bool:

@@ -36,16 +36,9 @@ def fix_images(
     changes: Changes,
 ) -> None:
     """
-    Fix the image records in place.
+    Fix the image records in place, with `names`, {file_name: the one to write instead}.
 
     Images are only removed from a file with annotations: else predictions are due for all.
-
-    Args:
-        coco: the parsed file.
-        facts: {file_name: of its image}.
-        image_root: the folder of the images.
-        names: {file_name: the one to write instead}.
-        changes: keeps count.
     """
     for image in coco["images"]:
         if (name := file_name(image)) in names:

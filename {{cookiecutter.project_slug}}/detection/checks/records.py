@@ -53,14 +53,9 @@ FIELDS = {
 
 def schema_error(record: object, keys: Iterable[str]) -> tuple[str, str] | None:
     """
-    The first of the record's fields that cannot be used.
+    The first of a parsed record's fields that cannot be used, and what is wrong with it.
 
-    Args:
-        record: an image, a category, an annotation or a detection, as parsed.
-        keys: the fields it needs, of FIELDS.
-
-    Returns:
-        Its key and what is wrong with it; None if all can be used.
+    `keys` are the fields that it needs, of FIELDS; None is returned if all can be used.
     """
     for key in keys:
         is_usable, wanted = FIELDS[key]

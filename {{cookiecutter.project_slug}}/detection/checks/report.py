@@ -18,9 +18,7 @@ def format_findings(findings: list[Finding], width: int = 100) -> str:
     """
     Kind by kind, errors first: what is wrong and how often in each split, effect and remedy.
 
-    Args:
-        findings: with the names of their splits.
-        width: of the lines, in columns.
+    Lines have `width` columns.
     """
     by_kind = defaultdict(list)
     for finding in findings:
@@ -54,7 +52,7 @@ def format_changes(result: Fixed, left: list[Finding], drop: bool, width: int = 
     What has been fixed, what has been removed or would have to be, and what needs a person.
 
     Args:
-        result: of the fixing.
+        result: what `fix_splits` returned.
         left: the findings on the fixed copies.
         drop: whether it was allowed to remove many records.
         width: of the lines, in columns.

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Container, Sequence
 from pathlib import Path, PurePosixPath
 
-from detection.checks.records import schema_error
+from detection.checks.records import IMAGE, schema_error
 from detection.data.coco import category_id_map, parse_json, read_coco, validate, write_json
 from detection.utils.errors import UserError
 from detection.utils.files import read_record
@@ -20,7 +20,7 @@ DETECTION = ("image_id", "category_id", "bbox", "score")  # the fields that each
 
 
 def images_file(results_file: str | Path) -> Path:
-    """The list of images beside results."""
+    """The list of images beside results: a COCO file without annotations."""
     return Path(results_file).with_suffix(".images.json")
 
 
@@ -36,8 +36,7 @@ def write_images(coco: dict, results_file: str | Path, models: Sequence[str] = (
     Raises:
         UserError: it cannot be written.
     """
-    keys = ("id", "file_name", "width", "height")
-    images = [{key: image[key] for key in keys} for image in coco["images"]]
+    images = [{key: image[key] for key in IMAGE} for image in coco["images"]]
     listed = {"images": images, "annotations": [], "categories": coco["categories"]}
     listed["models"] = list(models)
     write_json(listed, str(images_file(results_file)))

@@ -101,11 +101,7 @@ def confident(results: list[dict], min_scores: dict[int, float]) -> list[dict]:
 
 def quality(coco: dict, results: list[dict], min_scores: dict[int, float]) -> dict[int, Quality]:
     """
-    How good the pseudo-labels of annotated images are.
-
-    Args:
-        coco, results: as in `balanced_scores`.
-        min_scores: {category id: the lowest score to keep}.
+    How good the pseudo-labels of annotated images are; arguments as in the functions above.
 
     Returns:
         {category id: Quality}, and that of all classes together under None.

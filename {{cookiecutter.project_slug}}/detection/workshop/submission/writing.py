@@ -84,12 +84,7 @@ def write_submission(
 
 
 def image_names(coco: dict, json_file: str, form: Format) -> dict[int, str]:
-    """
-    What a submission calls each image, by its id.
-
-    Raises:
-        UserError: a record is malformed, or two have the same id or name.
-    """
+    """{image id: its name in a submission}; UserError if one is malformed or two share a name."""
     validate(coco, json_file, IMAGE if form.normalized else ("id", "file_name"))
     names = {}
     for number, image in enumerate(coco["images"]):
@@ -105,12 +100,7 @@ def image_names(coco: dict, json_file: str, form: Format) -> dict[int, str]:
 
 
 def labels_of(coco: dict, json_file: str, form: Format) -> dict[int, str]:
-    """
-    What a submission calls each class, by its category id.
-
-    Raises:
-        UserError: the categories are not CLASSES, or a name cannot be a label.
-    """
+    """{category id: its name in a submission}; UserError if a category is not usable."""
     positions = category_id_map(coco, json_file)
     if form.label == "index":
         return {id_: str(position) for id_, position in positions.items()}
