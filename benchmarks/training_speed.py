@@ -87,8 +87,8 @@ def arguments(folder: Path, iterations: int) -> list[str]:
 def train(variant: str, argv: list[str], output_dir: Path) -> dict:
     """Train in this process; return the times, in seconds, and the loss of each iteration."""
     import train_net
-    from detection.utils.arguments import parse_args
     from detection.engine.trainer import Trainer
+    from detection.utils.arguments import parse_args
     from detectron2.engine import SimpleTrainer
 
     is_ours = variant in (ALIKE, OURS)
