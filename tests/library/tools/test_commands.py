@@ -25,6 +25,8 @@ ARGUMENTS = {
     "draw_predictions": [NAME, ".", NAME],
     "ensemble": [NAME, NAME],
     "explore_dataset": ["--config-file", NAME],
+    "find_label_errors": [NAME, NAME],
+    "find_threshold": [NAME, NAME],
     "leaderboard": [NAME],
     "make_submission": [NAME, NAME],
     "make_toy_dataset": ["--output", "/dev/null", "--train", "1", "--size", "9"],
