@@ -282,7 +282,7 @@ def test_the_config_says_where_the_data_lie(data, tmp_path):
         f"dataset.val.json_file={tmp_path}/none.json",
     )
     assert f"train boxes{len(usable(data / 'val.json'))}" in page.text
-    assert "No val here: " in page.text
+    assert "No val: " in page.text
     assert page.cards and " 2_" in page.cards[0]
 
 

@@ -183,7 +183,7 @@ def test_decisions_are_not_overwritten(files, capsys):
     capsys.readouterr()
     before = Path(files["csv"]).read_bytes()
     arguments = [files["results"], files["json"], "--output", files["page"]]
-    assert tool.main(arguments) == 1
+    assert tool.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and files["csv"] in error and "--output" in error
     assert Path(files["csv"]).read_bytes() == before
@@ -232,7 +232,7 @@ def test_a_bad_review_is_one_line(files, capsys, change, told):
 def test_without_predictions_of_folds_the_remedy_is_named(tmp_path, capsys):
     config = tmp_path / "no_such_run.py"
     config.write_text("")
-    assert tool.main(["--config-file", str(config), "--output", str(tmp_path / "p.html")]) == 1
+    assert tool.main(["--config-file", str(config), "--output", str(tmp_path / "p.html")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "no_such_run_fold" in error and "make split" in error
 
@@ -254,5 +254,5 @@ def test_predictions_of_all_folds_are_taken_together(files, tmp_path, monkeypatc
     assert len((tmp_path / "labels.csv").read_text(encoding="utf-8-sig").splitlines()) == 4
     save(results[:1], tmp_path / "output/smoke_fold1/predictions/folds_1_val.json")
     capsys.readouterr()
-    assert tool.main(arguments) == 1  # two folds of the same image are not out of fold
+    assert tool.main(arguments) == 2  # two folds of the same image are not out of fold
     assert "folds_1_val.json: predicts on image 0" in capsys.readouterr().err
