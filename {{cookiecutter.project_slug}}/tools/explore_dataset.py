@@ -29,9 +29,6 @@ from detection.utils.cli import (
 from detection.utils.errors import UserError
 from detection.utils.paths import DATASETS, PROJECT_ROOT, in_project
 from detection.workshop.analysis.dataset_statistics import read_splits
-from detection.workshop.reports.contact_sheet import sheet_section
-from detection.workshop.reports.crops import example_strips
-from detection.workshop.reports.page import render_page, write_page
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -79,7 +76,10 @@ def explore(args: argparse.Namespace) -> list[str]:
     # slow to import
     from detection.config import load_config
     from detection.workshop.analysis.anchors import find_anchors, resize_factors
+    from detection.workshop.reports.contact_sheet import sheet_section
+    from detection.workshop.reports.crops import example_strips
     from detection.workshop.reports.exploration import anchor_section, overview
+    from detection.workshop.reports.page import render_page, write_page
 
     cfg = load_config(args.config_file, overrides)
     sources = _sources(cfg, files, args.image_root)

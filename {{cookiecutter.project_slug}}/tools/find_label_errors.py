@@ -20,14 +20,19 @@ from detection.checks.reviews import has_decisions, write_review
 from detection.data.results import read_ground_truth_and_results
 from detection.evaluation.matching import match
 from detection.utils.arguments import find_config
-from detection.utils.cli import command_parser, non_negative_int, positive_int, tool
+from detection.utils.cli import (
+    DEFAULT_CONFIG,
+    add_config_file,
+    command_parser,
+    non_negative_int,
+    positive_int,
+    tool,
+)
 from detection.utils.errors import UserError
 from detection.utils.files import keep_inputs
 from detection.utils.image_roots import config_root
 from detection.utils.paths import DATASETS, in_project
 from detection.workshop.analysis.label_errors import find_label_errors
-from detection.workshop.reports.crops import suggestion_section
-from detection.workshop.reports.page import render_page, write_page
 
 # in output/, as `make labels` writes them
 OF_FOLDS = "{}_fold[0-9]*/predictions/folds_[0-9]*_val.json"
@@ -42,11 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="COCO results, and the annotations that they are on (default: of --config-file's "
         f"trainings on folds, and {DATASETS}/train.json)",
     )
-    parser.add_argument(
-        "--config-file",
-        default=in_project("configs/faster_rcnn_R_50_FPN.py"),
-        help="whose trainings on folds to take (default: %(default)s)",
-    )
+    add_config_file(parser, "whose trainings on folds to take", DEFAULT_CONFIG)
     parser.add_argument("--image-root", help="what the file_name of each image is relative to")
     parser.add_argument(
         "--output",
@@ -87,6 +88,10 @@ def find(args: argparse.Namespace) -> list[str]:
         if both := seen & {r["image_id"] for r in found}:
             raise UserError(f"{file}: predicts on image {min(both)}, as an earlier file does")
         results += found
+    # slow to import
+    from detection.workshop.reports.crops import suggestion_section
+    from detection.workshop.reports.page import render_page, write_page
+
     suggestions = find_label_errors(coco, match(coco, results))[: args.max]
     root = args.image_root or _config_root(args.config_file, json_file)
     categories = sorted(coco["categories"], key=lambda c: c["id"])

@@ -28,13 +28,6 @@ from detection.utils.image_roots import config_root
 from detection.utils.paths import in_project
 from detection.workshop.analysis.label_errors import find_label_errors
 from detection.workshop.analysis.runs import check_classes, read_history, read_image_root
-from detection.workshop.reports.comparison import comparison
-from detection.workshop.reports.competition import competition_notes, competition_section
-from detection.workshop.reports.crops import suggestion_section
-from detection.workshop.reports.errors import class_names, errors_section
-from detection.workshop.reports.page import render_page, write_page
-from detection.workshop.reports.training import run_section
-from detection.workshop.reports.worst_images import worst_section
 
 MAX_SUGGESTIONS = 300  # probable label errors, in a CSV beside the page
 
@@ -103,6 +96,11 @@ def compare(args: argparse.Namespace) -> list[str]:
         name: read_ground_truth_and_results(path, args.json_file)
         for name, path in args.results.items()
     }
+    # slow to import
+    from detection.workshop.reports.comparison import comparison
+    from detection.workshop.reports.competition import competition_notes
+    from detection.workshop.reports.page import render_page, write_page
+
     coco = next(iter(loaded.values()))[0]
     results = {name: found for name, (_, found) in loaded.items()}
     page = comparison(coco, results)
@@ -128,6 +126,14 @@ def report(args: argparse.Namespace) -> list[str]:
     if args.run:
         check_classes(args.run, [category["name"] for category in coco["categories"]])
     curves = read_history(args.run) if args.run else {}
+    # slow to import
+    from detection.workshop.reports.competition import competition_section
+    from detection.workshop.reports.crops import suggestion_section
+    from detection.workshop.reports.errors import class_names, errors_section
+    from detection.workshop.reports.page import render_page, write_page
+    from detection.workshop.reports.training import run_section
+    from detection.workshop.reports.worst_images import worst_section
+
     matches = match(coco, results)
     page = errors_section(coco, results, matches)
     page |= run_section(curves) | competition_section(coco, results, args.metric)

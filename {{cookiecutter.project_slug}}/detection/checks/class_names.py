@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
 from detection.checks.records import CATEGORY, schema_error
-from detection.utils.text import listed
+from detection.utils.text import composed, folded, listed
 
 SHOWN = 5  # names that a sentence lists
 SHOWN_OF_LIST = 12  # where the list is the subject
@@ -94,10 +94,10 @@ def only_spelling(name: str, other: str) -> str:
     """In what two names differ if they look alike: case, blanks or Unicode form; else empty."""
     if name == other or _folded(name) != _folded(other):
         return ""
-    composed, other_composed = (unicodedata.normalize("NFC", text) for text in (name, other))
-    if composed == other_composed:
+    name, other = composed(name), composed(other)
+    if name == other:
         return "in Unicode form (NFC, NFD), which no eye can see"
-    if "".join(composed.split()) == "".join(other_composed.split()):
+    if "".join(name.split()) == "".join(other.split()):
         return "in blanks"
     return "in upper and lower case or in width"
 
@@ -170,7 +170,7 @@ def list_names(names: Sequence[str], start: int = 0) -> str:
 
 
 def _folded(name: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return "".join(folded(unicodedata.normalize("NFKC", name)).split())
 
 
 def _list(names: list[str]) -> str:

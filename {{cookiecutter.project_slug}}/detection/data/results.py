@@ -6,7 +6,6 @@ and another json may have the same ids for other images.
 """
 
 import os
-import unicodedata
 from collections.abc import Container, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +14,7 @@ from detection.data.coco import category_id_map, parse_json, read_coco, validate
 from detection.utils.errors import UserError
 from detection.utils.files import read_record
 from detection.utils.run_lengths import run_length_problem
+from detection.utils.text import composed
 
 DETECTION = ("image_id", "category_id", "bbox", "score")  # the fields that each one needs
 
@@ -83,7 +83,7 @@ def check_same_images(results_file: str | Path, images: list[dict], json_file: s
 
 
 def _parts(file_name: str) -> tuple[str, ...]:
-    return PurePosixPath(unicodedata.normalize("NFC", file_name.replace("\\", "/"))).parts
+    return PurePosixPath(composed(file_name.replace("\\", "/"))).parts
 
 
 def read_results(

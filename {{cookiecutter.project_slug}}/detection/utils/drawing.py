@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 # How the file names of fonts with Chinese, Japanese or Korean glyphs begin, the best first.
@@ -34,6 +33,8 @@ class Box(NamedTuple):
 
 def find_fonts(texts: Iterable[str]) -> tuple[list[str], set[int]]:
     """Files of fonts that can write `texts`, the best first, and the code points that none has."""
+    from matplotlib import font_manager  # slow to import
+
     paths = [font_manager.findfont("DejaVu Sans")]  # comes with matplotlib
     missing = {ord(character) for text in texts for character in text}
     missing -= _code_points(paths[0])
@@ -146,6 +147,8 @@ class BoxPainter:
 
 @cache
 def _code_points(path: str) -> frozenset[int]:
+    from matplotlib import font_manager
+
     return frozenset(font_manager.get_font(path).get_charmap())
 
 

@@ -6,8 +6,6 @@ import warnings
 from fractions import Fraction
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from detection.data.coco import validate
 from detection.utils.errors import UserError
@@ -90,6 +88,9 @@ def merge_groups(*groupings: np.ndarray) -> np.ndarray:
     starts = num_images + np.cumsum([0, *(int(groups.max()) + 1 for groups in groupings)])
     nodes = np.hstack([groups + start for groups, start in zip(groupings, starts, strict=False)])
     images = np.tile(np.arange(num_images), len(groupings))
+    from scipy.sparse import coo_array  # slow to import
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(nodes), bool), (images, nodes)), shape=2 * (starts[-1],))
     components = connected_components(graph, directed=False)[1][:num_images]
     return np.unique(components, return_inverse=True)[1].reshape(-1)
