@@ -300,6 +300,8 @@ def test_kill_while_the_json_is_cut_back_loses_no_row(tmp_path, monkeypatch):
 
 
 def test_tensorboard_is_cut_back_on_resume(tmp_path):
+    TensorboardWriter(str(tmp_path / "refused"), 4, WINDOW).close()  # by a resume, before it starts
+    assert not (tmp_path / "refused").exists()
     train([TensorboardWriter(str(tmp_path), 4, WINDOW)], LOSSES[:30], max_iter=30)
     time.sleep(1)  # the files are read in the order of the seconds in their names
     train([TensorboardWriter(str(tmp_path), 4, WINDOW)], LOSSES[14:], start_iter=14)

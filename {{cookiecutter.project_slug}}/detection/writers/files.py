@@ -64,12 +64,13 @@ class TensorboardWriter(TensorboardXWriter):
             period: iterations between two writes.
             window_size: of the median over training scalars.
         """
-        super().__init__(log_dir)
+        self._log_dir = log_dir
         self.period = period
         self._scalars = NewScalars(window_size)
-        self._last_write = math.inf  # the base class is left images and histograms only
 
     def start(self, start_iter: int, cfg) -> None:
+        super().__init__(self._log_dir)  # only now: a refused resume leaves no file
+        self._last_write = math.inf  # the base class writes only images and histograms
         self._scalars.start(start_iter)
         # as SummaryWriter does for its `purge_step`
         session = SessionLog(status=SessionLog.START)
