@@ -39,7 +39,7 @@ from detection.modeling.build import build_model
 from detection.utils.arguments import find_config
 from detection.utils.cli import exit_status
 from detection.utils.failures import explained
-from detection.utils.files import keep_inputs
+from detection.utils.files import refuse_to_overwrite
 from detection.utils.image_roots import config_root
 from detection.utils.output_lock import locked_file
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     is_json = args.images.endswith(".json")
     name = results_name(args.images)
     output = Path(args.output or f"{cfg.train.output_dir}/predictions/{name}.json")
-    keep_inputs(output, args.images, find_config(args.config_file), args.checkpoint)
+    refuse_to_overwrite(output, args.images, find_config(args.config_file), args.checkpoint)
     root = args.image_root
     if root is None and is_json and "dataset" in cfg:
         root = config_root(cfg.dataset, args.images)

@@ -39,7 +39,7 @@ from detection.engine import (
     PreciseBN,
     PredictionImages,
     SeedIterations,
-    SharedStatistics,
+    SyncStatistics,
     build_trainer,
     find_start,
     prepared,
@@ -83,7 +83,7 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
         LossNormalizer(model),
         ema,  # before anything evaluates or saves the average
         PreciseBN.build(cfg, evaluated),  # before anything uses the statistics that it sets
-        SharedStatistics([model, evaluated], train.eval_period, train.checkpointer.period),
+        SyncStatistics([model, evaluated], train.eval_period, train.checkpointer.period),
     ]
     result_hooks = [  # a resumed run repeats these if a kill cut them off
         PeriodicCheckpointer(checkpointer, **train.checkpointer),  # before the evaluation can fail

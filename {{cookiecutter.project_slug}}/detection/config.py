@@ -64,7 +64,7 @@ def _origin(lr: DictConfig | float) -> str:
         factor = batches if lr.power == 1 else f"({batches})^{lr.power:g}"
         return f" = {lr.base_lr:g} × {factor} (base_lr × total_batch_size / base_batch_size)"
     except OmegaConfBaseException:  # another rule
-        return f", by {plain(lr)['_target_']}"
+        return f", by {to_plain(lr)['_target_']}"
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -108,7 +108,7 @@ def all_keys(cfg: DictConfig | ListConfig, prefix: str = "") -> list[str]:
     return keys
 
 
-def takes(target, name: str) -> bool:
+def accepts_argument(target, name: str) -> bool:
     """Whether a LazyCall's callable has a parameter of that name, though the config leaves it out.
 
     Only names written in the signature count: **kwargs would let any typing mistake through.
@@ -124,14 +124,14 @@ def takes(target, name: str) -> bool:
     return name != "self" and name in parameters and parameters[name].kind in kinds
 
 
-def plain(cfg) -> object:
+def to_plain(cfg) -> object:
     """The config as dicts, lists and scalars; callables as dotted names, for display elsewhere."""
     if OmegaConf.is_config(cfg):
         cfg = OmegaConf.to_container(cfg, resolve=True)
     if isinstance(cfg, dict):
-        return {str(k): plain(v) for k, v in cfg.items()}
+        return {str(k): to_plain(v) for k, v in cfg.items()}
     if isinstance(cfg, list | tuple):
-        return [plain(v) for v in cfg]
+        return [to_plain(v) for v in cfg]
     if cfg is None or isinstance(cfg, bool | int | float | str):
         return cfg
     if callable(cfg) and hasattr(cfg, "__qualname__"):
@@ -198,7 +198,7 @@ def _exists(cfg: DictConfig, key: str) -> bool:
             return name.isdigit() and int(name) < len(node)
         if not isinstance(node, DictConfig) or node._is_none():
             return False
-        return name in node or ("_target_" in node and takes(node._target_, name))
+        return name in node or ("_target_" in node and accepts_argument(node._target_, name))
     except OmegaConfBaseException:
         return False
 
@@ -222,7 +222,9 @@ def _fill_in(cfg: DictConfig) -> None:
     common = str(PROJECT_ROOT / "configs" / "common")
     defaults = LazyConfig.load(f"{common}/train.py").train
     evaluator = OmegaConf.select(cfg, "dataloader.evaluator._target_")
-    if evaluator is not None and not takes(evaluator, "metric"):  # such as detectron2's own
+    if evaluator is not None and not accepts_argument(
+        evaluator, "metric"
+    ):  # such as detectron2's own
         defaults.best_checkpointer.val_metric = "bbox/AP"
     cfg.train = OmegaConf.merge(defaults, cfg.get("train", {}))
     for name in ("writers", "tta"):

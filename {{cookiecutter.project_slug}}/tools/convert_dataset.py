@@ -27,7 +27,7 @@ from detection.checks.report import format_findings
 from detection.classes import CLASSES
 from detection.utils.cli import command_parser, tool
 from detection.utils.errors import UserError
-from detection.utils.files import write_all
+from detection.utils.files import write_json_files
 from detection.utils.image_files import ImageFolder
 from detection.utils.image_roots import config_root
 from detection.utils.paths import DATASETS, in_project
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> bool:
     )
     if not coco["images"]:
         raise UserError(f"{source}: holds no annotations of images in {folder.folder}")
-    write_all({Path(args.output): coco}, force=args.force)
+    write_json_files({Path(args.output): coco}, force=args.force)
     for note in notes:
         print(f"note     {note}")
     counts = f"{len(coco['images'])} images, {len(coco['annotations'])} annotations"

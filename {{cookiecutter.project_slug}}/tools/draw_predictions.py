@@ -26,7 +26,7 @@ from detection.data.results import read_results
 from detection.utils.cli import command_parser, tool, unit_interval
 from detection.utils.drawing import Box, BoxPainter
 from detection.utils.errors import UserError
-from detection.utils.files import keep_inputs, write_whole
+from detection.utils.files import refuse_to_overwrite, write_atomically
 from detection.utils.images import read_image
 
 WIDTH = 500  # pixels of each image in the picture
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 1 <= args.count <= 50:
         raise UserError(f"--count must be between 1 and 50, not {args.count}")
-    keep_inputs(args.output, args.annotations, args.results)
+    refuse_to_overwrite(args.output, args.annotations, args.results)
     coco = read_coco(args.annotations)
     validate(coco, args.annotations, ("id", "file_name"), ("image_id", "category_id", "bbox"))
     category_ids = {category["id"] for category in coco["categories"]}
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     title = f"predictions, score {args.score:g} and up"
     png = io.BytesIO()
     Image.fromarray(draw(coco, results, args.image_root, args.count, title)).save(png, "PNG")
-    write_whole(args.output, png.getvalue())
+    write_atomically(args.output, png.getvalue())
     print(args.output)
 
 

@@ -27,7 +27,7 @@ from detection.evaluation.intervals import difference, resample
 from detection.inference.fusion import METHODS, fuse_results
 from detection.utils.cli import command_parser, named_path, positive_int, tool, unit_interval
 from detection.utils.errors import UserError
-from detection.utils.files import keep_inputs
+from detection.utils.files import refuse_to_overwrite
 from detection.utils.progress import progress
 
 
@@ -78,9 +78,9 @@ def fuse_and_score(args: argparse.Namespace) -> None:
     if is_scored:
         check_ground_truth(coco, args.json_file)
     members = {}
-    keep_inputs(args.output, args.json_file)
+    refuse_to_overwrite(args.output, args.json_file)
     for name, path in map(named_path, args.members):
-        keep_inputs(args.output, path)
+        refuse_to_overwrite(args.output, path)
         if name in members:
             raise UserError(f"two members are called {name}; write NAME={path}")
         members[name] = read_results(path, args.json_file, coco, category_ids)

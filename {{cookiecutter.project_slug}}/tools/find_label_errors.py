@@ -29,7 +29,7 @@ from detection.utils.cli import (
     tool,
 )
 from detection.utils.errors import UserError
-from detection.utils.files import keep_inputs
+from detection.utils.files import refuse_to_overwrite
 from detection.utils.image_roots import config_root
 from detection.utils.paths import DATASETS, in_project
 from detection.workshop.analysis.label_errors import find_label_errors
@@ -78,7 +78,7 @@ def find(args: argparse.Namespace) -> list[str]:
     *results_files, json_file = files
     csv_file = str(Path(args.output).with_suffix(".csv"))
     for output in (args.output, csv_file):
-        keep_inputs(output, json_file, *results_files)
+        refuse_to_overwrite(output, json_file, *results_files)
     if has_decisions(csv_file):
         raise UserError(f"{csv_file}: has decisions in it; choose another --output or move it away")
     results = []

@@ -19,7 +19,7 @@ from detection.data.results import read_ground_truth_and_results, read_models
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.evaluation.score_threshold import FILE, find_threshold, save_threshold
 from detection.utils.cli import command_parser, tool
-from detection.utils.files import keep_inputs
+from detection.utils.files import refuse_to_overwrite
 from tools.score_results import pairs_of, pool
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     pairs = pairs_of(args.files)
     output = args.output or str(Path(args.files[0]).parent / FILE)
-    keep_inputs(output, *args.files)
+    refuse_to_overwrite(output, *args.files)
     models = [model for results_file, _ in pairs for model in read_models(results_file)]
     found = find_threshold(args.metric, *pool(pairs), models)
     if found is None:

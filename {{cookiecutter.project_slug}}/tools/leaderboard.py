@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from tabulate import tabulate
 
 from detection.utils.cli import command_parser, tool
-from detection.utils.files import keep_inputs, write_whole
+from detection.utils.files import refuse_to_overwrite, write_atomically
 from detection.utils.paths import in_project
 from detection.utils.text import printable
 from detection.workshop.analysis.leaderboard import (
@@ -67,7 +67,7 @@ def write_csv(path: str, rows: list[dict]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"), path)
+    write_atomically(path, text.getvalue().encode("utf-8", "backslashreplace"), path)
 
 
 @tool
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.csv:
         for run in runs:
             folder = Path(args.folder, run.name)
-            keep_inputs(args.csv, folder / "metrics.json", folder / "config.yaml")
+            refuse_to_overwrite(args.csv, folder / "metrics.json", folder / "config.yaml")
         settings = [{key: v[k] for key, v in values.items()} for k in range(len(runs))]
         write_csv(args.csv, [a | b for a, b in zip(rows, settings, strict=True)])
     for row, text in zip(rows, describe(values, len(rows)), strict=True):

@@ -24,7 +24,7 @@ from detection.evaluation.competition_metrics import METRICS
 from detection.evaluation.score_threshold import FILE, read_threshold
 from detection.utils.cli import command_parser, tool, unit_interval
 from detection.utils.errors import UserError
-from detection.utils.files import keep_inputs
+from detection.utils.files import refuse_to_overwrite
 from detection.workshop.submission.checks import check_submission
 from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS
 from detection.workshop.submission.writing import find_format, write_submission
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sample", help="the competition's sample submission, to compare with")
     args = parser.parse_args(argv)
     output = args.output or f"submission{find_format(args.format).suffix}"
-    keep_inputs(output, args.results, args.json_file, args.sample)
+    refuse_to_overwrite(output, args.results, args.json_file, args.sample)
     if args.sample is not None and not Path(args.sample).is_file():
         raise UserError(f"{args.sample}: no such file; --sample takes the competition's sample")
     min_score, note = choose_min_score(args)

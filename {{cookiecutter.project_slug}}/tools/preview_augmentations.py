@@ -23,7 +23,7 @@ from detection.utils.arguments import find_config
 from detection.utils.cli import add_config_file, command_parser, tool
 from detection.utils.drawing import Box, BoxPainter
 from detection.utils.errors import UserError
-from detection.utils.files import write_whole
+from detection.utils.files import write_atomically
 from detection.utils.paths import in_project
 
 GAP = 4  # pixels between two images
@@ -97,7 +97,7 @@ def preview(config_file: str, overrides: list[str], count: int, output: str, cel
     grid = picture(samples, painter, cfg.dataloader.train.mapper.image_format, cell)
     png = io.BytesIO()
     Image.fromarray(grid).save(png, "PNG")
-    write_whole(in_project(output), png.getvalue(), output)
+    write_atomically(in_project(output), png.getvalue(), output)
 
 
 @tool

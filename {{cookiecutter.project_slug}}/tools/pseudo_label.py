@@ -27,7 +27,7 @@ from detection.data.coco import category_id_map, read_coco, validate
 from detection.data.results import read_ground_truth_and_results, read_results
 from detection.utils.cli import command_parser, tool, unit_interval
 from detection.utils.errors import UserError
-from detection.utils.files import keep_inputs, write_all
+from detection.utils.files import refuse_to_overwrite, write_json_files
 from detection.utils.paths import DATASETS
 from detection.workshop.preparation.pseudo_labels import (
     Quality,
@@ -84,7 +84,7 @@ def label(args: argparse.Namespace) -> None:
         raise UserError("--precision needs --validated, to be measured on")
     if args.precision is not None and not 0 < args.precision <= 1:
         raise UserError(f"--precision {args.precision}: it has to be over 0, and 1 at most")
-    keep_inputs(args.output, args.results, args.json_file, *(args.validated or ()))
+    refuse_to_overwrite(args.output, args.results, args.json_file, *(args.validated or ()))
     coco = read_coco(args.json_file)
     names = {c["id"]: c["name"] for c in coco["categories"]}
     category_ids = category_id_map(coco, args.json_file)
@@ -98,7 +98,7 @@ def label(args: argparse.Namespace) -> None:
     annotations = labelled["annotations"]
     if not annotations:
         raise UserError(f"{args.results}: no detection is that confident; choose lower scores")
-    is_new = write_all({Path(args.output): labelled}, force=args.force)
+    is_new = write_json_files({Path(args.output): labelled}, force=args.force)
 
     detected = Counter(result["category_id"] for result in results)
     kept = Counter(annotation["category_id"] for annotation in annotations)

@@ -23,7 +23,7 @@ from detection.data.results import read_ground_truth_and_results
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.evaluation.matching import match
 from detection.utils.cli import command_parser, named_path, non_negative_int, tool
-from detection.utils.files import keep_inputs
+from detection.utils.files import refuse_to_overwrite
 from detection.utils.image_roots import config_root
 from detection.utils.paths import in_project
 from detection.workshop.analysis.label_errors import find_label_errors
@@ -91,7 +91,7 @@ def compare(args: argparse.Namespace) -> list[str]:
     Raises:
         UserError: a file cannot be used.
     """
-    keep_inputs(args.output, args.json_file, *args.results.values())
+    refuse_to_overwrite(args.output, args.json_file, *args.results.values())
     loaded = {
         name: read_ground_truth_and_results(path, args.json_file)
         for name, path in args.results.items()
@@ -117,7 +117,7 @@ def report(args: argparse.Namespace) -> list[str]:
     Raises:
         UserError: a file cannot be used, or nothing can be compared.
     """
-    keep_inputs(args.output, args.json_file, args.results)
+    refuse_to_overwrite(args.output, args.json_file, args.results)
     if args.wandb:
         from detection.workshop.reports.wandb import send_report, writer_settings  # slow to import
 

@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train_net.py")
     args = parser.parse_intermixed_args(argv)
     find_config(args.config_file)
-    from detection.config import load_config, plain  # slow to import
+    from detection.config import load_config, to_plain  # slow to import
 
-    config = plain(load_config(args.config_file, args.overrides))
+    config = to_plain(load_config(args.config_file, args.overrides))
     is_utf8 = "utf" in sys.stdout.encoding.lower()  # else YAML's own escapes
     print(yaml.safe_dump(config, sort_keys=False, allow_unicode=is_utf8, default_flow_style=None))
 

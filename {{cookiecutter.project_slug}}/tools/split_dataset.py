@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from detection.data.coco import read_coco
 from detection.utils.cli import DEFAULT_CONFIG, add_config_file, command_parser, tool
 from detection.utils.errors import UserError
-from detection.utils.files import write_all
+from detection.utils.files import write_json_files
 from detection.utils.image_contents import label_equal
 from detection.utils.image_roots import config_root
 from detection.utils.paths import DATASETS, in_project
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> None:
         files |= {folder / "val.json": subset(coco, is_val)}
     if any(path.resolve() == Path(args.json_file).resolve() for path in files):
         raise UserError(f"{args.json_file}: would be overwritten; choose another --output")
-    is_new = write_all(files, stale, args.force)
+    is_new = write_json_files(files, stale, args.force)
 
     print(table(coco, counts, folds, names, shuffled))
     for k, category in enumerate(coco["categories"]):

@@ -14,7 +14,7 @@ from detection.checkpoint.load import load_weights
 from detection.config import load_config
 from detection.engine.setup import set_max_iter
 from detection.evaluation.validation_loss import with_validation_losses
-from detection.modeling.build import without_pretrained
+from detection.modeling.build import without_pretrained_download
 from detection.modeling.freezing import freeze
 from detection.modeling.timm_backbone import TimmBackbone
 from detection.solver.ema import EMAHook
@@ -274,7 +274,7 @@ def test_layer_decay_knows_the_backbone_of_each_config(path):
     cfg = load_config(str(path))
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
-        model = instantiate(without_pretrained(cfg.model))
+        model = instantiate(without_pretrained_download(cfg.model))
     rates = {group["lr"] for group in layer_decayed_params(model, lr=1.0, layer_decay=0.5)}
     assert len(rates) > 4 and max(rates) == 1.0
     assert max(block_depths(model).values()) >= 10

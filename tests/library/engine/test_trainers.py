@@ -14,7 +14,7 @@ import torch
 from detection.engine.checkpoint_hooks import BestCheckpointer, EarlyStopping
 from detection.engine.hooks import EvalHook, PeriodicWriter
 from detection.engine.trainer import Trainer
-from detection.modeling.build import on_device
+from detection.modeling.build import to_device
 from detection.modeling.freezing import freeze
 from detection.solver.ema import EMAHook
 from detection.solver.precision import amp_dtype
@@ -259,7 +259,7 @@ def test_frozen_parts_stay_as_they_are():
 def test_layout_in_memory_changes_no_value(chosen, is_last):
     model = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3), torch.nn.Linear(4, 4))
     before = model[0].weight.detach().clone()
-    on_device(model, "cpu", chosen)
+    to_device(model, "cpu", chosen)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last) == is_last
     assert torch.equal(model[0].weight, before)
 

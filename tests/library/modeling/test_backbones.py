@@ -9,7 +9,7 @@ import timm
 import torch
 from conftest import PROJECT_ROOT
 from detection.config import load_config
-from detection.modeling.build import without_pretrained
+from detection.modeling.build import without_pretrained_download
 from detection.modeling.simple_pyramid import SimplePyramid
 from detection.modeling.timm_backbone import TimmBackbone, pixel_statistics
 from detection.utils.errors import UserError
@@ -144,7 +144,7 @@ def test_pixels_are_normalized_as_in_the_pretraining():
     cfg = load_config(path, [name, "~model.backbone.bottom_up.model_args"])
     assert cfg.dataloader.test.mapper.image_format == cfg.model.input_format == "RGB"
     # and what is to be loaded from a checkpoint downloads nothing
-    model = instantiate(without_pretrained(cfg.model))
+    model = instantiate(without_pretrained_download(cfg.model))
     assert model.pixel_mean.flatten().tolist() == pytest.approx([127.5] * 3)
     assert model.pixel_std.flatten().tolist() == pytest.approx([127.5] * 3)
     assert pixel_statistics("resnet18.a1_in1k", "mean") == pytest.approx([123.675, 116.28, 103.53])

@@ -19,7 +19,7 @@ from detection.checkpoint import classes as checkpoint_classes
 from detection.checkpoint.files import SafeCheckpointer
 from detection.data.datasets import class_names
 from detection.utils.errors import UserError
-from detection.utils.files import read_record, write_record, write_whole
+from detection.utils.files import read_record, write_atomically, write_record
 from detection.utils.text import listed
 
 logger = logging.getLogger("detectron2.detection")
@@ -70,7 +70,7 @@ class WholeFileCheckpointer(SafeCheckpointer):
             self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        write_whole(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())
+        write_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename.encode())
 
 
 def build_checkpointer(cfg, model: torch.nn.Module, **checkpointables) -> WholeFileCheckpointer:

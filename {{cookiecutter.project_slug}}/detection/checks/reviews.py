@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detection.utils.errors import UserError
-from detection.utils.files import write_whole
+from detection.utils.files import write_atomically
 
 WRONG_LABEL, MISSING_BOX, LOOSE_BOX = KINDS = ("wrong label", "missing box", "loose box")
 FIX, KEEP, DROP = DECISIONS = ("fix", "keep", "drop")
@@ -55,7 +55,7 @@ def write_review(suggestions: list[Suggestion], names: dict[int, str], csv_file:
         image = s.image.get("file_name", ""), s.image["id"]
         new = s.new_class, *old[2:], *(f"{v:.2f}" for v in s.new_box)
         rows.writerow(["", number, s.kind, f"{s.score:.3f}", *image, *old[:2], *new])
-    write_whole(csv_file, text.getvalue().encode("utf-8-sig", "replace"), csv_file, "")
+    write_atomically(csv_file, text.getvalue().encode("utf-8-sig", "replace"), csv_file, "")
 
 
 def has_decisions(csv_file: str) -> bool:

@@ -9,7 +9,7 @@ from detection.checks.class_names import describe_differences, spare_categories
 from detection.checks.records import CATEGORY, IMAGE, has_id, schema_error
 from detection.classes import CLASSES
 from detection.utils.errors import UserError
-from detection.utils.files import write_whole
+from detection.utils.files import write_atomically
 
 
 def read_coco(json_file: str) -> dict:
@@ -80,7 +80,7 @@ def write_json(content: dict | list, json_file: str) -> None:
         text = json.dumps(content, ensure_ascii=False)
     except RecursionError as e:
         raise UserError(f"{json_file}: cannot be written, a value in it is nested too deep") from e
-    write_whole(json_file, text.encode("utf-8", "backslashreplace"), json_file)
+    write_atomically(json_file, text.encode("utf-8", "backslashreplace"), json_file)
 
 
 def validate(

@@ -14,7 +14,7 @@ from detection.engine.hooks import (
     PeriodicWriter,
     PreciseBN,
     SeedIterations,
-    SharedStatistics,
+    SyncStatistics,
 )
 from detection.engine.launch import run
 from detection.engine.prediction_images import PredictionImages
@@ -33,7 +33,7 @@ __all__ = [
     "PreciseBN",
     "PredictionImages",
     "SeedIterations",
-    "SharedStatistics",
+    "SyncStatistics",
     "build_trainer",
     "dev_run",
     "find_start",

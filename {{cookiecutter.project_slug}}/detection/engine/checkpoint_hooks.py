@@ -21,7 +21,7 @@ from detection.checkpoint.checkpointer import (
 from detection.checkpoint.classes import KEY
 from detection.engine.hooks import is_cut_off
 from detection.utils.errors import UserError
-from detection.utils.files import read_record, write_record, write_whole
+from detection.utils.files import read_record, write_atomically, write_record
 from detection.utils.paths import BEST_RESULTS, LAST_RESULTS
 from detection.writers.metric_names import MetricNames
 
@@ -137,7 +137,7 @@ class BestCheckpointer(HookBase):
                 {"model": self._model.state_dict(), **record}, self._folder / "model_best.pth"
             )
             if (results := self._folder / LAST_RESULTS).is_file():
-                write_whole(str(self._folder / BEST_RESULTS), results.read_bytes())
+                write_atomically(str(self._folder / BEST_RESULTS), results.read_bytes())
             write_record(self._record, record)
         logger.info(f"best {self._val_metric} so far: {value:.4g}, kept as model_best.pth")
 

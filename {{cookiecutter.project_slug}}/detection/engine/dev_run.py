@@ -10,7 +10,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
 from detection.checkpoint.load import load_weights
-from detection.config import takes
+from detection.config import accepts_argument
 from detection.data.coco import read_coco, write_json
 from detection.data.datasets import class_names, first_images
 from detection.inference.predictor import Predictor, batches_file
@@ -47,7 +47,7 @@ def shorten(cfg: DictConfig) -> None:
     if "names" in test.dataset:  # the evaluator's name usually refers to it, and it moves below
         evaluator.dataset_name = test.dataset.names
     test.dataset = LazyCall(first_images)(dataset=test.dataset, count=IMAGES)
-    if takes(evaluator._target_, "only_seen"):
+    if accepts_argument(evaluator._target_, "only_seen"):
         evaluator.only_seen = True
 
 

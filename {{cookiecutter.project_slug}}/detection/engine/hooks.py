@@ -61,7 +61,7 @@ class PreciseBN(hooks.PreciseBN):
         self._data_iter = None
 
 
-class SharedStatistics(HookBase):
+class SyncStatistics(HookBase):
     """
     Averages BatchNorm's statistics and loss normalizers over the processes.
 

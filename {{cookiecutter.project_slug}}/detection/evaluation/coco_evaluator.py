@@ -16,7 +16,7 @@ from detection.data.coco import read_coco
 from detection.evaluation.average_precision import average_precision, results_table
 from detection.evaluation.competition_metrics import find_metric
 from detection.evaluation.metric import describe, named_scores
-from detection.utils.files import write_whole
+from detection.utils.files import write_atomically
 from detection.utils.paths import LAST_RESULTS
 
 logger = logging.getLogger("detectron2.detection")
@@ -86,7 +86,7 @@ class COCOEvaluator(DatasetEvaluator):
         results = [{**r, "category_id": ids[r["category_id"]]} for r in results]
         if self._output_dir:
             path = os.path.join(self._output_dir, os.path.basename(LAST_RESULTS))
-            write_whole(path, json.dumps(results).encode())  # twice as fast as json.dump
+            write_atomically(path, json.dumps(results).encode())  # twice as fast as json.dump
 
         ground_truth = read_coco(self._metadata.json_file)
         if self._only_seen:

@@ -18,11 +18,11 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from detection.classes import CLASSES
-from detection.config import plain
+from detection.config import to_plain
 from detection.data.batching import detect
 from detection.data.coco import category_id_map
 from detection.utils.errors import UserError
-from detection.utils.files import write_whole
+from detection.utils.files import write_atomically
 from detection.utils.image_files import is_file, likely_roots
 from detection.utils.progress import progress
 
@@ -115,7 +115,7 @@ class Predictor:
             logger.info(f"{partial}: continues after {len(done)} batches")
         batches = -(-len(self._images) // self._batch_size)
         if not done:
-            write_whole(partial, f"{json.dumps(key)}\n".encode())
+            write_atomically(partial, f"{json.dumps(key)}\n".encode())
         with open(partial, "a", encoding="utf-8") as f:
             left = self._batches(len(done))
             for results in progress(left, batches, "batches", len(done)):
@@ -174,9 +174,9 @@ def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> d
     weights = Path(weights)
     stat = weights.stat() if weights.is_file() else None
     return {
-        "model": plain(cfg.model),
-        "mapper": plain(cfg.dataloader.test.mapper),
-        "tta": plain(cfg.tta),
+        "model": to_plain(cfg.model),
+        "mapper": to_plain(cfg.dataloader.test.mapper),
+        "tta": to_plain(cfg.tta),
         "classes": list(CLASSES),
         "weights": [str(weights), stat and stat.st_size, stat and stat.st_mtime_ns],
         "images": [
@@ -190,7 +190,7 @@ def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> d
 
 def model_name(cfg: DictConfig, weights: str) -> str:
     """What tells predictions of one model from another's: `weights@fingerprint`."""
-    views = json.dumps(plain(cfg.tta), sort_keys=True) if cfg.tta.enabled else ""
+    views = json.dumps(to_plain(cfg.tta), sort_keys=True) if cfg.tta.enabled else ""
     digest = hashlib.sha256(views.encode())
     if Path(weights).is_file():
         with open(weights, "rb") as file:
@@ -214,5 +214,5 @@ def _read_partial(partial: Path, key: str) -> list[list[dict]]:
         for line in lines[1:]:
             done.append(json.loads(line[: line.index("\n")]))
     if 1 + len(done) < len(lines):
-        write_whole(partial, "".join(lines[: 1 + len(done)]).encode())
+        write_atomically(partial, "".join(lines[: 1 + len(done)]).encode())
     return done

@@ -23,15 +23,15 @@ def build_model(cfg: DictConfig, pretrained: bool = True) -> torch.nn.Module:
     Raises:
         UserError: `train.freeze` names nothing, or leaves nothing to train.
     """
-    model = instantiate(cfg.model if pretrained else without_pretrained(cfg.model))
+    model = instantiate(cfg.model if pretrained else without_pretrained_download(cfg.model))
     with quiet_console():
         logger.info(f"Model:\n{model}")
-    on_device(model, cfg.train.device, cfg.train.channels_last)
+    to_device(model, cfg.train.device, cfg.train.channels_last)
     freeze(model, cfg.train.freeze)
     return model
 
 
-def without_pretrained(model: DictConfig) -> DictConfig:
+def without_pretrained_download(model: DictConfig) -> DictConfig:
     """The config of a model whose weights all come from a checkpoint: none are downloaded."""
     model = model.copy()
     if OmegaConf.select(model, "backbone.bottom_up.pretrained"):
@@ -39,7 +39,7 @@ def without_pretrained(model: DictConfig) -> DictConfig:
     return model
 
 
-def on_device(model: torch.nn.Module, device: str, channels_last: bool | None) -> torch.nn.Module:
+def to_device(model: torch.nn.Module, device: str, channels_last: bool | None) -> torch.nn.Module:
     """
     Move a model to a device, where its convolutions work in one of two layouts.
 

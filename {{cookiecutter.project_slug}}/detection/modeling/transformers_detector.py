@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import nn
 
-from detection.config import plain
+from detection.config import to_plain
 from detection.modeling.transformers_losses import Float32Loss, by_kind, store_layers, weighted
 from detection.modeling.transformers_weights import own_names
 from detection.utils.errors import UserError
@@ -61,7 +61,7 @@ class TransformersDetector(nn.Module):
             UserError: no such family, or a setting that it lacks.
         """
         super().__init__()
-        self.net = _build(model_type, num_classes, plain(config or {}))
+        self.net = _build(model_type, num_classes, to_plain(config or {}))
         if gradient_checkpointing:
             _enable_gradient_checkpointing(self.net, model_type)
         self.net.loss_function = Float32Loss(self.net)

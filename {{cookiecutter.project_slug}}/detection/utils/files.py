@@ -9,7 +9,7 @@ from pathlib import Path
 from detection.utils.errors import UserError
 
 
-def keep_inputs(output: str | Path, *inputs: str | Path | None) -> None:
+def refuse_to_overwrite(output: str | Path, *inputs: str | Path | None) -> None:
     """
     Refuse an output that cannot be written, before any work is done for it.
 
@@ -27,7 +27,7 @@ def keep_inputs(output: str | Path, *inputs: str | Path | None) -> None:
             raise UserError(f"{output}: is what is read; --output writes elsewhere")
 
 
-def write_whole(
+def write_atomically(
     path: str | Path, content: bytes, name: str | None = None, remedy: str = ""
 ) -> None:
     """
@@ -68,10 +68,12 @@ def read_record(path: Path) -> dict:
 
 def write_record(path: Path, record: dict) -> None:
     """Write what `read_record` reads."""
-    write_whole(path, json.dumps(record).encode() + b"\n")
+    write_atomically(path, json.dumps(record).encode() + b"\n")
 
 
-def write_all(files: dict[Path, dict], stale: Sequence[Path] = (), force: bool = False) -> bool:
+def write_json_files(
+    files: dict[Path, dict], stale: Sequence[Path] = (), force: bool = False
+) -> bool:
     """
     Write json files, all or none of them.
 

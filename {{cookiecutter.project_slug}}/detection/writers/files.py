@@ -7,8 +7,8 @@ import math
 from detectron2.utils.events import EventWriter, TensorboardXWriter
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from detection.utils.files import write_whole
-from detection.writers.scalars import NewScalars, _iteration, _read_lines
+from detection.utils.files import write_atomically
+from detection.writers.scalars import UnwrittenScalars, _iteration, _read_lines
 
 logger = logging.getLogger("detectron2.detection")
 
@@ -30,13 +30,13 @@ class JSONWriter(EventWriter):
         """
         self.period = period
         self._json_file = json_file
-        self._scalars = NewScalars(window_size)
+        self._scalars = UnwrittenScalars(window_size)
         self._file = None
 
     def start(self, start_iter: int, cfg) -> None:
         self._scalars.start(start_iter)
         kept = [line for line in _read_lines(self._json_file) if _iteration(line) < start_iter]
-        write_whole(self._json_file, b"".join(kept))
+        write_atomically(self._json_file, b"".join(kept))
         self._file = open(self._json_file, "a", encoding="utf-8")
 
     def write(self) -> None:
@@ -66,7 +66,7 @@ class TensorboardWriter(TensorboardXWriter):
         """
         self._log_dir = log_dir
         self.period = period
-        self._scalars = NewScalars(window_size)
+        self._scalars = UnwrittenScalars(window_size)
 
     def start(self, start_iter: int, cfg) -> None:
         super().__init__(self._log_dir)  # only now: a refused resume leaves no file

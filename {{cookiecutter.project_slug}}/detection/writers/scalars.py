@@ -18,7 +18,7 @@ logger = logging.getLogger("detectron2.detection")
 _EVERY_ITERATION = ("lr", "eta_seconds")
 
 
-class NewScalars:
+class UnwrittenScalars:
     """
     What came into the EventStorage since the last look, each value at its own iteration.
 

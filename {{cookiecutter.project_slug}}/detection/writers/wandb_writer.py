@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import OmegaConf
 
-from detection.config import plain
+from detection.config import to_plain
 from detection.utils.errors import UserError
 from detection.utils.files import read_record, write_record
 from detection.utils.wandb_files import find_parts, newest_id, read_rows, sync_command
@@ -31,7 +31,7 @@ from detection.utils.wandb_runs import (
     without_secrets,
 )
 from detection.writers.metric_names import MetricNames
-from detection.writers.scalars import NewScalars, read_metrics
+from detection.writers.scalars import UnwrittenScalars, read_metrics
 
 if TYPE_CHECKING:
     import wandb
@@ -92,7 +92,7 @@ class WandbWriter(EventWriter):
         self._project = project or None
         self._entity = entity or None
         self._name = name or self._output_dir.resolve().name
-        self._scalars = NewScalars(window_size)
+        self._scalars = UnwrittenScalars(window_size)
         self._mode = mode or os.environ.get("WANDB_MODE")
         if self._mode != "disabled":
             try:
@@ -128,7 +128,7 @@ class WandbWriter(EventWriter):
         rows = read_rows(find_parts(self._output_dir, run_id)) if is_resumed else {}
         json_file = OmegaConf.select(cfg, "writers.json.json_file") if is_resumed else None
         metrics = read_metrics(json_file) if json_file else {}
-        self._open(run_id, without_secrets(plain(cfg)))
+        self._open(run_id, without_secrets(to_plain(cfg)))
         if self._run is None:
             return
         atexit.register(self._finish, 1)  # should another hook's failure prevent `close`

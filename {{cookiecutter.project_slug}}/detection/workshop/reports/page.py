@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from detection.utils.drawing import class_color
-from detection.utils.files import write_whole
+from detection.utils.files import write_atomically
 
 PICTURE_SIDE = 420  # pixels: the longer side of a picture
 LETTER_WIDTH, LINE_HEIGHT = 9, 16  # about the room of names on a picture; Korean letters take two
@@ -59,7 +59,7 @@ def write_page(path: str, html: str) -> None:
     """
     # a json can name a class with half a surrogate pair, which UTF-8 cannot encode
     content = html.encode("utf-8", "xmlcharrefreplace")
-    write_whole(path, content, path, "; choose another --output")
+    write_atomically(path, content, path, "; choose another --output")
 
 
 def swatch(label: int) -> Markup:

@@ -15,7 +15,7 @@ from detection.data.coco import category_id_map, read_coco, validate
 from detection.data.results import read_results
 from detection.evaluation import extra_classes
 from detection.utils.errors import UserError
-from detection.utils.files import write_whole
+from detection.utils.files import write_atomically
 from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS, Format
 
 
@@ -145,4 +145,4 @@ def _write(output: str, text: str) -> None:
     path = Path(output).resolve()  # through a link, to the file itself
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{output}: is not a file, so it cannot be replaced by one")
-    write_whole(path, text.encode("utf-8"), output)
+    write_atomically(path, text.encode("utf-8"), output)
