@@ -43,7 +43,7 @@ def cut_off(checkpoint) -> None:
     [
         (Path.unlink, "train.max_iter=40", "model_final.pth, which is missing"),
         (cut_off, "train.max_iter=40", "model_final.pth, which is truncated"),
-        (None, "train.freeze=[backbone]", "is of another optimizer or train.freeze"),
+        (None, "train.freeze=[backbone]", "another optimizer or train.freeze"),
         (
             None,
             f"model.roi_heads.num_classes={len(CLASSES) + 1}",

@@ -163,22 +163,29 @@ class Trainer(SimpleTrainer):
     def _backward(self, batch: list[dict]) -> dict[str, torch.Tensor]:
         """Compute the gradients part by part; returns the batch's losses, each a mean."""
         self.optimizer.zero_grad()
-        ends = [len(batch) * part // self.accumulate for part in range(self.accumulate + 1)]
         losses = {}
-        for start, end in pairwise(ends):
-            share = (end - start) / len(batch)
-            is_last = end == len(batch)
+        parts = self._parts(batch)
+        for number, (part, share) in enumerate(parts, start=1):
             # DDP averages the gradients of all processes once, in the last part
+            is_last = number == len(parts)
             exchange = nullcontext if is_last else getattr(self.model, "no_sync", nullcontext)
             with exchange():
                 with torch.autocast(self._device, self._dtype) if self._dtype else nullcontext():
-                    part = self.model(batch[start:end])
-                if isinstance(part, torch.Tensor):
-                    part = {"total_loss": part}
-                self._scaler.scale(share * sum(part.values())).backward()
-            for name, loss in part.items():
+                    found = self.model(part)
+                if isinstance(found, torch.Tensor):
+                    found = {"total_loss": found}
+                self._scaler.scale(share * sum(found.values())).backward()
+            for name, loss in found.items():
                 losses[name] = losses.get(name, 0) + share * loss.detach()
         return losses
+
+    def _parts(self, batch: list[dict]) -> list[tuple[list[dict], float]]:
+        """`accumulate` parts of about equal size, and their shares of the batch."""
+        if self.accumulate == 1:
+            return [(batch, 1.0)]
+        count = min(self.accumulate, len(batch))
+        ends = [len(batch) * k // count for k in range(count + 1)]
+        return [(batch[i:j], (j - i) / len(batch)) for i, j in pairwise(ends)]
 
     def state_dict(self) -> dict:
         state = {**super().state_dict(), "grad_scaler": self._scaler.state_dict()}
