@@ -222,7 +222,7 @@ def test_says_what_is_odd_in_a_competition(bake, python, data_dir, tmp_path):
     files = [data / f"{split}.json" for split in ("train", "test")]
     status, report = check_dataset(python, path, *files, "--image-root", tmp_path)
     assert status == 1
-    assert [(f["kind"], f["split"], f["count"]) for f in report["findings"]] == [
+    assert {(f["kind"], f["split"], f["count"]) for f in report["findings"]} == {
         ("missing_images", "train", 4883),
         ("repeated_annotations", "train", 1),
         ("two_classes", "train", 1),
@@ -231,7 +231,7 @@ def test_says_what_is_odd_in_a_competition(bake, python, data_dir, tmp_path):
         ("missing_images", "test", 4871),
         ("no_annotations", "test", 1),
         ("category_numbering", "test", 10),
-    ]
+    }
 
 
 def test_splits_a_competition(bake, python, data_dir, tmp_path):
