@@ -1,4 +1,8 @@
-"""Optimizers; `params.model` is set to the model just before they are built."""
+"""
+Optimizers. A config imports one of them as `optimizer`, and may change it: its own lines win.
+
+`params.model` is set to the model just before they are built.
+"""
 
 import torch
 from detectron2.config import LazyCall as L

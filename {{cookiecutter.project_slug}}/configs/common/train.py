@@ -23,14 +23,14 @@ train = dict(
     ema=dict(enabled=False, decay=0.9998, warmup=10),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     precise_bn=dict(enabled=False, num_iter=200),  # only for models with trained BatchNorm
-    checkpointer=dict(period=1000, max_to_keep=2),
+    checkpointer=dict(period=1000, max_to_keep=2),  # iterations; the best is kept as well
     # what the competition ranks by, a key of METRICS in detection/evaluation/competition_metrics.py
     metric=DEFAULT_METRIC,
     # that metric as it is logged, also what early stopping and sweeps go by; e.g. "bbox/AP"
     best_checkpointer=dict(val_metric="competition/${train.metric}", mode="max"),
     artifacts=dict(enabled=False),  # the best and the last model to W&B: hundreds of MB a run
     early_stopping=dict(patience=None),  # e.g. 5 evaluations without a better one; None: off
-    eval_period=1000,
+    eval_period=1000,  # iterations; 0: only at the end
     val_loss=dict(enabled=False),  # the losses on dataloader.test too, at each evaluation
     # validation images with their boxes at each evaluation, for W&B and TensorBoard; count=0: none
     pictures=dict(count=8, max_size=1024, min_score=0.3),

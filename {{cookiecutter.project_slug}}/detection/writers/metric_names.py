@@ -2,8 +2,9 @@
 The team's metric names for detectron2's, so that charts of different frameworks overlay.
 
 A preset is one dictionary from detectron2's name to (new name, factor): to rename a metric or to
-add one, edit it there. `{class}` stands for each class of the data set. Losses and other training
-scalars that a preset does not name go under `train/`.
+add one, edit it there, or add a line at its end, such as `"bbox/AP50": ("val/AP50", 0.01)`, which
+wins over those above. `{class}` stands for each class of the data set. Losses and other training
+scalars that a preset does not name go under `train/`. `competition/…` keeps its name.
 """
 
 import ast
