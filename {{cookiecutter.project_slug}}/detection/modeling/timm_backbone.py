@@ -68,10 +68,15 @@ class TimmBackbone(Backbone):
         reductions = untrained.feature_info.reduction()
         is_plain_vit = len(reductions) > 1 and len(set(reductions)) == 1
         counts = dict.fromkeys(reductions, 1) if is_plain_vit else Counter(reductions)
+        remedy = "take another model, such as resnet50.a1_in1k"
+        if is_plain_vit:
+            remedy = (
+                "start from configs/faster_rcnn_dinov2_vit_s.py, whose pyramid needs one map only"
+            )
         if missing := [stride for stride in strides if counts.get(stride) != 1]:
             raise UserError(
                 f"timm's {model_name} has no feature map of stride {missing[0]}, but "
-                f"{', '.join(map(str, counts))}; take another model, such as resnet50.a1_in1k"
+                f"{', '.join(map(str, counts))}; {remedy}"
             )
         args["out_indices"] = [-1] if is_plain_vit else [reductions.index(s) for s in strides]
         if pretrained:
