@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from detection.classes import CLASSES
-from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS
 from tools import check_submission, make_submission
 
@@ -97,11 +96,6 @@ def submit() -> str:
 
 def test_exact_text():
     assert submit() == EXPECTED[DEFAULT_FORMAT]
-
-
-def test_training_is_ranked_by_the_metric_of_the_format():
-    assert FORMATS[DEFAULT_FORMAT].metric == DEFAULT_METRIC
-    assert {form.metric for form in FORMATS.values()} <= METRICS.keys()
 
 
 def test_images_without_boxes_are_there():

@@ -11,6 +11,7 @@ from pathlib import Path
 import make_submission as tool
 import pytest
 from detection.data import coco as annotations
+from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.utils import paths
 from detection.workshop.submission import writing as submission
 
@@ -305,3 +306,13 @@ def test_starts_without_the_heavy_libraries():
 def test_runs_from_anywhere():
     command = [sys.executable, tool.__file__, "--help"]
     assert b"recycling_trash" in subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def test_each_format_has_its_metric(monkeypatch):
+    """That of the project's own format is DEFAULT_METRIC, also where its owner has changed it."""
+    assert {form.metric for form in submission.FORMATS.values()} <= METRICS.keys()
+    assert submission.FORMATS[submission.DEFAULT_FORMAT].metric == DEFAULT_METRIC
+    monkeypatch.setattr(submission, "DEFAULT_METRIC", "cots_F2")
+    changed = {n for n, f in submission.FORMATS.items() if submission.find_format(n) != f}
+    assert changed == {submission.DEFAULT_FORMAT}
+    assert submission.find_format(submission.DEFAULT_FORMAT).metric == "cots_F2"

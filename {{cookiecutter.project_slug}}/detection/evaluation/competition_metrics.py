@@ -2,8 +2,7 @@
 What each competition ranks by, from 0 to 1; a new one is an entry in METRICS.
 
 DEFAULT_METRIC is this project's. Training logs it as `competition/<name>` and picks the best
-checkpoint by it; the leaderboard, ensembles and sweeps go by it too. A submission is scored by the
-`metric` of its format, in detection/workshop/submission/formats.py: change both.
+checkpoint by it; the leaderboard, ensembles, sweeps and submissions are judged by it too.
 """
 
 from collections import Counter

@@ -15,7 +15,7 @@ class Format:
     Attributes:
         columns: the header, in order, and what each column holds.
         metric: a key of METRICS in detection/evaluation/competition_metrics.py, which scores a
-            submission; DEFAULT_METRIC there has to equal DEFAULT_FORMAT's.
+            submission; that of DEFAULT_FORMAT is DEFAULT_METRIC there.
         box: the fields of a box, in order: `label`, `score`, corners `x1 y1 x2 y2` or `x y w h`.
         label: what names a class: the annotation file's category id, the position in CLASSES, or
             the name in CLASSES.

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections import defaultdict
+from dataclasses import replace
 from decimal import Decimal
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -14,16 +15,18 @@ from detection.checks.records import IMAGE
 from detection.data.coco import category_id_map, read_coco, validate
 from detection.data.results import read_results
 from detection.evaluation import extra_classes
+from detection.evaluation.competition_metrics import DEFAULT_METRIC
 from detection.utils.errors import UserError
 from detection.utils.files import write_atomically
 from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS, Format
 
 
 def find_format(name: str) -> Format:
-    """The format of that name; UserError if it is unknown."""
+    """The format of that name, this project's with DEFAULT_METRIC; UserError if it is unknown."""
     if name not in FORMATS:
         raise UserError(f"there is no format {name!r}; FORMATS has {', '.join(FORMATS)}")
-    return FORMATS[name]
+    form = FORMATS[name]
+    return replace(form, metric=DEFAULT_METRIC) if name == DEFAULT_FORMAT else form
 
 
 def write_submission(
