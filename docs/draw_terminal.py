@@ -6,11 +6,16 @@
 Draw the end of a command's output as an SVG of a terminal, for the README:
 
     make demo 2>&1 | tee build/demo.log
-    uv run docs/draw_terminal.py build/demo.log docs/terminal.svg --title "make demo"
+    uv run docs/draw_terminal.py build/demo.log docs/terminal.svg --title "make demo" \\
+        --from-line 97 --lines 28 --width 118
+
+docs/report.png is the top of the page that `make report CONFIG=configs/debug/smoke.py
+VAL=datasets/toy/val.json` then writes in build/demo/recycling-trash-detection.
 """
 
 import argparse
 import io
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -33,7 +38,9 @@ def main() -> None:
     console = Console(record=True, width=args.width, file=io.StringIO(), force_terminal=True)
     for line in shown:
         console.print(Text.from_ansi(line), no_wrap=True, overflow="ellipsis", highlight=False)
-    args.svg.write_text(console.export_svg(title=args.title), encoding="utf-8")
+    svg = console.export_svg(title=args.title)
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)  # no fonts from the web
+    args.svg.write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":
