@@ -3,8 +3,8 @@
 cookiecutter loads `AnswersExtension` before the first prompt. Right after a question, a private
 variable passes its answer to the filter that checks it. A bad answer raises `BadAnswer`: one
 line, exit status 1, nothing written. `read_classes` also replaces the answer: whatever form it
-had, a JSON list goes on from there, so that no path of this computer reaches the project, and a
-replay or an update reads the same names on another one.
+had, it becomes a JSON list, so that no path of this computer reaches the project, and a replay or
+an update reads the same names on another computer.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ print(
 Next:
     cd {{ cookiecutter.project_slug }}
     make demo    # installs, makes a toy data set, trains on it and shows what it finds
-    make test    # checks every config, and that a stopped run goes on
+    make test    # checks every config, and that a stopped run resumes
 
 Then put your images and annotations under datasets/; README.md says how they are named.
 """

@@ -189,7 +189,7 @@ def test_early_stopping(tmp_path):
     assert train(tmp_path, [1, 3, 2, 3]) == list(range(8)), "equal is not better"
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     assert torch.load(tmp_path / "model_final.pth")["iteration"] == 7
-    with pytest.raises(UserError, match="patience goes on"):
+    with pytest.raises(UserError, match="early_stopping"):
         train(tmp_path, [], start_iter=8)
     assert train(tmp_path, [2, 2], start_iter=8, patience=4) == [8, 9, 10, 11]
 

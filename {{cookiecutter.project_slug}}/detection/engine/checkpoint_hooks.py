@@ -184,7 +184,7 @@ class EarlyStopping(HookBase):
         if done > 0 and not is_cut_off(self.trainer) and self._is_over(done):
             raise UserError(
                 f"{self._checkpointer.save_dir}: stopped early after {done} iterations; a higher "
-                "train.early_stopping.patience goes on"
+                "train.early_stopping.patience continues"
             )
 
     def after_step(self):
@@ -231,7 +231,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         self.recent_checkpoints = [
             str(path)
             for path, number in numbers.items()
-            if number and int(number[1]) < self.trainer.start_iter  # of the run that goes on
+            if number and int(number[1]) < self.trainer.start_iter  # of the resumed run
         ]
         if self.max_to_keep is not None:
             for path in self.recent_checkpoints[: -self.max_to_keep]:

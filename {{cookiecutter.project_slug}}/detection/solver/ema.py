@@ -11,8 +11,8 @@ class EMAHook(HookBase):
     """
     Averages the weights over the iterations: `average = decay × average + (1 − decay) × weights`.
 
-    Statistics of BatchNorm are averaged likewise; counters are copied. The average is part of each
-    checkpoint, beside the weights that the training goes on with. Goes before the hooks that
+    Statistics of BatchNorm are averaged too; counters are copied. The average is part of each
+    checkpoint, beside the weights that training continues with. Must come before the hooks that
     evaluate or save.
     """
 

@@ -35,12 +35,12 @@ def build_optimizer(cfg: DictConfig, model: torch.nn.Module) -> torch.optim.Opti
 
 def scaled_lr(base_lr: float, base_batch_size: int, total_batch_size: int, power: float) -> float:
     """
-    The learning rate for a batch, from one that is known to suit another batch.
+    Scale a learning rate from one batch size to another.
 
     Args:
-        base_lr: suits `base_batch_size` images.
-        base_batch_size: images over all processes.
-        total_batch_size: likewise, of this training.
+        base_lr: the rate for `base_batch_size` images.
+        base_batch_size: images per iteration, over all processes.
+        total_batch_size: images per iteration of this training, over all processes.
         power: 1 for SGD (Goyal et al., arXiv:1706.02677); 0.5 for Adam (Malladi et al.,
             arXiv:2205.10287).
     """

@@ -241,14 +241,14 @@ def describe(values: dict[str, list[str | None]], number_of_runs: int) -> list[s
         values: {dotted key: the value in each run}.
     """
     names = _short_names(list(values))
-    told = [[] for _ in range(number_of_runs)]
+    listed = [[] for _ in range(number_of_runs)]
     for key, texts in values.items():
         known = [text for text in texts if text is not None]
         usual, count = Counter(known).most_common(1)[0]
         for run, text in enumerate(texts):
             if text is not None and (text != usual or 2 * count <= len(known)):
-                told[run].append(f"{names[key]}={text}")
-    return [" ".join(parts) for parts in told]
+                listed[run].append(f"{names[key]}={text}")
+    return [" ".join(parts) for parts in listed]
 
 
 def _short_names(keys: list[str]) -> dict[str, str]:
