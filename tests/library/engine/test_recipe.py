@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import shutil
 import warnings
 from copy import deepcopy
@@ -249,7 +250,9 @@ def test_blocks_of_other_backbones(name, expected):
 def test_blocks_of_detectron2s_swin():
     """Its down-sampling comes after a stage's blocks, and counts to the last of them."""
     if hasattr(modeling, "SwinTransformer"):
-        swin = modeling.SwinTransformer(depths=[2, 1], embed_dim=24, num_heads=[1, 2])
+        swin = modeling.SwinTransformer(
+            depths=[2, 1], embed_dim=24, num_heads=[1, 2], out_indices=(0, 1)
+        )
     else:  # its names
         layer = torch.nn.Linear(2, 2)
         norm = torch.nn.ModuleDict({"norm1": layer})
@@ -272,7 +275,9 @@ def test_blocks_of_detectron2s_swin():
 @pytest.mark.parametrize("path", sorted(PROJECT_ROOT.glob("configs/*.py")), ids=lambda p: p.stem)
 def test_layer_decay_knows_the_backbone_of_each_config(path):
     cfg = load_config(str(path))
-    with warnings.catch_warnings(), torch.device("meta"):
+    # upstream's transformers compute rates of drop path, which have no value on "meta"
+    is_transformer = re.search("swin_b|mvitv2|vitdet", path.stem)
+    with warnings.catch_warnings(), torch.device("cpu" if is_transformer else "meta"):
         warnings.simplefilter("ignore")
         model = instantiate(without_pretrained_download(cfg.model))
     rates = {group["lr"] for group in layer_decayed_params(model, lr=1.0, layer_decay=0.5)}
