@@ -114,13 +114,13 @@ def main() -> None:
     import torch
     from detection.config import load_config
     from detection.inference.predictor import set_thresholds
-    from detectron2.config import instantiate
+    from detection.modeling.build import build_model
 
     overrides = [f"dataloader.test.mapper.augmentations.0.short_edge_length={args.short_edge}"]
     cfg = load_config(args.config, overrides)
     torch.manual_seed(0)
-    model = instantiate(cfg.model).to(cfg.train.device).eval()
-    set_thresholds(model, 0.05, 100)
+    model = build_model(cfg, pretrained=False).eval()
+    set_thresholds(cfg, model, 0.05, 100)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         coco = write_images(folder, args.size)

@@ -103,6 +103,23 @@ def test_library_passes(project, passes):
     passes("make", "library-tests", f"PROJECT={project}", f"ARGS={QUIET}", cwd=TEMPLATE)
 
 
+def test_pip_installs_beside_the_packages_that_are_there(bake, project, python, tmp_path):
+    """As on Kaggle or in a container: PyTorch is there, and stays as it is."""
+    path = bake(fresh=True)
+    run(os.environ["UV"], "venv", "--quiet", "--seed", "--python", python, "venv", cwd=tmp_path)
+    (pip,) = tmp_path.glob("venv/*/pip*[p0-9]") if os.name == "nt" else [tmp_path / "venv/bin/pip"]
+    own = pip.with_name("python")
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    there, new = (run(str(p), "-c", where, cwd=tmp_path).stdout.strip() for p in (python, own))
+    (Path(new) / "there.pth").write_text(there)
+    run(str(pip), "install", "--quiet", "-e", ".", "./third_party/detectron2", cwd=path)
+    added = {entry.name.partition("-")[0] for entry in Path(new).glob("*.dist-info")}
+    assert added == {"pip", "detectron2", path.name.replace("-", "_")}
+    code = "import detection.engine, detectron2, torch; print(torch.__file__, detectron2.__file__)"
+    torch, detectron2 = run(str(own), "-c", code, cwd=tmp_path).stdout.split()
+    assert torch.startswith(there) and detectron2.startswith(new)
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The checkout of upstream's main that DETECTRON2_CHECKOUT names; skip where it names none."""

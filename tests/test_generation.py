@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -234,3 +235,26 @@ def test_container_is_built_from_what_is_there(bake, source):
     build = container["build"]
     assert (project / ".devcontainer" / build["dockerfile"]).resolve() == project / "Dockerfile"
     assert (project / ".devcontainer" / build["context"]).resolve() == project
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no make")
+@pytest.mark.parametrize(
+    ("cuda", "backend"), [("11.4", "auto"), ("12.8", "auto"), ("13.0", None), (None, None)]
+)
+def test_setup_takes_the_pytorch_for_an_older_driver(bake, tmp_path, cuda, backend):
+    """PyTorch's builds on the package index need a driver of CUDA 13."""
+    if cuda:
+        smi = tmp_path / "nvidia-smi"
+        smi.write_text(f"#!/bin/sh\necho '| Driver Version: 5.1   CUDA Version: {cuda}     |'\n")
+        smi.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {k: v for k, v in os.environ.items() if k != "UV_TORCH_BACKEND"} | {"PATH": path}
+
+    def commands(*variables: str) -> str:
+        make = ["make", "--dry-run", "setup", "UV=uv", *variables]
+        return subprocess.check_output(make, cwd=bake(), env=environment, text=True)
+
+    found = re.findall(r"uv pip install .*--torch-backend (\S+)", commands())
+    assert found == ([backend] if backend else [])
+    assert ("uv sync" in commands()) == (not backend)
+    assert "--torch-backend cpu" in commands("UV_TORCH_BACKEND=cpu")

@@ -22,6 +22,7 @@ ARGUMENTS = {
     "check_submission": [NAME, NAME],
     "convert_dataset": [NAME],
     "create_sweep": [NAME],
+    "doctor": [NAME],
     "draw_predictions": [NAME, ".", NAME],
     "ensemble": [NAME, NAME],
     "explore_dataset": ["--config-file", NAME],

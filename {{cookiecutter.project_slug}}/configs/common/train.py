@@ -1,7 +1,5 @@
 """What the training loop itself needs; each leaf sets its own `output_dir`."""
 
-import torch
-
 from detection.evaluation.competition_metrics import DEFAULT_METRIC
 
 train = dict(
@@ -35,5 +33,6 @@ train = dict(
     # validation images with their boxes at each evaluation, for W&B and TensorBoard; count=0: none
     pictures=dict(count=8, max_size=1024, min_score=0.3),
     log_period=20,
-    device="cuda" if torch.cuda.is_available() else "cpu",
+    # "auto": a GPU after it has computed something, or the CPU of a machine without one
+    device="auto",
 )

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from detectron2.config import LazyConfig
 from detectron2.engine import default_setup
 from detectron2.utils import comm
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader
 from detection.checkpoint.checkpointer import has_checkpoints, last_checkpoint
 from detection.engine import dev_run
 from detection.solver.precision import amp_dtype
+from detection.utils.devices import set_device
 from detection.utils.errors import UserError
 from detection.utils.failures import explained
 from detection.utils.logging import quiet_console
@@ -108,9 +108,8 @@ def check(args: argparse.Namespace, cfg: DictConfig) -> None:
     Raises:
         UserError: the first conflict, with its remedy.
     """
+    set_device(cfg)
     device, _, number = str(cfg.train.device).partition(":")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device=cuda, but PyTorch sees no GPU: set train.device=cpu")
     if number and comm.get_world_size() > 1:
         raise UserError(
             f"train.device={device}:{number}: each of several processes has a device of its own; "

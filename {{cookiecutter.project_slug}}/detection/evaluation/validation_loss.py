@@ -72,7 +72,7 @@ def validation_losses(model: torch.nn.Module, loader: Iterable[list[dict]]) -> d
     """
     logger.info("validation losses …")
     sums, images = Counter(), 0
-    devices = list(range(torch.cuda.device_count()))
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     # what the model itself stores, such as its accuracy, is not the training's
     with torch.random.fork_rng(devices), torch.no_grad(), EventStorage():
         for image in itertools.chain.from_iterable(loader):

@@ -7,6 +7,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from detection.modeling.freezing import freeze
+from detection.utils.devices import set_device
 from detection.utils.logging import quiet_console
 
 logger = logging.getLogger("detectron2.detection")
@@ -21,8 +22,10 @@ def build_model(cfg: DictConfig, pretrained: bool = True) -> torch.nn.Module:
         pretrained: whether the backbone downloads its weights; False: all come from a checkpoint.
 
     Raises:
-        UserError: `train.freeze` names nothing, or leaves nothing to train.
+        UserError: the device does not work, or `train.freeze` names nothing or leaves nothing to
+            train.
     """
+    set_device(cfg)
     model = instantiate(cfg.model if pretrained else without_pretrained_download(cfg.model))
     with quiet_console():
         logger.info(f"Model:\n{model}")

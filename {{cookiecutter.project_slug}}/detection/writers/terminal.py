@@ -111,7 +111,7 @@ class TqdmMetricPrinter(EventWriter):
         elif self._earlier_best:
             name = self._best_metric.split("/")[-1]
             parts.append(f"{name} best {self._rounded(self._earlier_best[0])}")
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             parts.append(f"mem {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
         if "lr" in scalars:
             parts.append(f"lr {scalars['lr'][0]:.3g}")

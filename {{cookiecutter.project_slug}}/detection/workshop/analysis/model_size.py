@@ -75,7 +75,7 @@ def speed(model: torch.nn.Module, height: int, width: int) -> float:
     for _ in range(6):
         start = time.perf_counter()
         model([_image(model, height, width)])
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return 1 / sorted(times[1:])[2]  # the first one warms up
