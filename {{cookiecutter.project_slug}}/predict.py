@@ -88,5 +88,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    setup_logger(name="detectron2")
+    setup_logger()
+    setup_logger(name="detection")
     sys.exit(exit_status(main, interrupted="interrupted; the same command continues"))

@@ -71,13 +71,16 @@ def offline():
 def lines():
     """What the terminal shows."""
     stream = io.StringIO()
-    handler, logger = logging.StreamHandler(stream), logging.getLogger("detectron2")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    handler = logging.StreamHandler(stream)
+    loggers = [logging.getLogger(name) for name in ("detection", "detectron2")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     yield lambda: stream.getvalue().splitlines()
-    logger.removeHandler(handler)
-    logger.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def trained(train_net, tmp_path_factory) -> Path:
 def predict(trained, on_toy, monkeypatch, capsys, caplog):
     """Runs predict.py on the trained model by its best checkpoint; returns what it says."""
     monkeypatch.chdir(PROJECT_ROOT)
-    caplog.set_level(logging.INFO, logger="detectron2.detection")
+    caplog.set_level(logging.INFO, logger="detection")
 
     def run(*args: str) -> str:
         caplog.clear()
@@ -276,7 +276,7 @@ def test_folder_takes_every_common_ending_and_names_the_rest(tmp_path, caplog):
         Image.new("RGB", (30, 20)).save(tmp_path / name, kind)
     for name in ("e.HEIC", "f.heic", "g.dcm", "notes.txt", ".hidden.x"):
         (tmp_path / name).write_bytes(b"?")
-    with caplog.at_level(logging.WARNING, logger="detectron2.detection"):
+    with caplog.at_level(logging.WARNING, logger="detection"):
         coco, root = list_images(str(tmp_path), None)
     assert [i["file_name"] for i in coco["images"]] == list(formats)
     assert ".heic 2, .dcm 1" in caplog.text and "txt" not in caplog.text

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from detection.modeling.freezing import freeze
 from detection.utils.logging import quiet_console
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 def build_model(cfg: DictConfig, pretrained: bool = True) -> torch.nn.Module:
