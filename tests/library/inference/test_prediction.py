@@ -16,12 +16,12 @@ from conftest import PROJECT_ROOT
 from detection.checkpoint.load import load_weights
 from detection.classes import CLASSES
 from detection.config import load_config
+from detection.data.image_roots import config_root
 from detection.evaluation.matching import box_iou
 from detection.evaluation.validation_loss import with_validation_losses
 from detection.inference.sources import list_images, results_name
 from detection.inference.tta import DetectorWithTTA, with_tta
 from detection.utils.errors import UserError
-from detection.data.image_roots import config_root
 from detection.utils.images import read_image
 from detectron2.config import instantiate
 from detectron2.data import DatasetFromList, MapDataset
