@@ -24,7 +24,7 @@ from conftest import (
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
 
-from detectron2_prompts import DEPENDENCIES
+from detectron2_prompts.names import DEPENDENCIES
 
 if sys.version_info >= (3, 11):
     import tomllib

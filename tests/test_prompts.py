@@ -16,17 +16,10 @@ from cookiecutter.cli import main
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detectron2_prompts import (
-    BadAnswer,
-    check_project_slug,
-    check_wandb_project,
-    markdown_text,
-    parse_classes,
-    python_items,
-    toml_text,
-    usable_slug,
-)
-from detectron2_prompts import read_classes as classes_as_json
+from detectron2_prompts.classes import parse_classes
+from detectron2_prompts.classes import read_classes as classes_as_json
+from detectron2_prompts.names import check_project_slug, check_wandb_project, usable_slug
+from detectron2_prompts.text import BadAnswer, markdown_text, python_items, toml_text
 
 TRASH = [
     "General trash",

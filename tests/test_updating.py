@@ -76,10 +76,12 @@ def test_update_keeps_changes_of_both(run, tmp_path, source):
     replace(newer / "configs/common/train.py", "log_period=20", "log_period=33")
     replace(newer / "train_net.py", "import Callable\n", "import Callable  # newer\n")
     replace(newer / "README.md", "project_name | markdown_text", "project_name | loud")
-    prompts = template / "detectron2_prompts.py"
+    prompts = template / "detectron2_prompts"
     loud = 'def loud(text):\n    return f"{text}!"\n\n\n'
-    replace(prompts, "class AnswersExtension", f"{loud}class AnswersExtension")
-    replace(prompts, "            usable_slug,\n", "            usable_slug,\n            loud,\n")
+    replace(prompts / "text.py", "def markdown_text", f"{loud}def markdown_text")
+    replace(prompts / "__init__.py", "import markdown_text,", "import loud, markdown_text,")
+    line = "            usable_slug,\n"
+    replace(prompts / "__init__.py", line, f"{line}            loud,\n")
     commit(run, template)
     run(*cruft, "update", "-y", cwd=project)
 

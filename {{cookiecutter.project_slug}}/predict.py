@@ -25,6 +25,7 @@ from detectron2.utils.logger import setup_logger
 from detection.checkpoint.load import load_weights
 from detection.config import load_config
 from detection.data.coco import write_json
+from detection.data.image_roots import config_root
 from detection.data.results import check_same_images, images_file, write_images
 from detection.inference.predictor import (
     Predictor,
@@ -40,7 +41,6 @@ from detection.utils.arguments import find_config
 from detection.utils.cli import exit_status
 from detection.utils.failures import explained
 from detection.utils.files import refuse_to_overwrite
-from detection.utils.image_roots import config_root
 from detection.utils.output_lock import locked_file
 
 
@@ -88,5 +88,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    setup_logger(name="detectron2")
+    setup_logger()
+    setup_logger(name="detection")
     sys.exit(exit_status(main, interrupted="interrupted; the same command continues"))

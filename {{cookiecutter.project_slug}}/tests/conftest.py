@@ -67,9 +67,9 @@ def offline():
 def train_net(on_toy):
     """Runs train_net.py on the toy data as a user would; returns the finished process."""
 
-    def run(*args: str, check=True):
+    def run(*args: str, config=SMOKE, check=True):
         process = subprocess.run(
-            train_command(on_toy, *args),
+            train_command(on_toy, *args, config=config),
             cwd=PROJECT_ROOT,
             capture_output=True,
             text=True,
@@ -82,8 +82,8 @@ def train_net(on_toy):
     return run
 
 
-def train_command(on_toy: list[str], *args: str) -> list[str]:
-    return [sys.executable, "train_net.py", "--config-file", SMOKE, *on_toy, *args]
+def train_command(on_toy: list[str], *args: str, config=SMOKE) -> list[str]:
+    return [sys.executable, "train_net.py", "--config-file", config, *on_toy, *args]
 
 
 def config_files() -> list[str]:

@@ -19,9 +19,8 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
@@ -42,11 +41,11 @@ from detection.checks.splits import check_splits
 from detection.classes import CLASSES
 from detection.data.coco import category_id_map, read_coco, write_json
 from detection.data.folds import check_folds
+from detection.data.image_roots import COMMON, image_roots, load_dataset
+from detection.data.image_roots import HELP as ROOT_HELP
 from detection.utils.arguments import find_config
-from detection.utils.cli import DEFAULT_CONFIG, add_config_file, command_parser, complain, tool
+from detection.utils.cli import add_config_file, command_parser, complain, tool
 from detection.utils.errors import UserError
-from detection.utils.image_roots import HELP as ROOT_HELP
-from detection.utils.image_roots import image_roots
 from detection.utils.paths import DATASETS, in_project
 from detection.writers.metric_names import find_collision, preset_in_use
 
@@ -80,19 +79,12 @@ def name_splits(args: argparse.Namespace) -> dict[str, str]:
         is_unique = len(set(stems)) == len(stems)
         return dict(zip(stems if is_unique else args.json_files, args.json_files, strict=True))
     find_config(args.config_file)
-    dataset = _dataset(args.config_file)
+    dataset = load_dataset(args.config_file)
     files = {
         split: in_project((dataset.get(split) or {}).get("json_file") or f"{DATASETS}/{split}.json")
         for split in ("train", "val", "test")
     }
     return {s: f for s, f in files.items() if "://" in f or s != "test" or Path(f).exists()}
-
-
-@cache
-def _dataset(config_file: str) -> Mapping:
-    from detection.config import load_config  # slow to import
-
-    return load_config(config_file).get("dataset", {})
 
 
 def fix(
@@ -143,7 +135,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--image-root", action="append", default=[], metavar="[FILE=]ROOT", help=ROOT_HELP
     )
-    add_config_file(parser, "whose data to check", DEFAULT_CONFIG)
+    add_config_file(parser, "whose data to check", COMMON)
     parser.add_argument(
         "--no-images", action="store_true", help="do not open the images: seconds, not minutes"
     )
@@ -192,7 +184,7 @@ def run(args: argparse.Namespace) -> int:
             status = 2
     if not splits:
         return status
-    roots = image_roots(args.image_root, files, partial(_dataset, args.config_file))
+    roots = image_roots(args.image_root, files, partial(load_dataset, args.config_file))
     reviewed = apply_review(splits, args.review) if args.review else {}
     facts = {split: {} for split in splits} if args.no_images else read_images(splits, roots)
     num_read = sum(map(len, facts.values()))

@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from detection.checks.annotations import check_annotations
 from detection.checks.report import format_findings
 from detection.classes import CLASSES
+from detection.data.image_roots import config_root, load_dataset
 from detection.utils.cli import command_parser, tool
 from detection.utils.errors import UserError
 from detection.utils.files import write_json_files
 from detection.utils.image_files import ImageFolder
-from detection.utils.image_roots import config_root
 from detection.utils.paths import DATASETS, in_project
 from detection.workshop.preparation.conversion import to_coco
 from detection.workshop.preparation.foreign_annotations import (
@@ -143,10 +143,7 @@ def run(args: argparse.Namespace) -> bool:
     if unknown := columns.keys() - COLUMNS.keys():
         raise UserError(f"--columns knows no {min(unknown)!r}; there are {', '.join(COLUMNS)}")
     if args.image_root is None:
-        from detection.config import load_config  # slow to import
-
-        dataset = load_config(in_project("configs/common/dataset.py")).dataset
-        args.image_root = config_root(dataset, args.output, "train")
+        args.image_root = config_root(load_dataset(), args.output, "train")
     image_dir = args.images or (guess_image_dir(source) if kind == "yolo" else None)
     folder = ImageFolder(image_dir or args.image_root, args.image_root)
     readers = {

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
-from detection.utils import image_roots
+from detection.data import image_roots
 from detection.utils.arguments import find_config, split_overrides
 from detection.utils.cli import (
     DEFAULT_CONFIG,

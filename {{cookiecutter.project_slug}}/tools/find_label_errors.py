@@ -30,9 +30,9 @@ from detection.utils.cli import (
 )
 from detection.utils.errors import UserError
 from detection.utils.files import refuse_to_overwrite
-from detection.utils.image_roots import config_root
 from detection.utils.paths import DATASETS, in_project
 from detection.workshop.analysis.label_errors import find_label_errors
+from detection.workshop.analysis.runs import read_image_root
 
 # in output/, as `make labels` writes them
 OF_FOLDS = "{}_fold[0-9]*/predictions/folds_[0-9]*_val.json"
@@ -48,7 +48,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         f"trainings on folds, and {DATASETS}/train.json)",
     )
     add_config_file(parser, "whose trainings on folds to take", DEFAULT_CONFIG)
-    parser.add_argument("--image-root", help="what the file_name of each image is relative to")
+    parser.add_argument(
+        "--image-root",
+        help="what the file_name of each image is relative to (default: as the training has it)",
+    )
     parser.add_argument(
         "--output",
         default=in_project("output/label_errors.html"),
@@ -93,7 +96,7 @@ def find(args: argparse.Namespace) -> list[str]:
     from detection.workshop.reports.page import render_page, write_page
 
     suggestions = find_label_errors(coco, match(coco, results))[: args.max]
-    root = args.image_root or _config_root(args.config_file, json_file)
+    root = args.image_root or read_image_root(results_files[0], json_file)
     categories = sorted(coco["categories"], key=lambda c: c["id"])
     section = suggestion_section(coco, suggestions, root, args.count)
     write_review(suggestions, {c["id"]: c["name"] for c in categories}, csv_file)
@@ -120,12 +123,6 @@ def _of_folds(config_file: str) -> list[str]:
             "FOLD=0 and so on, and make labels, or give RESULTS and their JSON"
         )
     return files
-
-
-def _config_root(config_file: str, json_file: str) -> str:
-    from detection.config import load_config  # slow to import
-
-    return config_root(load_config(config_file).get("dataset", {}), json_file, "train")
 
 
 @tool

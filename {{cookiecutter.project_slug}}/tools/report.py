@@ -24,7 +24,6 @@ from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS
 from detection.evaluation.matching import match
 from detection.utils.cli import command_parser, named_path, non_negative_int, tool
 from detection.utils.files import refuse_to_overwrite
-from detection.utils.image_roots import config_root
 from detection.utils.paths import in_project
 from detection.workshop.analysis.label_errors import find_label_errors
 from detection.workshop.analysis.runs import check_classes, read_history, read_image_root
@@ -47,7 +46,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--run", help="output folder of the training, for its curves")
     parser.add_argument(
         "--image-root",
-        help="what the file_name of each image is relative to (default: as the --run has it)",
+        help="what the file_name of each image is relative to (default: as the training has it)",
     )
     parser.add_argument(
         "--output",
@@ -138,7 +137,7 @@ def report(args: argparse.Namespace) -> list[str]:
     page = errors_section(coco, results, matches)
     page |= run_section(curves) | competition_section(coco, results, args.metric)
     page["notes"] += page["run_notes"]
-    image_root = _image_root(args)
+    image_root = args.image_root or read_image_root(args.results, args.json_file, args.run)
     page["sheet"] = worst_section(
         coco, class_names(coco), matches, image_root, args.count, page["min_score"]
     )
@@ -160,19 +159,6 @@ def report(args: argparse.Namespace) -> list[str]:
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
         lines += send_report(args.run, writer, page, args.output)
     return lines
-
-
-def _image_root(args: argparse.Namespace) -> str:
-    """What --image-root says, or else the config of the training, or else that of all trainings."""
-    if args.image_root:
-        return args.image_root
-    of_run = read_image_root(args.run, args.json_file) if args.run else None
-    if of_run is None:
-        from detection.config import load_config  # slow to import
-
-        dataset = load_config(in_project("configs/common/dataset.py")).dataset
-        of_run = config_root(dataset, args.json_file)
-    return of_run
 
 
 @tool

@@ -32,11 +32,11 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from detection.data.coco import read_coco
-from detection.utils.cli import DEFAULT_CONFIG, add_config_file, command_parser, tool
+from detection.data.image_roots import COMMON, config_root, load_dataset
+from detection.utils.cli import add_config_file, command_parser, tool
 from detection.utils.errors import UserError
 from detection.utils.files import write_json_files
 from detection.utils.image_contents import label_equal
-from detection.utils.image_roots import config_root
 from detection.utils.paths import DATASETS, in_project
 from detection.workshop.preparation.splits import (
     assign_folds,
@@ -121,10 +121,7 @@ def run(args: argparse.Namespace) -> None:
     coco = read_coco(args.json_file)
     check_records(coco, args.json_file)
     if args.image_root is None:
-        from detection.config import load_config  # slow to import
-
-        dataset = load_config(args.config_file).get("dataset", {})
-        args.image_root = config_root(dataset, args.json_file, "train")
+        args.image_root = config_root(load_dataset(args.config_file), args.json_file, "train")
     groups, counts = group(coco, args), count_boxes(coco)
     output = Path(args.output or Path(args.json_file).parent / "folds")
     if args.val_fraction is None:
@@ -210,7 +207,7 @@ def main(argv: list[str] | None = None) -> None:
         help="what the file_name of each image is relative to (default: image_root of the split "
         "that the json is in the config's dataset)",
     )
-    add_config_file(parser, "for --image-root", DEFAULT_CONFIG)
+    add_config_file(parser, "for --image-root", COMMON)
     parser.add_argument("--seed", type=int, default=42, help="default: %(default)s")
     parser.add_argument("--output", help="folder to write to (default: folds, beside json_file)")
     parser.add_argument("--force", action="store_true", help="replace another split")

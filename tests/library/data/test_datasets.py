@@ -114,7 +114,7 @@ def test_a_category_that_is_no_class_is_left_out(folder, caplog, spare, is_annot
     coco["categories"].insert(0, spare)
     if not is_annotated:
         del coco["annotations"]
-    with caplog.at_level(logging.INFO, logger="detectron2.detection"):
+    with caplog.at_level(logging.INFO, logger="detection"):
         records = register(folder, coco)
     assert caplog.text.count(f"{spare['name']} (id 0)") == 1
     labels = [a["category_id"] for r in records for a in r["annotations"]]
@@ -158,7 +158,7 @@ def test_registering_again_replaces_data_and_metadata(folder):
 def test_file_without_annotations_is_fit_for_predictions(folder, caplog):
     coco = make_coco()
     del coco["annotations"]
-    with caplog.at_level(logging.INFO, logger="detectron2.detection"):
+    with caplog.at_level(logging.INFO, logger="detection"):
         assert [r["annotations"] for r in register(folder, coco)] == [[], []]
     assert "no annotations" in caplog.text
     assert [r["image_id"] for r in training_images(NAME, filter_empty=False)] == [1, 2]
@@ -264,7 +264,7 @@ def test_category_that_only_the_json_has_but_annotations_use(folder):
 def test_categories_in_another_order_are_only_mentioned(folder, caplog):
     coco = make_coco()
     coco["categories"] = [{"id": 4 - c["id"], "name": c["name"]} for c in coco["categories"]]
-    with caplog.at_level(logging.INFO, logger="detectron2.detection"):
+    with caplog.at_level(logging.INFO, logger="detection"):
         register(folder, coco)
     (said,) = caplog.records
     assert said.levelno == logging.INFO and "another order than CLASSES" in said.message
@@ -363,7 +363,7 @@ def test_warnings_do_not(folder, path, value, says, caplog):
     coco = change(make_coco(), path, value)
     (finding,) = check_annotations(coco, str(folder))
     assert not finding.is_error and says in finding.message
-    with caplog.at_level(logging.WARNING, logger="detectron2.detection"):
+    with caplog.at_level(logging.WARNING, logger="detection"):
         assert len(register(folder, coco)) == 2
     assert f"data.json: {finding.message}" in caplog.text
 
@@ -572,7 +572,7 @@ def test_a_bad_polygon_takes_no_box_along(folder, caplog):
     for a in coco["annotations"]:
         x, y, w, h = a["bbox"]
         a["segmentation"] = [[x, y, x + w, y + h]]
-    with caplog.at_level(logging.WARNING, logger="detectron2.detection"):
+    with caplog.at_level(logging.WARNING, logger="detection"):
         records = register(folder, coco)
     assert [[a["bbox"] for a in r["annotations"]] for r in records] == [
         [coco["annotations"][0]["bbox"]],

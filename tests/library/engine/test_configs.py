@@ -39,7 +39,7 @@ def test_images_come_in_the_format_of_the_model():
 
 def test_one_line_moves_all_images(tmp_path):
     shutil.copytree(PROJECT_ROOT / "configs", tmp_path / "configs")
-    dataset = tmp_path / "configs/common/dataset.py"
+    dataset = tmp_path / "configs/common/paths.py"
     text = dataset.read_text(encoding="utf-8")
     line = next(line for line in text.splitlines() if line.startswith("IMAGE_ROOT = "))
     dataset.write_text(text.replace(line, 'IMAGE_ROOT = "/photos"'), encoding="utf-8")

@@ -21,17 +21,36 @@ SMOKE = str(PROJECT_ROOT / "configs/debug/smoke.py")
 
 
 @pytest.fixture(scope="module")
-def output_dir(tmp_path_factory, train_net) -> Path:
+def terminal() -> list[str]:
+    """Filled by `output_dir`: what its training printed."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def output_dir(tmp_path_factory, train_net, terminal) -> Path:
     """The folder of a training that has come to its end."""
     output_dir = tmp_path_factory.mktemp("output")
     args = ["train.max_iter=30", "train.eval_period=0", "train.pictures.count=0"]
-    train_net(*args, f"train.output_dir={output_dir}", "writers.wandb=null")
+    terminal += train_net(
+        *args, f"train.output_dir={output_dir}", "writers.wandb=null"
+    ).stdout.splitlines()
     return output_dir
 
 
 def test_log_has_the_learning_rate_in_force(output_dir):
     log = (output_dir / "log.txt").read_text(encoding="utf-8")
     assert len(re.findall("learning rate.* 0.03", log)) == 1
+
+
+def test_log_has_each_line_of_the_terminal_once_and_the_config_besides(output_dir, terminal):
+    log = (output_dir / "log.txt").read_text(encoding="utf-8")
+    shown = [line.split("]: ")[1].removeprefix("\x1b[0m") for line in terminal if "]: " in line]
+    assert [line for line in shown if "iter " in line], "the progress"
+    assert {line: log.count(line) for line in shown if "iter " in line or "saving" in line}
+    for line in shown:
+        assert log.count(f": {line}\n") == shown.count(line), line
+    assert "sys.platform" in log and "dataloader" in log
+    assert not any("sys.platform" in line for line in terminal)
 
 
 def cut_off(checkpoint) -> None:

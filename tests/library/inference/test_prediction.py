@@ -16,12 +16,12 @@ from conftest import PROJECT_ROOT
 from detection.checkpoint.load import load_weights
 from detection.classes import CLASSES
 from detection.config import load_config
+from detection.data.image_roots import config_root
 from detection.evaluation.matching import box_iou
 from detection.evaluation.validation_loss import with_validation_losses
 from detection.inference.sources import list_images, results_name
 from detection.inference.tta import DetectorWithTTA, with_tta
 from detection.utils.errors import UserError
-from detection.utils.image_roots import config_root
 from detection.utils.images import read_image
 from detectron2.config import instantiate
 from detectron2.data import DatasetFromList, MapDataset
@@ -48,7 +48,7 @@ def trained(train_net, tmp_path_factory) -> Path:
 def predict(trained, on_toy, monkeypatch, capsys, caplog):
     """Runs predict.py on the trained model by its best checkpoint; returns what it says."""
     monkeypatch.chdir(PROJECT_ROOT)
-    caplog.set_level(logging.INFO, logger="detectron2.detection")
+    caplog.set_level(logging.INFO, logger="detection")
 
     def run(*args: str) -> str:
         caplog.clear()
@@ -276,7 +276,7 @@ def test_folder_takes_every_common_ending_and_names_the_rest(tmp_path, caplog):
         Image.new("RGB", (30, 20)).save(tmp_path / name, kind)
     for name in ("e.HEIC", "f.heic", "g.dcm", "notes.txt", ".hidden.x"):
         (tmp_path / name).write_bytes(b"?")
-    with caplog.at_level(logging.WARNING, logger="detectron2.detection"):
+    with caplog.at_level(logging.WARNING, logger="detection"):
         coco, root = list_images(str(tmp_path), None)
     assert [i["file_name"] for i in coco["images"]] == list(formats)
     assert ".heic 2, .dcm 1" in caplog.text and "txt" not in caplog.text

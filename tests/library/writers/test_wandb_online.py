@@ -66,7 +66,7 @@ def names():
 @pytest.fixture
 def said(caplog):
     """What the user is told about W&B."""
-    caplog.set_level(logging.INFO, logger="detectron2.detection")
+    caplog.set_level(logging.INFO, logger="detection")
     return lambda: [m for m in caplog.messages if m.startswith("W&B")]
 
 

@@ -138,7 +138,7 @@ def run(tmp_path_factory, names):
     messages = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger("detectron2.detection")
+    logger = logging.getLogger("detection")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     train(
@@ -431,7 +431,7 @@ def test_no_terminal_no_bar(capsys):
 
 @pytest.mark.parametrize(("mode", "before", "after"), [("max", 20, 20), ("min", 13, 12)])
 def test_best_value_outlives_a_resume(tmp_path, caplog, mode, before, after):
-    caplog.set_level(logging.INFO, logger="detectron2.detection")
+    caplog.set_level(logging.INFO, logger="detection")
     cfg = OmegaConf.create({"train": {"log_period": 2, "output_dir": str(tmp_path)}})
 
     def lines(start_iter: int, stop: int) -> list[str]:
@@ -622,7 +622,7 @@ def test_server_that_refuses_means_offline(home, monkeypatch, names, caplog):
     )
     (home / "wandb_run.json").write_text('{"id": "of-before"}')
     writer = WandbWriter(str(home), names, mode="online", period=2, init_timeout=1)
-    with caplog.at_level(logging.INFO, logger="detectron2.detection"):
+    with caplog.at_level(logging.INFO, logger="detection"):
         train([writer], LOSSES[:4], start_iter=4, max_iter=8)
     assert "going offline" in caplog.text and "wandb sync" in caplog.text
     (run_dir,) = wandb_runs(home)

@@ -1,4 +1,4 @@
-"""Where the data is, and the loaders and the evaluator built on it."""
+"""The loaders of the data in paths.py, and the evaluator."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
@@ -7,20 +7,9 @@ from detection.data.datasets import register_split, training_images
 from detection.data.loader import build_train_loader
 from detection.data.mapper import BoxMapper
 from detection.evaluation.coco_evaluator import COCOEvaluator
-from detection.utils.paths import DATASETS
 
 from .augmentations import default, default_test
-
-IMAGE_ROOT = DATASETS  # `image_root` + `file_name` of the json = the image; f"{DATASETS}/images" …
-
-dataset = dict(
-    fold=None,  # k: train and val are `folds`/<k>/*.json, and the output directory ends in _fold<k>
-    folds=f"{DATASETS}/folds",  # from `make split`
-    train=dict(name="train", json_file=f"{DATASETS}/train.json", image_root=IMAGE_ROOT),
-    val=dict(name="val", json_file=f"{DATASETS}/val.json", image_root=IMAGE_ROOT),
-    # additional training images, e.g. test images with labels from tools/pseudo_label.py
-    pseudo=dict(name="pseudo", json_file=None, image_root=IMAGE_ROOT),
-)
+from .paths import dataset
 
 dataloader = dict(
     train=L(build_train_loader)(

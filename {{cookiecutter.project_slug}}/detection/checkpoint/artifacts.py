@@ -12,7 +12,7 @@ from iopath.common.file_io import file_lock, get_cache_dir
 from detection.utils.errors import UserError
 from detection.utils.wandb_runs import default_mode, start_service, tear_down, time_limit
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 _QUERIES = 6  # to the server, at most, to know an artifact and its files

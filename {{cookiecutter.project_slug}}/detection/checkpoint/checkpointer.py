@@ -22,7 +22,7 @@ from detection.utils.errors import UserError
 from detection.utils.files import read_record, write_atomically, write_record
 from detection.utils.text import listed
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 NUMBERED = re.compile(r"model_(\d{7,})\.pth")  # the number is the iteration
 FINAL = "model_final"

@@ -9,7 +9,7 @@ import torch
 from detection.checks.class_names import describe_lists, list_names
 from detection.utils.errors import UserError
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 KEY = "thing_classes"  # in a checkpoint, as in a data set's metadata
 _CLASS_LAYER = re.compile(

@@ -21,7 +21,7 @@ from detection.utils.errors import UserError
 from detection.utils.logging import quiet_console
 from detection.utils.text import listed
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 _HEURISTICS = "?matching_heuristics=True"  # upstream main: names as in other libraries
 # the last layers of heads, whose outputs are counted in classes: detectron2's, transformers'

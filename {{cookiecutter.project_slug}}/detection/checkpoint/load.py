@@ -11,7 +11,7 @@ from detection.checkpoint.checkpointer import last_checkpoint, refuse_difference
 from detection.checkpoint.files import SafeCheckpointer
 from detection.utils.errors import UserError
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 def load_weights(

@@ -22,7 +22,7 @@ from detection.data.samples import require_masks
 from detection.utils.errors import UserError
 from detection.utils.paths import in_project
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 _registered: dict[str, tuple] = {}  # {name: its file, folder, content and classes}
 _image_files: dict[str, list[str]] = {}  # {name: the paths of its images}

@@ -25,7 +25,7 @@ from detection.utils.files import read_record, write_atomically, write_record
 from detection.utils.paths import BEST_RESULTS, LAST_RESULTS
 from detection.writers.metric_names import MetricNames
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 class ModelArtifacts(HookBase):

@@ -12,7 +12,7 @@ from detection.checkpoint.checkpointer import LAST_COMPLETE
 from detection.engine.hooks import is_cut_off
 from detection.utils.files import write_record
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 FLUSHED = 3  # seconds after which W&B's process has written the data it received
 WINDOW = 100  # values kept per scalar; writers take the median of fewer

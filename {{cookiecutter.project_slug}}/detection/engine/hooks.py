@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from detection.data.loader import with_start_iter_0
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 def is_cut_off(trainer: TrainerBase) -> bool:

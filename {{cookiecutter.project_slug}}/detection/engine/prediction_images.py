@@ -17,7 +17,7 @@ from detection.utils.drawing import Box, BoxPainter
 from detection.utils.images import read_image
 from detection.writers.wandb_writer import WandbWriter
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 class PredictionImages(HookBase, DatasetEvaluator):

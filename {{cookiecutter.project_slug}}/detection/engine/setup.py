@@ -26,10 +26,10 @@ from detection.solver.precision import amp_dtype
 from detection.utils.devices import set_device
 from detection.utils.errors import UserError
 from detection.utils.failures import explained
-from detection.utils.logging import quiet_console
+from detection.utils.logging import LOGGERS, file_handlers, quiet_console
 from detection.utils.output_lock import locked_output
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -167,16 +167,15 @@ def quiet_setup(cfg, args) -> None:
         cfg = deepcopy(cfg)
         cfg.train.output_dir = os.path.join(cfg.train.output_dir, "inference")
     rank, output_dir = comm.get_rank(), cfg.train.output_dir
-    # default_setup reuses these loggers: setup_logger caches them
+    # default_setup's calls, word for word, and so its handlers: setup_logger caches by arguments
     setup_logger(output_dir, distributed_rank=rank, name="fvcore")
     setup_logger(output_dir, distributed_rank=rank)
+    setup_logger(output_dir, distributed_rank=rank, name="detection")
     with quiet_console():
         default_setup(cfg, args)
     threading.excepthook = _report_thread
-    for name in ("detectron2", "fvcore"):
-        for handler in logging.getLogger(name).handlers:
-            if type(handler) is logging.StreamHandler and handler.stream is not sys.stdout:
-                handler.handleError = partial(_end_log, handler)
+    for handler in file_handlers():
+        handler.handleError = partial(_end_log, handler)
 
 
 def _report_thread(args: threading.ExceptHookArgs) -> None:
@@ -191,8 +190,7 @@ def _report_thread(args: threading.ExceptHookArgs) -> None:
 def _end_log(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
     """Warn once that the log cannot be written; `logging` would print a traceback per line."""
     reason = sys.exc_info()[1]
-    for loud in map(logging.getLogger, ("detectron2", "fvcore")):
-        # both write to the file
+    for loud in map(logging.getLogger, LOGGERS):  # all write to the file
         loud.handlers = [h for h in loud.handlers if getattr(h, "stream", 0) is not handler.stream]
     with suppress(OSError):
         handler.stream.close()

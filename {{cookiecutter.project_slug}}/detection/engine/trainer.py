@@ -19,7 +19,7 @@ from detection.solver.precision import amp_dtype
 from detection.utils.errors import UserError
 from detection.utils.failures import explained
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 def build_trainer(

@@ -19,7 +19,7 @@ from detection.evaluation.metric import describe, named_scores
 from detection.utils.files import write_atomically
 from detection.utils.paths import LAST_RESULTS
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 class COCOEvaluator(DatasetEvaluator):

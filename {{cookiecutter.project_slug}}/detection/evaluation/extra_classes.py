@@ -12,7 +12,7 @@ from detection.utils.paths import DATASETS, in_project
 # Open Images' classes, e.g. challenge-2019-label500-hierarchy.json; without it, AP50 is plain
 HIERARCHY = f"{DATASETS}/hierarchy.json"
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 def with_none_class(

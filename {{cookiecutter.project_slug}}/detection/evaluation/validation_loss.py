@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detection.data.samples import require_masks
 from detection.utils.errors import UserError
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 def with_validation_losses(

@@ -26,7 +26,7 @@ from detection.utils.files import write_atomically
 from detection.utils.image_files import is_file, likely_roots
 from detection.utils.progress import progress
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 def _check_presence(names: list[str], image_root: str, json_file: str) -> None:

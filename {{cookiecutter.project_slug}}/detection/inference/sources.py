@@ -12,7 +12,7 @@ from detection.utils.errors import UserError
 from detection.utils.image_files import ImageFolder, image_size
 from detection.utils.paths import DATASETS, in_project
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 def list_images(source: str, image_root: str | None) -> tuple[dict, str]:

@@ -10,7 +10,7 @@ from detection.modeling.freezing import freeze
 from detection.utils.devices import set_device
 from detection.utils.logging import quiet_console
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 def build_model(cfg: DictConfig, pretrained: bool = True) -> torch.nn.Module:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from detection.utils.errors import UserError
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 def freeze(model: torch.nn.Module, patterns: Sequence[str]) -> None:

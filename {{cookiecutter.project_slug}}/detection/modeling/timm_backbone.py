@@ -20,7 +20,7 @@ from detection.checkpoint.reading import explain, refuse_damaged
 from detection.modeling.freezing import keep_frozen_statistics
 from detection.utils.errors import UserError
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 _KEY = "model.backbone.bottom_up"
 _SEE = "timm.list_models(pretrained=True) lists what there is"

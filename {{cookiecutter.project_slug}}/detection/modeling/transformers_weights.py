@@ -12,7 +12,7 @@ from torch import nn
 from detection.checkpoint.classes import KEY
 from detection.utils.errors import UserError
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 _HEAD = re.compile(r"(class_embed(\.0)?|class_labels_classifier)\.bias\Z")
 # what a training may choose otherwise than the one before

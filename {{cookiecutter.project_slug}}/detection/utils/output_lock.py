@@ -21,7 +21,7 @@ except ImportError:  # Windows
 
     fcntl = None
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 NAME = ".lock"  # in an output directory; it stays there
 

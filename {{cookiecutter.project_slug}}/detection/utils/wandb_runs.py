@@ -27,7 +27,7 @@ from detection.utils.wandb_files import find_parts, sync_command
 if TYPE_CHECKING:
     import wandb
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 _MACHINE = {"x_disable_machine_info": False, "x_disable_meta": False, "program": sys.argv[0]}
 # what W&B may record beside metrics and config, and the settings that let it

@@ -10,7 +10,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from detection.utils.files import write_atomically
 from detection.writers.scalars import UnwrittenScalars, _iteration, _read_lines
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 class JSONWriter(EventWriter):

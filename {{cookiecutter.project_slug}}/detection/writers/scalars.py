@@ -11,7 +11,7 @@ from pathlib import Path
 from detectron2.utils.events import EventStorage, get_event_storage
 from fvcore.common.history_buffer import HistoryBuffer
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 # unsmoothed, yet put at every iteration: their latest value is enough

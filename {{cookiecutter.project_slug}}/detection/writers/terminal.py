@@ -12,9 +12,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from detection.checkpoint.checkpointer import read_best
+from detection.utils.logging import LOGGERS
 from detection.writers.scalars import _median
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 
 class TqdmMetricPrinter(EventWriter):
@@ -60,7 +61,7 @@ class TqdmMetricPrinter(EventWriter):
         self._earlier_best = [record["value"]] if record else []
         if self._is_bar:
             # log lines are printed above the bar instead of through it
-            loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "")]
+            loggers = [logging.getLogger(name) for name in (*LOGGERS, "")]
             self._redirect.enter_context(logging_redirect_tqdm(loggers))
             self._bar = tqdm(
                 total=self._max_iter,

@@ -36,7 +36,7 @@ from detection.writers.scalars import UnwrittenScalars, read_metrics
 if TYPE_CHECKING:
     import wandb
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 RECORD = "wandb_run.json"
 

@@ -10,8 +10,8 @@ import numpy as np
 import yaml
 
 from detection.checks.class_names import describe_lists
+from detection.data.image_roots import config_root, load_dataset
 from detection.utils.errors import UserError
-from detection.utils.image_roots import config_root
 
 LARGEST_CONFIG = 100_000  # values
 
@@ -93,14 +93,18 @@ def read_config(run: str | Path) -> dict:
     return config if isinstance(config, dict) else {}
 
 
-def read_image_root(run: str, json_file: str) -> str | None:
+def read_image_root(results_file: str, json_file: str, run: str | None = None) -> str:
     """
-    The folder of an annotation file's images, as the config.yaml of a run says; None if it does
-    not.
+    The folder of an annotation file's images, as the training has it, or else as configs share it.
+
+    Args:
+        results_file: what the training's model found.
+        run: the training's output folder; None: that of `<run>/predictions/<results_file>`.
 
     Raises:
-        UserError: there is a config.yaml, and it is malformed.
+        UserError: the training's config.yaml is malformed.
     """
+    run = run or str(Path(results_file).resolve().parent.parent)
     try:
         dataset = read_config(run).get("dataset")
     except UserError as e:
@@ -109,7 +113,7 @@ def read_image_root(run: str, json_file: str) -> str | None:
         plain = {k: v for k, v in dataset.items() if "${" not in str(v)}
         return config_root(plain, json_file)
     except (AttributeError, TypeError):
-        return None
+        return config_root(load_dataset(), json_file)
 
 
 def _size(value: object, sizes: dict[int, float]) -> float:

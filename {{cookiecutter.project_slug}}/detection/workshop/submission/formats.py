@@ -64,48 +64,53 @@ def custom_rows(image: dict, boxes: list[dict]) -> list[list]:
 FORMATS = {
     "recycling_trash": Format(
         columns={"PredictionString": "boxes", "image_id": "image"},
-        metric="mAP50",
+        metric="{{ cookiecutter._metrics.recycling_trash }}",
         image="file_name",
     ),
     "global_wheat": Format(
         columns={"image_id": "image", "PredictionString": "boxes"},
-        metric="wheat_mAP",
+        metric="{{ cookiecutter._metrics.global_wheat }}",
         box="score x y w h",
     ),
     "rsna": Format(
         columns={"patientId": "image", "PredictionString": "boxes"},
-        metric="rsna_mAP",
+        metric="{{ cookiecutter._metrics.rsna }}",
         box="score x y w h",
     ),
     "vinbigdata": Format(
         columns={"image_id": "image", "PredictionString": "boxes"},
-        metric="vinbigdata_mAP40",
+        metric="{{ cookiecutter._metrics.vinbigdata }}",
         label="index",
         empty="14 1 0 0 1 1",  # class 14 is "No finding"
     ),
     "open_images": Format(
         columns={"ImageId": "image", "PredictionString": "boxes"},
-        metric="open_images_mAP50",
+        metric="{{ cookiecutter._metrics.open_images }}",
         label="name",  # its labels are MIDs such as /m/01g317: CLASSES has to name them
         normalized=True,
         has_hierarchy=True,
     ),
     "cots": Format(
         columns={"index": "image", "annotations": "boxes"},
-        metric="cots_F2",
+        metric="{{ cookiecutter._metrics.cots }}",
         box="score x y w h",
     ),
     "siim": Format(
         columns={"Id": "image", "PredictionString": "boxes"},
-        metric="siim_mAP50",
+        metric="{{ cookiecutter._metrics.siim }}",
         label="name",  # CLASSES has to be opacity
         image_suffix="_image",
         empty="none 1 0 0 1 1",
     ),
-    "coco": Format(columns={}, metric="coco_AP", image="file_name", suffix=".json"),
+    "coco": Format(
+        columns={},
+        metric="{{ cookiecutter._metrics.coco }}",
+        image="file_name",
+        suffix=".json",
+    ),
     "custom": Format(
         columns=dict.fromkeys(["image", "label", "score", "x1", "y1", "x2", "y2"], "row"),
-        metric="custom",
+        metric="{{ cookiecutter._metrics.custom }}",
         rows=custom_rows,
     ),
 }

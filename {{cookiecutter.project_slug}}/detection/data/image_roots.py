@@ -1,16 +1,27 @@
 """Finds out what the `file_name`s of each annotation file are relative to."""
 
 import os
+import runpy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from detection.utils.errors import UserError
 from detection.utils.paths import DATASETS, in_project
 
+COMMON = "configs/common/paths.py"  # has the `dataset` that configs share
 HELP = (
     "what the file_name of each image is relative to, of all files or, as FILE=ROOT, of one; may "
     "be repeated (default: image_root in the config's dataset)"
 )
+
+
+def load_dataset(config_file: str = COMMON) -> Mapping:
+    """The `dataset` of a config: where its annotations and images are."""
+    if config_file == COMMON:
+        return runpy.run_path(in_project(COMMON))["dataset"]
+    from detection.config import load_config  # slow to import
+
+    return load_config(config_file).get("dataset", {})
 
 
 def image_roots(
