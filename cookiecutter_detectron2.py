@@ -1,4 +1,4 @@
-"""The command `cookiecutter-detectron2`: cookiecutter with this template, which the package holds."""
+"""The command `cookiecutter-detectron2`: cookiecutter with the template in this package."""
 
 import shutil
 import sys
