@@ -44,7 +44,7 @@ VARIANTS = {
     "two": [*EQUAL, "--num-gpus", "2", "--dist-url", "auto"],  # processes, over Gloo
 }
 TIMES = re.compile(r"time|eta_seconds|^_")
-IGNORED = re.compile(f"{TIMES.pattern}|^pictures/")
+IGNORED = re.compile(f"{TIMES.pattern}|^pictures[./]")
 TIMEOUT = 300  # seconds for one training
 
 

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("offline")
 NAMES = ["종이/팩", "x.y", 'q"uote']
 CATEGORY_IDS = [0, 7, 3]
 SIZES = {5: (100, 60), 6: (40, 30), 3: (300, 400), 9: (64, 64)}  # image id: width, height
+CANVAS = 200, 150  # height, width that all of them need once the largest is 200 pixels
 TRUTH = {  # image id: xywh boxes; nothing on image 6
     5: [(10.0, 15.0, 50.0, 30.0), (0.0, 0.0, 100.0, 60.0)],
     3: [(30.0, 40.0, 150.0, 200.0)],
@@ -118,16 +119,15 @@ def rows(run):
 def test_wandb_gets_them_in_the_row_of_each_evaluation(rows):
     assert list(rows) == [2, 4, 5, 8, 9], "none dropped"
     for at, row in rows.items():
-        shown = sorted({name.split(".")[0] for name in row if name.startswith("pictures/")})
-        assert shown == (["pictures/1", "pictures/2", "pictures/3"] if at != 4 else [])
+        assert row.get("pictures.count") == (3 if at != 4 else None)
         assert ("bbox/AP" in row) == (at != 4)
         assert row["_step"] == at
 
 
 def picture(row: dict, number: int) -> dict:
-    """The row's fields for that picture; W&B joins the names of nested ones with dots."""
-    prefix = f"pictures/{number}."
-    return {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+    """What the row says of that picture of its one list."""
+    parts = {"path": "filenames", "caption": "captions", "boxes": "all_boxes"}
+    return {name: row[f"pictures.{list_}"][number - 1] for name, list_ in parts.items()}
 
 
 def test_wandb_boxes_are_fractions_with_class_and_score(rows, run):
@@ -137,12 +137,20 @@ def test_wandb_boxes_are_fractions_with_class_and_score(rows, run):
             image = picture(row, number)
             width, height = SIZES[id_]
             scale = min(1, 200 / max(width, height))
-            assert (image["width"], image["height"]) == (width * scale, height * scale)
             assert image["caption"] == ("폴더/9.png" if id_ == 9 else f"{id_}.png")
-            assert cv2.imread(str(files / image["path"])).shape[1] == width * scale
+            pixels = cv2.imread(str(files / image["path"]))
+            assert pixels.shape[:2] == CANVAS == (row["pictures.height"], row["pictures.width"])
+            # what is beyond the image is gray
+            assert (
+                abs(pixels[int(height * scale) + 8 :, int(width * scale) + 8 :] - 128.0).max(
+                    initial=0
+                )
+                < 8
+            )
+            height, width = CANVAS[0] / scale, CANVAS[1] / scale
 
             truth, predictions = (
-                json.loads((files / image[f"boxes.{name}.path"]).read_text())
+                json.loads((files / image["boxes"][name]["path"]).read_text())
                 for name in ("ground_truth", "predictions")
             )
             assert truth["class_labels"] == dict(zip("012", NAMES, strict=True))
@@ -155,8 +163,8 @@ def test_wandb_boxes_are_fractions_with_class_and_score(rows, run):
             ]
             assert not any("scores" in b for b in truth["box_data"])
             assert sorted(map(corners, predictions["box_data"])) == [
-                (1, (0, 0, 1, 1)),
-                (2, (0, 0, 0.5, 1)),
+                (1, pytest.approx((0, 0, SIZES[id_][0] / width, SIZES[id_][1] / height))),
+                (2, pytest.approx((0, 0, SIZES[id_][0] / 2 / width, SIZES[id_][1] / height))),
             ]
             scores = {b["class_id"]: b["scores"]["score"] for b in predictions["box_data"]}
             assert scores == {1: pytest.approx(0.9), 2: pytest.approx(0.2)}
@@ -249,5 +257,5 @@ def test_two_processes_show_each_others_predictions(train_net, toy, tmp_path):
     (row,) = read_wandb_rows(run_dir)
     count = len(json.loads((toy / "val.json").read_text())["images"])
     for number in range(1, count + 1):
-        path = picture(row, number)["boxes.predictions.path"]
+        path = picture(row, number)["boxes"]["predictions"]["path"]
         assert json.loads((run_dir / "files" / path).read_text())["box_data"]

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 import wandb
-from conftest import read_metrics, read_wandb_rows
+from conftest import read_metrics, read_wandb_records, read_wandb_rows
 from detection.engine.checkpoint_hooks import BestCheckpointer
 from detection.engine.hooks import EvalHook, PeriodicWriter
 from detection.utils.wandb_runs import default_mode, tear_down
@@ -536,6 +536,29 @@ def test_row_that_crashed_of_wrong_content_is_left_out(tmp_path, names):
     assert json.loads(record.read_text()) == {"id": "abcd1234"}
     (part,) = wandb_runs(tmp_path)
     assert [row["_step"] for row in read_wandb_rows(part)] == [11]
+
+
+@pytest.mark.parametrize(
+    ("fold", "given", "group", "tags"),
+    [
+        (0, {}, "cascade", ["fold 0"]),
+        ("holdout", {"tags": ["tta"]}, "cascade", ["fold holdout", "tta"]),
+        (None, {"notes": "as last year"}, "", []),
+        (0, {"group": "mine"}, "mine", ["fold 0"]),
+    ],
+)
+def test_wandb_groups_the_folds_of_an_experiment(tmp_path, names, fold, given, group, tags):
+    suffix = {None: "", 0: "_fold0"}.get(fold, f"_{fold}")
+    writer = WandbWriter(str(tmp_path / f"cascade{suffix}"), names, **given)
+    writer.start(0, OmegaConf.merge(CFG, {"dataset": {"fold": fold}}))
+    writer.close()
+    tear_down()  # W&B's own process writes the rest
+    (folder,) = wandb_runs(tmp_path / f"cascade{suffix}")
+    (run, *_) = [
+        r.run for r in read_wandb_records(next(folder.glob("*.wandb"))) if r.HasField("run")
+    ]
+    assert (run.run_group, run.job_type, sorted(run.tags)) == (group, "train", tags)
+    assert run.notes == given.get("notes", "")
 
 
 def test_wandb_disabled(tmp_path, names):

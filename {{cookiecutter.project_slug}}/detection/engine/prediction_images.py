@@ -22,10 +22,11 @@ logger = logging.getLogger(__name__)
 
 class PredictionImages(HookBase, DatasetEvaluator):
     """
-    Show the same validation images, as `pictures/1`, `pictures/2` …, at each evaluation.
+    Show the same validation images at each evaluation.
 
-    W&B gets each image with ground truth and predictions as boxes, to be switched by class and
-    score in its pages; TensorBoard gets both drawn side by side. The hook is also an evaluator,
+    W&B gets them as one list, `pictures`, with ground truth and predictions as boxes, to be
+    switched by class and score in its pages; TensorBoard gets both drawn side by side, as
+    `pictures/1`, `pictures/2` …. The hook is also an evaluator,
     which sees the predictions of an evaluation and makes none itself. It goes after EvalHook and
     before the writers.
     """
@@ -93,16 +94,19 @@ class PredictionImages(HookBase, DatasetEvaluator):
         if not self._gathered:
             return
         try:
+            for image in self._chosen.values():
+                if "pixels" not in image:  # kept, as reading takes longest
+                    path = os.path.join(self._metadata.image_root, image["file_name"])
+                    image["pixels"] = _shrink(read_image(path), self._max_size, self._max_size)
+            # W&B shows all of a list at the size of its first
+            canvas = np.max([image["pixels"].shape for image in self._chosen.values()], axis=0)
             for number, (image_id, image) in enumerate(self._chosen.items(), start=1):
-                self._show(f"pictures/{number}", image, self._gathered.get(image_id, []))
+                self._show(f"pictures/{number}", image, self._gathered.get(image_id, []), canvas)
         except Exception as e:  # no picture is worth losing a training
             logger.warning(f"no pictures of iteration {self.trainer.iter}: {e!r}")
         self._gathered = None
 
-    def _show(self, name: str, image: dict, predictions: list[Box]) -> None:
-        if "pixels" not in image:  # kept, as reading takes longest
-            path = os.path.join(self._metadata.image_root, image["file_name"])
-            image["pixels"] = _shrink(read_image(path), self._max_size, self._max_size)
+    def _show(self, name: str, image: dict, predictions: list[Box], canvas: np.ndarray) -> None:
         pixels = image["pixels"]
         # boxes are in pixels of the image as the json has it
         size = image["width"], image["height"]
@@ -114,8 +118,17 @@ class PredictionImages(HookBase, DatasetEvaluator):
         ]
         for writer in self._wandb_writers:
             media = writer.media.setdefault(self.trainer.iter, {})
-            media[name] = _wandb_image(
-                pixels, size, truth, predictions, self._metadata.thing_classes, image["file_name"]
+            padding = [(0, all_ - own) for all_, own in zip(canvas, pixels.shape, strict=True)]
+            height, width = canvas[:2] / pixels.shape[:2] * size[::-1]
+            media.setdefault("pictures", []).append(
+                _wandb_image(
+                    np.pad(pixels, padding, constant_values=128),
+                    (width, height),
+                    truth,
+                    predictions,
+                    self._metadata.thing_classes,
+                    image["file_name"],
+                )
             )
         if self._has_tensorboard:
             pixels = _shrink(pixels, self._max_size // 2, self._max_size)
@@ -156,7 +169,7 @@ def _shrink(pixels: np.ndarray, max_width: int, max_height: int) -> np.ndarray:
 
 def _wandb_image(
     pixels: np.ndarray,
-    size: tuple[int, int],
+    size: tuple[float, float],
     truth: list[Box],
     predictions: list[Box],
     class_names: list[str],

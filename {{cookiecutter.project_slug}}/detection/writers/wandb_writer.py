@@ -58,6 +58,9 @@ class WandbWriter(EventWriter):
         project: str = "",
         entity: str = "",
         name: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        notes: str | None = None,
         period: int = 20,
         window_size: int = 20,
         mode: str | None = None,
@@ -71,6 +74,10 @@ class WandbWriter(EventWriter):
             metric_names: renames and scales detectron2's metrics.
             project, entity, name: W&B's; empty means W&B's own default, None for `name` the
                 default above. A sweep has its own project and entity.
+            group: of the run in W&B; None: WANDB_RUN_GROUP, else of a fold the name without it,
+                so that the folds of an experiment are one group.
+            tags: of the run; that of its fold is added, as in "fold 0".
+            notes: of the run.
             period: iterations between two writes.
             window_size: of the median over training scalars.
             mode: "online", "offline" or "disabled"; None obeys WANDB_MODE, else it is online
@@ -92,6 +99,7 @@ class WandbWriter(EventWriter):
         self._project = project or None
         self._entity = entity or None
         self._name = name or self._output_dir.resolve().name
+        self._group, self._tags, self._notes = group, list(tags), notes
         self._scalars = UnwrittenScalars(window_size)
         self._mode = mode or os.environ.get("WANDB_MODE")
         if self._mode != "disabled":
@@ -128,7 +136,7 @@ class WandbWriter(EventWriter):
         rows = read_rows(find_parts(self._output_dir, run_id)) if is_resumed else {}
         json_file = OmegaConf.select(cfg, "writers.json.json_file") if is_resumed else None
         metrics = read_metrics(json_file) if json_file else {}
-        self._open(run_id, without_secrets(to_plain(cfg)))
+        self._open(run_id, cfg)
         if self._run is None:
             return
         atexit.register(self._finish, 1)  # should another hook's failure prevent `close`
@@ -159,8 +167,9 @@ class WandbWriter(EventWriter):
         # hooks close writers in a `finally`: an exception under way means a crash
         self._finish(0 if sys.exc_info()[0] is None else 1)
 
-    def _open(self, run_id: str, config: dict) -> None:
+    def _open(self, run_id: str, cfg) -> None:
         """Set `_run`: offline if the server fails, None if W&B itself does."""
+        group, tags = grouping(self._name, OmegaConf.select(cfg, "dataset.fold"))
         self._run = open_run(
             self._output_dir,
             run_id,
@@ -170,8 +179,12 @@ class WandbWriter(EventWriter):
             project=self._project,
             entity=self._entity,
             name=self._name,
+            group=self._group or os.environ.get("WANDB_RUN_GROUP") or group,
+            job_type="train",
+            tags=[*self._tags, *tags],
+            notes=self._notes,
             resume="allow",
-            config=config,
+            config=without_secrets(to_plain(cfg)),
         )
         if self._run is not None:
             self._sync_command = sync_command(self._run)
@@ -262,3 +275,17 @@ class WandbWriter(EventWriter):
 
     def _write_record(self, record: dict) -> None:
         write_record(self._output_dir / RECORD, record)
+
+
+def grouping(name: str, fold: object) -> tuple[str | None, list[str]]:
+    """
+    The W&B group and tags of a run on a fold: those of one experiment share the group.
+
+    Args:
+        name: of the run, such as "faster_rcnn_fold0".
+        fold: `dataset.fold`; None: the run is on all data.
+    """
+    if fold is None:
+        return None, []
+    suffix = f"_fold{fold}" if str(fold).isdigit() else f"_{fold}"
+    return name.removesuffix(suffix), [f"fold {fold}"]

@@ -12,6 +12,7 @@ from detection.utils.errors import UserError
 from detection.utils.files import read_record
 from detection.utils.wandb_files import sync_command
 from detection.workshop.analysis.runs import read_config
+from detection.writers.wandb_writer import grouping
 
 # tables: the page's rows, and their columns
 TABLES = {
@@ -56,6 +57,7 @@ def send_report(run: str, writer: dict, page: dict, page_file: str) -> list[str]
     unsent = []
     timeouts = {key: writer[key] for key in ("init_timeout", "finish_timeout") if key in writer}
     training = writer.get("name") or Path(run).resolve().name
+    group, tags = grouping(training, (read_config(run).get("dataset") or {}).get("fold"))
     config = {"training": training, "results": page["results_file"]}
     config |= {"annotations": page["json_file"]}
     if isinstance(id_ := read_record(Path(run) / "wandb_run.json").get("id"), str):
@@ -69,7 +71,9 @@ def send_report(run: str, writer: dict, page: dict, page_file: str) -> list[str]
         project=writer.get("project") or None,
         entity=writer.get("entity") or None,
         name=f"{training}: report",
+        group=writer.get("group") or os.environ.get("WANDB_RUN_GROUP") or group,
         job_type="report",
+        tags=[*writer.get("tags", []), *tags],
         config=config,
     )
     if wandb_run is None:
