@@ -40,6 +40,7 @@ from detection.engine import (
     PredictionImages,
     SeedIterations,
     SyncStatistics,
+    TimeBudget,
     build_trainer,
     find_start,
     prepared,
@@ -67,7 +68,7 @@ def do_test(cfg, model) -> dict:
     return build_test(cfg, model)()
 
 
-def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
+def build_hooks(args, cfg, model, checkpointer) -> list[HookBase | None]:
     """The hooks of a training, in the order in which they run around each iteration."""
     train, val_metric = cfg.train, cfg.train.best_checkpointer.val_metric
     writers = build_writers(cfg)  # terminal, metrics.json, TensorBoard, W&B
@@ -76,10 +77,12 @@ def build_hooks(cfg, model, checkpointer) -> list[HookBase | None]:
     ema = EMAHook(model, **train.ema)
     evaluated = ema.model  # `model` itself unless train.ema.enabled
     test = with_validation_losses(cfg, evaluated, build_test(cfg, evaluated, pictures))
+    budget = TimeBudget(cfg, args.started, checkpointer, test)  # train.hours
     step_hooks = [
-        hooks.IterationTimer(warmup_iter=1),  # first: it times the step, not the other hooks
+        budget,
+        hooks.IterationTimer(warmup_iter=1),  # early: it times the step, not the other hooks
         SeedIterations(train.seed),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        hooks.LRScheduler(scheduler=budget.paced(instantiate(cfg.lr_multiplier))),
         LossNormalizer(model),
         ema,  # before anything evaluates or saves the average
         PreciseBN.build(cfg, evaluated),  # before anything uses the statistics that it sets
@@ -105,11 +108,8 @@ def do_train(args, cfg) -> None:
     set_max_iter(cfg, train_loader, start)
     trainer = build_trainer(cfg, model, train_loader, build_optimizer(cfg, model))
     checkpointer = build_checkpointer(cfg, model, trainer=trainer)
-    trainer.register_hooks(build_hooks(cfg, model, checkpointer))
-    if start.path:
-        checkpointer.resume(start.path)
-    else:
-        checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
+    trainer.register_hooks(build_hooks(args, cfg, model, checkpointer))
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=start.path)
     trainer.train(start.iteration, cfg.train.max_iter, start.is_cut_off)
 
 

@@ -9,6 +9,8 @@ train = dict(
     seed=42,  # -1: another one each time
     max_iter=10000,  # × 8 images = 20 epochs of 4,000 images
     epochs=None,  # e.g. 20: max_iter follows from the number of images and the batch
+    # e.g. 8.5: max_iter follows from the measured speed, so that all is done in this time
+    hours=None,
     amp=dict(enabled=False, precision="fp16"),  # or bf16, on CPUs too
     # parts of a batch that go through the model one by one, to save memory: 4 means 2 images at a
     # time of a batch of 8. The learning rate stays. "auto": 1, doubled when memory runs out

@@ -169,19 +169,20 @@ class SeededMapDataset(Dataset):
         self._mapper = mapper
         self._seed = seed
         self._total_batch_size = total_batch_size
-        self._images_in_all = None
+        # in memory that the loading processes share, as a plan of `train.hours` may change
+        self._images_in_all = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def set_max_iter(self, max_iter: int) -> None:
-        """Let the loader set the mapper's `progress`; call it before the loader is iterated."""
-        self._images_in_all = max_iter * self._total_batch_size
+        """Let the loader set the mapper's `progress`, for images that are not loaded yet."""
+        self._images_in_all[0] = max_iter * self._total_batch_size
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, at: tuple[int, int]) -> dict:
         position, index = at
-        if self._images_in_all and hasattr(self._mapper, "progress"):
-            self._mapper.progress = position / self._images_in_all
+        if (count := self._images_in_all.item()) and hasattr(self._mapper, "progress"):
+            self._mapper.progress = position / count
         rng = np.random.default_rng((self._seed, position))
         # detectron2's augmentations draw from NumPy's global generator, torchvision's from
         # PyTorch's, and others from Python's

@@ -19,6 +19,7 @@ from detection.engine.hooks import (
 from detection.engine.launch import run
 from detection.engine.prediction_images import PredictionImages
 from detection.engine.setup import find_start, prepared, set_max_iter
+from detection.engine.time_budget import TimeBudget
 from detection.engine.trainer import build_trainer
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "PredictionImages",
     "SeedIterations",
     "SyncStatistics",
+    "TimeBudget",
     "build_trainer",
     "dev_run",
     "find_start",

@@ -241,7 +241,7 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     def after_step(self):
         if not comm.is_main_process():
             return
-        done = self.trainer.iter + 1
+        done, self.max_iter = self.trainer.iter + 1, self.trainer.max_iter
         if done > self.trainer.start_iter:
             super().after_step()
         # Completion's call: it was resumed from this iteration's checkpoint

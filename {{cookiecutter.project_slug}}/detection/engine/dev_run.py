@@ -36,7 +36,7 @@ def shorten(cfg: DictConfig) -> None:
     part = min(1.0, ITERATIONS / train.max_iter)
     cfg.lr_multiplier = LazyCall(FirstPart)(schedule=cfg.lr_multiplier, part=part)
     train.output_dir = train.output_dir.rstrip("/") + DEV_RUN
-    train.max_iter, train.epochs = ITERATIONS, None
+    train.max_iter, train.epochs, train.hours = ITERATIONS, None, None
     train.eval_period = train.checkpointer.period = ITERATIONS // 2
     train.log_period = 1
     train.precise_bn.num_iter = 1

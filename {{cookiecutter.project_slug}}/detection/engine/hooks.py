@@ -139,7 +139,8 @@ class PeriodicWriter(hooks.PeriodicWriter):
         """
         Args:
             writer: written every `writer.period` iterations, or every `cfg.train.log_period` if
-                it has no such attribute; its `start(start_iter, cfg)` is called before training.
+                it has no such attribute; its `start(start_iter, cfg)` is called before training,
+                and its `max_iter`, if it has one, is kept up to date.
             cfg: the whole config.
         """
         super().__init__([writer], period=getattr(writer, "period", cfg.train.log_period))
@@ -160,6 +161,8 @@ class PeriodicWriter(hooks.PeriodicWriter):
         periods = (self._period, self._eval_period)
         if done == self.trainer.max_iter or any(p > 0 and done % p == 0 for p in periods):
             for writer in self._writers:
+                if hasattr(writer, "max_iter"):
+                    writer.max_iter = self.trainer.max_iter
                 writer.write()
 
     def after_train(self):

@@ -117,6 +117,7 @@ def check(args: argparse.Namespace, cfg: DictConfig) -> None:
         )
     amp_dtype(**cfg.train.amp, device=cfg.train.device)
     _check_accumulate(cfg)
+    _check_hours(cfg)
     if cfg.train.checkpointer.period < 1:
         raise UserError("train.checkpointer.period must be 1 or more; the end is saved anyway")
     if args.fast_dev_run and (args.eval_only or args.resume):
@@ -139,6 +140,19 @@ def _check_accumulate(cfg: DictConfig) -> None:
         raise UserError(
             f"train.accumulate={parts}: give auto, or a number from 1 to {share}, the images of an "
             "iteration in each process"
+        )
+
+
+def _check_hours(cfg: DictConfig) -> None:
+    hours = cfg.train.hours
+    if hours is None:
+        return
+    if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours < math.inf:
+        raise UserError(f"train.hours={hours}: give a number of hours above 0, e.g. 8.5")
+    if cfg.train.epochs is not None:
+        raise UserError(
+            f"train.hours={hours:g} and train.epochs={cfg.train.epochs:g} both say how long to "
+            "train: set one of them to null"
         )
 
 
@@ -201,6 +215,8 @@ def set_max_iter(cfg, loader: DataLoader, start: Start = _FRESH) -> None:
     """
     Derive `train.max_iter` from `train.epochs` if that is set, and pass it to the data set.
 
+    With `train.hours`, `TimeBudget` does so later.
+
     An epoch is the loader's: all images but those that `filter_empty` leaves out, each as often as
     `repeat_threshold` repeats it.
 
@@ -212,6 +228,8 @@ def set_max_iter(cfg, loader: DataLoader, start: Start = _FRESH) -> None:
     Raises:
         UserError: a loader without a known epoch, or all iterations are done.
     """
+    if cfg.train.hours is not None:
+        return  # TimeBudget chooses it
     if cfg.train.epochs is not None:
         _set_epochs(cfg, loader)
     if start.iteration >= cfg.train.max_iter + start.is_cut_off:

@@ -1,6 +1,6 @@
 """Learning rate multipliers with a linear warm-up, for `hooks.LRScheduler`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import (
@@ -48,6 +48,17 @@ def cosine(end: float = 0.0, warmup: float = 0.05) -> ParamScheduler:
         ValueError: a warm-up out of its range.
     """
     return _warm_up(CosineParamScheduler(1.0, end), warmup)
+
+
+class Paced(ParamScheduler):
+    """Another schedule, whose progress a function of the fraction of the training chooses."""
+
+    def __init__(self, schedule: ParamScheduler, pace: Callable[[float], float]):
+        self._schedule = schedule
+        self._pace = pace
+
+    def __call__(self, where: float) -> float:
+        return self._schedule(self._pace(where))
 
 
 def _warm_up(scheduler: ParamScheduler, warmup: float) -> ParamScheduler:

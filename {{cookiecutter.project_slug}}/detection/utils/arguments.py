@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 from detection.utils.cli import (
@@ -63,6 +64,7 @@ def parse_args(argv: list[str] | None = None, doc: str = "") -> argparse.Namespa
     parser.add_argument(
         "opts", nargs="*", metavar="key=value", help="overrides of the config; ~key removes a key"
     )
+    parser.set_defaults(started=time.monotonic())  # for train.hours
     return parser.parse_intermixed_args(argv)
 
 

@@ -44,7 +44,7 @@ class TqdmMetricPrinter(EventWriter):
             mode: whether its best value is its "max" or its "min".
             bar: whether to draw a bar; None draws one where stderr is a terminal.
         """
-        self._max_iter = max_iter
+        self.max_iter = max_iter  # a plan of `train.hours` changes it
         self._line_period = period
         self._window_size = window_size
         self._best_metric = best_metric
@@ -64,7 +64,7 @@ class TqdmMetricPrinter(EventWriter):
             loggers = [logging.getLogger(name) for name in (*LOGGERS, "")]
             self._redirect.enter_context(logging_redirect_tqdm(loggers))
             self._bar = tqdm(
-                total=self._max_iter,
+                total=self.max_iter,
                 initial=start_iter,
                 dynamic_ncols=True,
                 bar_format="{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}{postfix}",
@@ -74,11 +74,12 @@ class TqdmMetricPrinter(EventWriter):
         storage = get_event_storage()
         done = storage.iter + 1
         _, last_step = storage.latest().get("total_loss", (math.nan, storage.iter))
-        if done > self._max_iter or last_step < storage.iter:
+        if done > self.max_iter or last_step < storage.iter:
             return  # called once more after training, or after a crash within an iteration
         if self._bar is None:
-            logger.info(f"iter {done}/{self._max_iter}  {self._status(storage)}")
-        elif done % self._line_period == 0 or done == self._max_iter:
+            logger.info(f"iter {done}/{self.max_iter}  {self._status(storage)}")
+        elif done % self._line_period == 0 or done == self.max_iter:
+            self._bar.total = self.max_iter
             self._bar.set_postfix_str(self._status(storage), refresh=False)
             self._bar.update(done - self._bar.n)
             self._bar.refresh()
@@ -101,7 +102,7 @@ class TqdmMetricPrinter(EventWriter):
         scalars = storage.latest()
         parts = []
         if "time" in scalars:
-            left = median("time") * (self._max_iter - storage.iter - 1)
+            left = median("time") * (self.max_iter - storage.iter - 1)
             parts.append(f"eta {timedelta(seconds=round(left))}  {median('time'):.3f} s/it")
         if self._best_metric in scalars:
             values = [value for value, _ in storage.history(self._best_metric).values()]
