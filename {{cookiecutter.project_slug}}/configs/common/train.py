@@ -19,6 +19,8 @@ train = dict(
     channels_last=None,
     clip_grad=dict(norm=None, value=None),  # norm: of all gradients together; value: of each
     freeze=[],  # names of modules or parameters that stay as loaded, e.g. ["backbone", "*.bias"]
+    # of the box heads of R-CNNs: a weight for each class or {"Battery": 3}; focal_gamma=2: focal
+    class_loss=dict(weights=None, focal_gamma=0),
     # the weights' moving average is evaluated and kept as the best; see detection/solver/ema.py
     ema=dict(enabled=False, decay=0.9998, warmup=10),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),

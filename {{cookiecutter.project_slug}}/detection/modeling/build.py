@@ -6,6 +6,8 @@ import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from detection.classes import CLASSES
+from detection.modeling.class_loss import set_class_loss
 from detection.modeling.freezing import freeze
 from detection.utils.devices import set_device
 from detection.utils.logging import quiet_console
@@ -22,8 +24,8 @@ def build_model(cfg: DictConfig, pretrained: bool = True) -> torch.nn.Module:
         pretrained: whether the backbone downloads its weights; False: all come from a checkpoint.
 
     Raises:
-        UserError: the device does not work, or `train.freeze` names nothing or leaves nothing to
-            train.
+        UserError: the device does not work, `train.freeze` names nothing or leaves nothing to
+            train, or `train.class_loss` does not fit.
     """
     set_device(cfg)
     model = instantiate(cfg.model if pretrained else without_pretrained_download(cfg.model))
@@ -31,6 +33,7 @@ def build_model(cfg: DictConfig, pretrained: bool = True) -> torch.nn.Module:
         logger.info(f"Model:\n{model}")
     to_device(model, cfg.train.device, cfg.train.channels_last)
     freeze(model, cfg.train.freeze)
+    set_class_loss(model, CLASSES, **cfg.train.class_loss)
     return model
 
 
