@@ -1,7 +1,6 @@
 """Writers to the terminal, to metrics.json and to TensorBoard; W&B's is in `wandb_writer.py`."""
 
 import json
-import logging
 import math
 
 from detectron2.utils.events import EventWriter, TensorboardXWriter
@@ -9,8 +8,6 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from detection.utils.files import write_atomically
 from detection.writers.scalars import UnwrittenScalars, _iteration, _read_lines
-
-logger = logging.getLogger(__name__)
 
 
 class JSONWriter(EventWriter):
