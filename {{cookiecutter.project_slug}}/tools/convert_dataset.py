@@ -63,10 +63,8 @@ WAYS_OUT = {
 
 def guess_format(source: Path) -> str:
     """
-    Guess the format: voc, yolo, csv, labelme, label_studio or cvat.
-
-    Raises:
-        UserError: it is none of these; the message says what to do.
+    Guess the format: voc, yolo, csv, labelme, label_studio or cvat; UserError if it is none of
+    these; the message says what to do.
     """
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")

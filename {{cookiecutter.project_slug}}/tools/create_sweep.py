@@ -24,10 +24,8 @@ from detection.utils.paths import in_project
 
 def read_sweep(path: str) -> dict:
     """
-    The sweep of a YAML file, with what it leaves out filled in from the config of its command.
-
-    Raises:
-        UserError: the file cannot be read, or its command has no config with `writers.wandb`.
+    The sweep of a YAML file, with what it leaves out filled in from the config of its command;
+    UserError if the file cannot be read, or its command has no config with `writers.wandb`.
     """
     try:
         sweep = yaml.safe_load(Path(in_project(path)).read_text(encoding="utf-8"))

@@ -9,7 +9,6 @@ Each row is one image, ground truth on the left, predictions on the right. The i
 evenly over the annotation file: the same call shows the same images for every model.
 """
 
-import io
 import os
 import sys
 from collections import defaultdict
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
@@ -110,9 +108,8 @@ def main(argv: list[str] | None = None) -> None:
     results = read_results(args.results, args.annotations, coco, category_ids)
     results = sorted((r for r in results if r["score"] >= args.score), key=lambda r: r["score"])
     title = f"predictions, score {args.score:g} and up"
-    png = io.BytesIO()
-    Image.fromarray(draw(coco, results, args.image_root, args.count, title)).save(png, "PNG")
-    write_atomically(args.output, png.getvalue())
+    picture = draw(coco, results, args.image_root, args.count, title)
+    write_atomically(args.output, cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
     print(args.output)
 
 

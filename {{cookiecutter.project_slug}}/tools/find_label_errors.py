@@ -71,10 +71,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def find(args: argparse.Namespace) -> list[str]:
     """
-    Write the page and the CSV; returns lines on what they hold.
-
-    Raises:
-        UserError: a file cannot be used, or there are no predictions.
+    Write the page and the CSV; returns lines on what they hold; UserError if a file cannot be used,
+    or there are no predictions.
     """
     find_config(args.config_file)
     files = args.files or [*_of_folds(args.config_file), in_project(f"{DATASETS}/train.json")]

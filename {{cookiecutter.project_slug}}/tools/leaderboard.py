@@ -57,12 +57,7 @@ def cells(run: Run, metric: str, is_min: bool) -> dict:
 
 
 def write_csv(path: str, rows: list[dict]) -> None:
-    """
-    Write the table, all of it or nothing.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write the table, all of it or nothing; UserError if it cannot be written."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

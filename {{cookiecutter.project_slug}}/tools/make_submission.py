@@ -77,10 +77,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def choose_min_score(args: Namespace) -> tuple[float, str]:
     """
-    The score from which boxes go in, and a sentence on it.
-
-    Raises:
-        UserError: the saved threshold is of another metric, or of other predictions.
+    The score from which boxes go in, and a sentence on it; UserError if the saved threshold is of
+    another metric, or of other predictions.
     """
     metric = find_format(args.format).metric
     if args.min_score is not None or not METRICS[metric].needs_threshold:

@@ -23,29 +23,14 @@ def main(argv: list[str] | None = None) -> None:
     """Draw the data, and say how much there is."""
     parser = command_parser(__doc__)
     parser.add_argument("--output", default="datasets/toy", help="folder (default: %(default)s)")
-    parser.add_argument(
-        "--train",
-        type=positive_int,
-        default=400,
-        metavar="N",
-        help="training images (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--val",
-        type=positive_int,
-        default=100,
-        metavar="N",
-        help="validation images (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--size", type=int, default=256, help="side of the images in pixels (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seed",
-        type=non_negative_int,
-        default=0,
-        help="another one draws other images (default: %(default)s)",
-    )
+    for option, kind, default, what in (
+        ("--train", positive_int, 400, "training images"),
+        ("--val", positive_int, 100, "validation images"),
+        ("--size", int, 256, "side of the images in pixels"),
+        ("--seed", non_negative_int, 0, "another one draws other images"),
+    ):
+        text = f"{what} (default: %(default)s)"
+        parser.add_argument(option, type=kind, default=default, metavar="N", help=text)
     args = parser.parse_args(argv)
     if not 64 <= args.size <= 4096:
         raise UserError(f"--size must be between 64 and 4096, not {args.size}")

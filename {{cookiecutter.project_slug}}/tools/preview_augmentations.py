@@ -8,14 +8,12 @@ Draw augmented training images and their boxes, as the model of a config sees th
 The images are the first ones of a training; they come from the config's own training loader.
 """
 
-import io
 import itertools
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
@@ -62,24 +60,14 @@ def _drawn(sample: dict, painter: BoxPainter, image_format: str, cell: int) -> n
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     pixels = cv2.resize(np.ascontiguousarray(pixels), size, interpolation=way)
     instances = sample["instances"]
-    factors = np.array([size[0] / width, size[1] / height] * 2)
-    return painter.draw(
-        pixels,
-        [
-            Box(label, tuple(corners * factors))
-            for label, corners in zip(
-                instances.gt_classes.tolist(), instances.gt_boxes.tensor.numpy(), strict=True
-            )
-        ],
-    )
+    corners = instances.gt_boxes.tensor.numpy() * ([size[0] / width, size[1] / height] * 2)
+    labels = instances.gt_classes.tolist()
+    return painter.draw(pixels, [Box(k, tuple(c)) for k, c in zip(labels, corners, strict=True)])
 
 
 def preview(config_file: str, overrides: list[str], count: int, output: str, cell: int) -> None:
     """
-    Write the picture to `output`.
-
-    Raises:
-        UserError: the config, its overrides or the data are unusable.
+    Write the picture to `output`; UserError if the config, its overrides or the data are unusable.
     """
     find_config(config_file)
     # slow to import
@@ -95,9 +83,8 @@ def preview(config_file: str, overrides: list[str], count: int, output: str, cel
     name = instantiate(cfg.dataloader.evaluator.dataset_name)
     painter = BoxPainter(MetadataCatalog.get(name).thing_classes)
     grid = picture(samples, painter, cfg.dataloader.train.mapper.image_format, cell)
-    png = io.BytesIO()
-    Image.fromarray(grid).save(png, "PNG")
-    write_atomically(in_project(output), png.getvalue(), output)
+    png = cv2.imencode(".png", grid[:, :, ::-1])[1].tobytes()
+    write_atomically(in_project(output), png, output)
 
 
 @tool
@@ -107,10 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     add_config_file(parser, "whose training images to draw")
     parser.add_argument("--count", type=int, default=12, help="images (default: %(default)s)")
     parser.add_argument(
-        "--cell",
-        type=int,
-        default=400,
-        help="pixels of its longer side (default: %(default)s)",
+        "--cell", type=int, default=400, help="pixels of its longer side (default: %(default)s)"
     )
     parser.add_argument("--output", default="output/preview.png", help="default: %(default)s")
     parser.add_argument("overrides", nargs="*", help="key=value, as for train_net.py")

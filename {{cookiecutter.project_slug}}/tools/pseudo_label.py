@@ -75,10 +75,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def label(args: argparse.Namespace) -> None:
     """
-    Make the annotations, write them and print what each class gave.
-
-    Raises:
-        UserError: a file cannot be used, no detection is kept, or another file is in the way.
+    Make the annotations, write them and print what each class gave; UserError if a file cannot be
+    used, no detection is kept, or another file is in the way.
     """
     if args.precision is not None and args.validated is None:
         raise UserError("--precision needs --validated, to be measured on")
@@ -167,10 +165,8 @@ def choose_scores(
     args: argparse.Namespace, names: dict[int, str], validation: tuple[dict, list[dict]] | None
 ) -> dict[int, float]:
     """
-    {category id: the lowest score to keep}.
-
-    Raises:
-        UserError: --class-score has an unknown class, or not a number.
+    {category id: the lowest score to keep}; UserError if --class-score has an unknown class, or not
+    a number.
     """
     lowest = args.min_score
     by_name = dict.fromkeys(names.values(), 0.8 if lowest is None else lowest)

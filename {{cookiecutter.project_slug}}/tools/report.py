@@ -85,10 +85,8 @@ def _by_name(parser: argparse.ArgumentParser, texts: list[str]) -> dict[str, str
 
 def compare(args: argparse.Namespace) -> list[str]:
     """
-    Write the page that compares several results; returns its sentences.
-
-    Raises:
-        UserError: a file cannot be used.
+    Write the page that compares several results; returns its sentences; UserError if a file cannot
+    be used.
     """
     refuse_to_overwrite(args.output, args.json_file, *args.results.values())
     loaded = {
@@ -111,10 +109,8 @@ def compare(args: argparse.Namespace) -> list[str]:
 
 def report(args: argparse.Namespace) -> list[str]:
     """
-    Write the page; returns its notes, sentences on what costs most.
-
-    Raises:
-        UserError: a file cannot be used, or nothing can be compared.
+    Write the page; returns its notes, sentences on what costs most; UserError if a file cannot be
+    used, or nothing can be compared.
     """
     refuse_to_overwrite(args.output, args.json_file, args.results)
     if args.wandb:

@@ -36,12 +36,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def pairs_of(files: list[str]) -> list[tuple[str, str]]:
-    """
-    (results file, json file) of arguments that take turns.
-
-    Raises:
-        UserError: one is missing.
-    """
+    """(results file, json file) of arguments that take turns; UserError if one is missing."""
     if len(files) % 2:
         raise UserError("give pairs: COCO results, and the json that they are on")
     return list(zip(files[::2], files[1::2], strict=True))
@@ -49,11 +44,8 @@ def pairs_of(files: list[str]) -> list[tuple[str, str]]:
 
 def pool(pairs: list[tuple[str, str]]) -> tuple[dict, list[dict]]:
     """
-    Several (results file, json file) as one COCO json and one list of results.
-
-    Raises:
-        UserError: a file is malformed, or a json has other categories than the first, or an image
-            of one before it.
+    Several (results file, json file) as one COCO json and one list of results; UserError if a file
+    is malformed, or a json has other categories than the first, or an image of one before it.
     """
     whole = {"images": [], "annotations": [], "categories": None}
     all_results, seen = [], {}

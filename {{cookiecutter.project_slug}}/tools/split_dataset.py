@@ -112,10 +112,8 @@ def table(coco: dict, counts: np.ndarray, folds: np.ndarray, names: list, shuffl
 
 def run(args: argparse.Namespace) -> None:
     """
-    Split, write and report.
-
-    Raises:
-        UserError: the files cannot be read or written, or the split is impossible.
+    Split, write and report; UserError if the files cannot be read or written, or the split is
+    impossible.
     """
     start = time.perf_counter()
     coco = read_coco(args.json_file)

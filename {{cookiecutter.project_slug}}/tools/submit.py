@@ -75,7 +75,7 @@ def parse_args(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--hours", type=float, default=24, help="until it queues again (default: %(default)s)"
     )
     parser.add_argument(
-        "--timeouts", type=int, default=10, help="queues again so often (default: %(default)s)"
+        "--timeouts", type=int, default=10, help="times that it queues again (default: %(default)s)"
     )
     parser.add_argument("--name", help="of the job (default: the config's)")
     parser.add_argument(

@@ -225,7 +225,7 @@ def test_fast_dev_runs_are_left_out(output):
 
 
 def test_nothing_there(tmp_path):
-    assert "no training lies there" in board(tmp_path / "nowhere", check=False)
+    assert "has no training in it" in board(tmp_path / "nowhere", check=False)
 
 
 def test_needs_no_heavy_library():

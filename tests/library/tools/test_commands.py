@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,14 @@ def test_a_mistake_is_one_line_without_torch(name):
     shown = NAME.encode("ascii", "backslashreplace").decode()
     assert shown in line or "--size" in line
     assert "torch" not in imported(process)
+
+
+@pytest.mark.parametrize("name", ["check_dataset", "split_dataset"])
+def test_data_is_found_without_torch(name, toy, tmp_path):
+    shutil.copy(toy / "train.json", tmp_path)
+    process = run(*command(name, "-X", "importtime"), str(tmp_path / "train.json"))
+    assert "8 images" in process.stdout
+    assert "argparse" in imported(process) and "torch" not in imported(process)
 
 
 def test_a_reader_that_is_gone_is_no_error(tmp_path):

@@ -366,27 +366,28 @@ class LogAt(HookBase):
 
 
 def train_on_terminal(monkeypatch, losses, bar=None) -> tuple[list[str], int]:
-    """Trains with stderr, and detectron2's log, on a terminal."""
+    """Trains with stderr, and the log, on a terminal."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal.file)
-    logger = logging.getLogger("detectron2")
+    loggers = [logging.getLogger(name) for name in ("detection", "detectron2")]
     handler = logging.StreamHandler(terminal.file)
-    handlers, propagate, level = logger.handlers, logger.propagate, logger.level
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
     try:
         printer = TqdmMetricPrinter(len(losses), 10, WINDOW, bar=bar)
-        trainer = tiny_trainer(
-            losses, [LogAt(logger, 4, 24), hooks.IterationTimer(), PeriodicWriter(printer, CFG)]
-        )
+        log = LogAt(loggers[0], 4, 24)
+        trainer = tiny_trainer(losses, [log, hooks.IterationTimer(), PeriodicWriter(printer, CFG)])
         try:
             trainer.train(0, len(losses))
         except FloatingPointError:
             pass
-        assert logger.handlers == [handler], "as before"
+        assert all(logger.handlers == [handler] for logger in loggers), "as before"
     finally:
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
         monkeypatch.undo()
     return terminal.lines()
 

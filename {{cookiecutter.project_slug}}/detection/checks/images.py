@@ -40,7 +40,7 @@ class ImageFacts:
         size: (width, height) as detectron2 sees it, turned as EXIF says; None if unknown.
         orientation: EXIF's, 1 is upright.
         digest: the same for files of equal pixels; None if they cannot be read.
-        blank: what there is instead of a picture, e.g. "nearly black"; empty if it is one.
+        blank: why it shows nothing, e.g. "nearly black"; empty if it shows something.
         is_flat: whether it is blank in that all pixels are nearly the same.
         peak, white: of an image of more than 8 bits, its largest sample and the one that becomes
             255; None of others.
@@ -83,7 +83,7 @@ def read_images(
                 if is_file(roots[split], name):
                     wanted[os.path.join(roots[split], name)].append((split, name))
     # decoders release the GIL: threads are as fast as processes and start at once
-    with ThreadPoolExecutor(_processors()) as pool, warnings.catch_warnings():
+    with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about broken EXIF and the like
         paths = sorted(wanted)
         found = progress(pool.map(_read, paths), len(paths), "reading images")
@@ -180,7 +180,7 @@ def _read(path: str) -> ImageFacts:
 
 
 def _blank(pixels: np.ndarray) -> tuple[str, bool]:
-    """What a uint8 image (H, W, 3) is in place of a picture, or ""; whether it has one level."""
+    """Why a uint8 image (H, W, 3) shows nothing, or ""; whether it has one level."""
     mean, deviation = cv2.meanStdDev(pixels)
     is_dark, is_bright = (mean + deviation).max() < FLAT, (mean - deviation).min() > 255 - FLAT
     shade = "black" if is_dark else "white" if is_bright else "one colour"
@@ -190,10 +190,3 @@ def _blank(pixels: np.ndarray) -> tuple[str, bool]:
         if spread < FLAT:
             return f"nearly {shade}", True
     return (f"nearly {shade}" if is_dark or is_bright else ""), False
-
-
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))  # those that this process may use
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1

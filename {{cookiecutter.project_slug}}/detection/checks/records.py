@@ -26,21 +26,12 @@ def has_id(record: object, key: str) -> bool:
     return isinstance(record, dict) and type(record.get(key)) is int
 
 
-def _is_id(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _is_side(value: object) -> bool:
-    return type(value) is int and 0 < value < LARGEST
-
-
-def _is_name(value: object) -> bool:
-    return type(value) is str and len(value) <= LONGEST_NAME
-
-
-_ID = _is_id, "a whole number from 0"
-_SIDE = _is_side, "a whole number from 1"
-_NAME = _is_name, f"text of at most {LONGEST_NAME} characters"
+_ID = lambda v: type(v) is int and 0 <= v < 2**63, "a whole number from 0"
+_SIDE = lambda v: type(v) is int and 0 < v < LARGEST, "a whole number from 1"
+_NAME = (
+    lambda v: type(v) is str and len(v) <= LONGEST_NAME,
+    f"text of at most {LONGEST_NAME} characters",
+)
 # {key: (whether a value can be used, what it has to be)}
 FIELDS = {
     **dict.fromkeys(("id", "image_id", "category_id"), _ID),

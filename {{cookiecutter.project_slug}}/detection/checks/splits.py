@@ -25,7 +25,10 @@ def check_splits(
         Findings with the name of their split.
     """
     cases = defaultdict(list)  # {(kind, split): [(item, note)]}
-    categories = {split: _categories(coco) for split, coco in splits.items()}
+    categories = {
+        split: [(c["id"], c["name"]) for c in sound(coco["categories"], CATEGORY)]
+        for split, coco in splits.items()
+    }
     for split, pairs in categories.items():
         for id_, name in pairs:
             if (id_, name) not in next(iter(categories.values())):
@@ -71,7 +74,3 @@ def doubtful_roots(splits: dict[str, dict], roots: dict[str, str]) -> set[str]:
         for k, split in enumerate(order)
         if any(roots[s] == roots[split] and names[split] <= names[s] for s in order[:k])
     }
-
-
-def _categories(coco: dict) -> list[tuple[int, str]]:
-    return [(c["id"], c["name"]) for c in sound(coco["categories"], CATEGORY)]

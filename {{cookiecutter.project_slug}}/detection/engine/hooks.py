@@ -1,6 +1,5 @@
 """Hooks for seeding, BatchNorm statistics, evaluation and writers; all resume exactly."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,8 +14,6 @@ from torch import distributed
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detection.data.loader import with_start_iter_0
-
-logger = logging.getLogger(__name__)
 
 
 def is_cut_off(trainer: TrainerBase) -> bool:

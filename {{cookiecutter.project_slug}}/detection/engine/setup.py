@@ -185,11 +185,11 @@ def quiet_setup(cfg, args) -> None:
     setup_logger(output_dir, distributed_rank=rank, name="fvcore")
     setup_logger(output_dir, distributed_rank=rank)
     setup_logger(output_dir, distributed_rank=rank, name="detection")
-    with quiet_console():
-        default_setup(cfg, args)
-    threading.excepthook = _report_thread
     for handler in file_handlers():
         handler.handleError = partial(_end_log, handler)
+    threading.excepthook = _report_thread
+    with quiet_console():
+        default_setup(cfg, args)
 
 
 def _report_thread(args: threading.ExceptHookArgs) -> None:

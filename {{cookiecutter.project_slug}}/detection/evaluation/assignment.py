@@ -79,7 +79,8 @@ def assign(
     images, labels, boxes = arrays(results)
     scores = np.fromiter((r["score"] for r in results), float, len(results))
     order = np.lexsort((images, -scores))  # stable: of equal scores, the images' order
-    order = order[_within(images[order] * len(names) + labels[order], limit)]
+    if limit is not None:
+        order = order[position_in_group(images[order] * len(names) + labels[order]) < limit]
     images, labels, boxes, scores = images[order], labels[order], boxes[order], scores[order]
 
     detections, truths, overlaps = _pairs(
@@ -107,11 +108,6 @@ def assign(
     positives = np.zeros((len(image_ids), len(names)), int)
     np.add.at(positives, (true_images[counted], true_labels[counted]), 1)
     return Assignment(images, labels, scores, hits, ignored, positives, names)
-
-
-def _within(groups: np.ndarray, limit: int | None) -> np.ndarray:
-    """Which members of groups are among the first `limit` of theirs."""
-    return np.ones(len(groups), bool) if limit is None else position_in_group(groups) < limit
 
 
 def position_in_group(groups: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ class Metric:
             low scores have to be left out. None: all detections count.
         average: of metrics with a curve: (boxes found, detections, both (T, I) by image; boxes to
             find (I,), weights of the images (R, I)) to R values.
-        whole: (COCO json, results) to the value, in place of all the others.
+        whole: (COCO json, results) to the value, instead of all the others.
     """
 
     definition: str
@@ -85,7 +85,7 @@ class Metric:
     def resampled(
         self, assignment: Assignment, weights: np.ndarray, threshold: float | None
     ) -> np.ndarray:
-        """(R,): the value if each image were there so often as `weights`, (R, I), say."""
+        """(R,): the value with each image counted as often as `weights`, (R, I), say."""
         if not self.needs_threshold:
             return np.array([mean_of_known(self.classes(assignment, times)) for times in weights])
         kept = assignment.scores >= threshold

@@ -83,12 +83,7 @@ def find_threshold(
 
 
 def save_threshold(found: ScoreThreshold, path: str) -> None:
-    """
-    Write a threshold for `make submission`.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write a threshold for `make submission`; UserError if it cannot be written."""
     content = {
         "metric": found.metric,
         "threshold": found.threshold,

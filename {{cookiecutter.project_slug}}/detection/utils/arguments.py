@@ -167,10 +167,8 @@ def split_overrides(positional: list[str]) -> tuple[list[str], list[str]]:
 
 def find_config(config_file: str) -> str:
     """
-    The path of a config file that is relative to the current folder, or else to the project.
-
-    Raises:
-        UserError: it is in neither.
+    The path of a config file that is relative to the current folder, or else to the project;
+    UserError if it is in neither.
     """
     if not config_file:
         names = sorted(p.name for p in (PROJECT_ROOT / "configs").glob("*.py"))
@@ -185,10 +183,8 @@ def find_config(config_file: str) -> str:
 
 def split_override(override: str) -> tuple[str, str, str]:
     """
-    The mark (~, + or none), key and value of an override.
-
-    Raises:
-        UserError: it is neither key=value nor ~key.
+    The mark (~, + or none), key and value of an override; UserError if it is neither key=value nor
+    ~key.
     """
     parts = OVERRIDE.fullmatch(override)
     if not parts:

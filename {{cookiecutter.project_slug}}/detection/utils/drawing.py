@@ -152,6 +152,4 @@ def _code_points(path: str) -> frozenset[int]:
     return frozenset(font_manager.get_font(path).get_charmap())
 
 
-@cache
-def _load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
+_load_font = cache(ImageFont.truetype)

@@ -1,4 +1,4 @@
-"""Tells files of equal pixels, under whatever names and with whatever metadata."""
+"""Recognizes files of equal pixels, whatever their names and metadata."""
 
 import hashlib
 import os

@@ -55,7 +55,7 @@ def find_moved(folder: str, names: Iterable[str], listed: Iterable[str]) -> dict
     The file has their base name; theirs may have other folders, a root, a drive or an address
     before it, backslashes, the prefix that Label Studio puts before an upload, or no extension. Of
     several such files it is the one that shares most folders with the name. A file that is listed
-    itself, or that two names seem to mean, is nobody's.
+    itself, or that two names seem to mean, is not used.
 
     Args:
         folder: the folder of the images.
@@ -209,10 +209,8 @@ class ImageFolder:
 
     def sizes(self, paths: Sequence[str]) -> list[tuple[int, int]]:
         """
-        Width and height in pixels of each image, turned as its EXIF data say, as detectron2 does.
-
-        Raises:
-            UserError: an image cannot be read.
+        Width and height in pixels of each image, turned as its EXIF data say, as detectron2 does;
+        UserError if an image cannot be read.
         """
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             sizes = pool.map(lambda path: image_size(self.folder / path), paths)

@@ -128,13 +128,12 @@ def decode(data: bytes, at_least: int | None = None) -> Decoded:
     Raises:
         Exception: of many kinds; it is no whole image or larger than MAX_PIXELS.
     """
+    decoded = None
     if data.startswith(JPEG):
         decoded = _decode_jpeg(data, at_least)
-        return _decode_other(data) if decoded is None else decoded
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 28:
+    elif data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 28:
         decoded = _decode_png(data)
-        return _decode_other(data) if decoded is None else decoded
-    return _decode_other(data)
+    return decoded or _decode_other(data)
 
 
 def read_bytes(path: str) -> bytes:

@@ -32,10 +32,8 @@ _HELD = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 @contextmanager
 def locked_output(output_dir: str) -> Iterator[None]:
     """
-    Keep an output directory for this training, whose processes all come here.
-
-    Raises:
-        UserError: another training uses it, or it cannot be written.
+    Keep an output directory for this training, whose processes all come here; UserError if another
+    training uses it, or it cannot be written.
     """
     file = problem = None
     if comm.is_main_process() and "://" not in output_dir:
@@ -52,10 +50,8 @@ def locked_output(output_dir: str) -> Iterator[None]:
 @contextmanager
 def locked_file(path: Path) -> Iterator[None]:
     """
-    Keep a file that takes long to write for this process.
-
-    Raises:
-        UserError: another process writes it, or its folder cannot be written.
+    Keep a file that takes long to write for this process; UserError if another process writes it,
+    or its folder cannot be written.
     """
     if path.exists() and not path.is_file():  # /dev/null
         yield

@@ -45,9 +45,7 @@ def read_thumbnail(path: str, max_size: int, region: Region = WHOLE) -> np.ndarr
 def read_thumbnails(
     paths: list[str], max_size: int, title: str, regions: list[Region] | None = None
 ) -> Iterator[np.ndarray | ImageError]:
-    """
-    `read_thumbnail` of many, in order; what cannot be read is its error.
-    """
+    """`read_thumbnail` of many, in order; what cannot be read is its error."""
 
     def read(path: str, region: Region) -> np.ndarray | ImageError:
         try:

@@ -173,7 +173,7 @@ def open_run(
     run_id: str,
     mode: str,
     settings: wandb.Settings,
-    tell_unsynced: Callable[[], None],
+    warn_unsynced: Callable[[], None],
     **init,
 ) -> wandb.Run | None:
     """
@@ -184,7 +184,7 @@ def open_run(
         run_id: W&B's.
         mode: "online" or "offline".
         settings: as `make_settings` makes them.
-        tell_unsynced: called when W&B could not send all that it was given.
+        warn_unsynced: called when W&B could not send all that it was given.
         init: what else `wandb.init` takes.
 
     Returns:
@@ -197,7 +197,7 @@ def open_run(
         parts = find_parts(output_dir, run_id)
         try:
             start_service()
-            wandb.termsetup(wandb.Settings(silent=True), _Messages(tell_unsynced))
+            wandb.termsetup(wandb.Settings(silent=True), _Messages(warn_unsynced))
             with time_limit(settings.init_timeout + _INIT_GRACE):
                 run = wandb.init(
                     dir=output_dir,
@@ -275,15 +275,15 @@ def _is_secret(value: object) -> bool:
 class _Messages:
     """Gets what W&B would print, and passes on only that data could not be sent."""
 
-    def __init__(self, tell_unsynced: Callable[[], None]):
-        self._tell_unsynced = tell_unsynced
+    def __init__(self, warn_unsynced: Callable[[], None]):
+        self._warn_unsynced = warn_unsynced
 
     def info(self, message: str) -> None:
         pass
 
     def warning(self, message: str) -> None:
         if "wandb sync" in message:
-            self._tell_unsynced()
+            self._warn_unsynced()
 
     error = warning
 

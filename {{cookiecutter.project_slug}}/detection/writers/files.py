@@ -1,16 +1,13 @@
 """Writers to the terminal, to metrics.json and to TensorBoard; W&B's is in `wandb_writer.py`."""
 
 import json
-import logging
 import math
 
 from detectron2.utils.events import EventWriter, TensorboardXWriter
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from detection.utils.files import write_atomically
-from detection.writers.scalars import UnwrittenScalars, _iteration, _read_lines
-
-logger = logging.getLogger(__name__)
+from detection.writers.scalars import UnwrittenScalars, iteration_of, read_lines
 
 
 class JSONWriter(EventWriter):
@@ -35,7 +32,7 @@ class JSONWriter(EventWriter):
 
     def start(self, start_iter: int, cfg) -> None:
         self._scalars.start(start_iter)
-        kept = [line for line in _read_lines(self._json_file) if _iteration(line) < start_iter]
+        kept = [line for line in read_lines(self._json_file) if iteration_of(line) < start_iter]
         write_atomically(self._json_file, b"".join(kept))
         self._file = open(self._json_file, "a", encoding="utf-8")
 

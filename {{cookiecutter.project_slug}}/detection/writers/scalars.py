@@ -54,7 +54,7 @@ class UnwrittenScalars:
         if iteration <= self._last[name]:
             return
         if storage.smoothing_hints()[name]:
-            yield iteration, _median(storage.history(name), self._window_size)
+            yield iteration, recent_median(storage.history(name), self._window_size)
         elif name in _EVERY_ITERATION:
             yield iteration, value
         else:
@@ -64,7 +64,7 @@ class UnwrittenScalars:
                 yield int(at), value
 
 
-def _median(history: HistoryBuffer, window_size: int) -> float:
+def recent_median(history: HistoryBuffer, window_size: int) -> float:
     """As `HistoryBuffer.median`, whose NumPy takes ten times as long for so few values."""
     values = [value for value, _ in history.values()[-window_size:]]
     return math.nan if any(map(math.isnan, values)) else statistics.median(values)
@@ -72,18 +72,20 @@ def _median(history: HistoryBuffer, window_size: int) -> float:
 
 def read_metrics(json_file: str) -> dict[int, dict[str, float]]:
     """{iteration: {name: value}} of a JSONWriter's file; {} if it does not exist."""
-    rows = [json.loads(line) for line in _read_lines(json_file) if _iteration(line) < math.inf]
+    rows = [json.loads(line) for line in read_lines(json_file) if iteration_of(line) < math.inf]
     return {row.pop("iteration"): row for row in rows}
 
 
-def _read_lines(json_file: str) -> list[bytes]:
+def read_lines(json_file: str) -> list[bytes]:
+    """The lines of a file, with their ends; none if it does not exist."""
     try:
         return Path(json_file).read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return []
 
 
-def _iteration(line: bytes) -> float:
+def iteration_of(line: bytes) -> float:
+    """Of a row of metrics.json; infinite for a line that a kill cut off, or another one."""
     try:
         iteration = json.loads(line)["iteration"] if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):

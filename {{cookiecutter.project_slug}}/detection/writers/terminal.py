@@ -13,7 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from detection.checkpoint.checkpointer import read_best
 from detection.utils.logging import LOGGERS
-from detection.writers.scalars import _median
+from detection.writers.scalars import recent_median
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class TqdmMetricPrinter(EventWriter):
 
     def _status(self, storage: EventStorage) -> str:
         def median(name: str) -> float:
-            return _median(storage.history(name), self._window_size)
+            return recent_median(storage.history(name), self._window_size)
 
         # the most wanted first: a narrow terminal cuts the line off
         scalars = storage.latest()

@@ -116,7 +116,7 @@ class WandbWriter(EventWriter):
         self._summarised = set()
         self._earlier_best = {}  # of a resumed run's evaluations
         self._sync_command = ""
-        self._is_told = False
+        self._has_warned = False
 
     @property
     def run(self) -> wandb.Run | None:
@@ -140,7 +140,7 @@ class WandbWriter(EventWriter):
         if self._run is None:
             return
         atexit.register(self._finish, 1)  # should another hook's failure prevent `close`
-        with self._never_in_the_way():
+        with self._disabled_on_error():
             self._write_record({"id": self._run.id})
             self._run.define_metric("iter")
             self._run.define_metric("*", step_metric="iter")
@@ -155,7 +155,7 @@ class WandbWriter(EventWriter):
         for iteration in self.media:  # of an evaluation that had no scores
             rows.setdefault(iteration, {})
         rows = [self._rename(*row) for row in sorted(rows.items())]
-        with self._never_in_the_way():
+        with self._disabled_on_error():
             for row, evaluated in rows:
                 if row["iter"] == failed_at:
                     numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
@@ -175,7 +175,7 @@ class WandbWriter(EventWriter):
             run_id,
             self._mode,
             make_settings(self._capture, **self._timeouts),
-            self._tell_unsynced,
+            self._warn_unsynced,
             project=self._project,
             entity=self._entity,
             name=self._name,
@@ -196,7 +196,7 @@ class WandbWriter(EventWriter):
         metrics: dict[int, dict],
         unfinished: dict | None,
     ) -> None:
-        """Continue behind the run's last row, and log before what it lacks until `start_iter`."""
+        """Log what the run lacks before `start_iter`, and continue after its last row."""
         last = max(rows, default=-1)
         self._first = last + 1 if self._run.offline else self._run.starting_step
         for iteration, scalars in metrics.items():
@@ -242,11 +242,11 @@ class WandbWriter(EventWriter):
         atexit.unregister(self._finish)
         if self._run is not None:
             if not finish_run(self._run, exit_code):
-                self._tell_unsynced()
+                self._warn_unsynced()
             self._run = None
 
     @contextmanager
-    def _never_in_the_way(self) -> Iterator[None]:
+    def _disabled_on_error(self) -> Iterator[None]:
         """An error of W&B's within ends the recording, not the training."""
         try:
             with time_limit(self._timeouts["finish_timeout"]):
@@ -256,9 +256,9 @@ class WandbWriter(EventWriter):
             self._run = None
             tear_down()
 
-    def _tell_unsynced(self) -> None:
-        if not self._is_told:
-            self._is_told = True
+    def _warn_unsynced(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             logger.warning(f"W&B: not all could be sent; `{self._sync_command}` sends the rest")
 
     def _read_record(self) -> dict:

@@ -50,10 +50,8 @@ class Split:
 
 def read_splits(json_files: dict[str, str]) -> tuple[list[str], list[Split]]:
     """
-    Read {name: COCO json}; returns the class names of all files, by id and file, and the splits.
-
-    Raises:
-        UserError: a file is not a COCO file, or a category or an image in it is malformed.
+    Read {name: COCO json}; returns the class names of all files, by id and file, and the splits;
+    UserError if a file is not a COCO file, or a category or an image in it is malformed.
     """
     cocos = {name: read_coco(json_file) for name, json_file in json_files.items()}
     class_names = []
@@ -106,7 +104,7 @@ def box_ratios(boxes: np.ndarray) -> np.ndarray:
 
 
 def centre_map(split: Split, cells: int) -> np.ndarray:
-    """(cells, cells): boxes whose centre lies there, rows from the image's top; outside: none."""
+    """(cells, cells): boxes by the cell of their centre, rows from the image's top."""
     centres = (split.boxes[:, :2] + split.boxes[:, 2:] / 2) / split.sizes[split.owners]
     edges = np.linspace(0, 1, cells + 1)
     return np.histogram2d(centres[:, 1], centres[:, 0], (edges, edges))[0].astype(int)

@@ -88,10 +88,8 @@ class Run:
 
 def find_runs(folder: str) -> list[Run]:
     """
-    Every folder with a metrics.json in it, at any depth, but for those of --fast-dev-run.
-
-    Raises:
-        UserError: there is none.
+    Every folder with a metrics.json in it, at any depth, but for those of --fast-dev-run; UserError
+    if there is none.
     """
     runs = []
     for path, folders, files in os.walk(folder):
@@ -107,7 +105,7 @@ def find_runs(folder: str) -> list[Run]:
                     parts.append({})
             runs.append(Run(name, *parts))
     if not runs:
-        raise UserError(f"{folder}: no training lies there; train first, or name another folder")
+        raise UserError(f"{folder}: has no training in it; train first, or name another folder")
     return runs
 
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from detection.checks.class_names import describe_lists
@@ -14,9 +13,6 @@ from detection.data.image_roots import config_root, load_dataset
 from detection.utils.errors import UserError
 
 LARGEST_CONFIG = 100_000  # values
-
-
-STRETCHES = 300  # about the pixels that a chart is wide
 
 
 def read_history(run: str) -> dict[str, list[tuple[int, float]]]:
@@ -76,10 +72,8 @@ def check_classes(run: str, names: Sequence[str]) -> None:
 
 def read_config(run: str | Path) -> dict:
     """
-    The config.yaml of a run as dicts, lists and scalars; empty if there is none.
-
-    Raises:
-        UserError: it is malformed.
+    The config.yaml of a run as dicts, lists and scalars; empty if there is none; UserError if it is
+    malformed.
     """
     path = Path(run) / "config.yaml"
     try:
@@ -139,15 +133,3 @@ def _plain(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> object:
 
 
 _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
-
-
-def _points(curve: list[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """(x, y) of a curve; of a long one the lowest and the highest value of each stretch."""
-    xs, ys = np.array([i + 1 for i, _ in curve]), np.array([v for _, v in curve])
-    if len(xs) <= 2 * STRETCHES:
-        return xs, ys
-    kept = {0, len(xs) - 1}
-    for part in np.array_split(np.arange(len(xs)), STRETCHES):
-        kept |= {int(part[ys[part].argmin()]), int(part[ys[part].argmax()])}
-    kept = sorted(kept)
-    return xs[kept], ys[kept]

@@ -67,10 +67,8 @@ class ForeignImage:
 
 def read_voc(folder: Path) -> Iterator[ForeignImage]:
     """
-    Read a folder of Pascal VOC xml files, in the order of their names.
-
-    Raises:
-        UserError: a file is not such an xml, or has something else in place of a number.
+    Read a folder of Pascal VOC xml files, in the order of their names; UserError if a file is not
+    such an xml, or has something else in place of a number.
     """
     for path in sorted(folder.rglob("*.xml")):
         root = parse_xml(path)

@@ -43,7 +43,7 @@ def balanced_scores(coco: dict, results: list[dict]) -> dict[int, float]:
 
 def precise_scores(coco: dict, results: list[dict], precision: float) -> dict[int, float]:
     """
-    The score of each class above which detections are as precise as wished, at IoU 0.5.
+    The score of each class above which detections reach a precision, at IoU 0.5.
 
     Args:
         coco, results: as in `balanced_scores`.

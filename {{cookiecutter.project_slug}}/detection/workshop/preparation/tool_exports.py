@@ -31,10 +31,8 @@ UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
 def read_labelme(source: Path) -> Iterator[ForeignImage]:
     """
-    Read labelme's json, or a folder of them in the order of their names.
-
-    Raises:
-        UserError: a file is not such a json, or a shape lacks its label or points.
+    Read labelme's json, or a folder of them in the order of their names; UserError if a file is not
+    such a json, or a shape lacks its label or points.
     """
     for path in _files(source, "*.json"):
         data = read_json(path)
@@ -108,10 +106,8 @@ def read_label_studio(source: Path) -> Iterator[ForeignImage]:
 
 def read_cvat(source: Path) -> Iterator[ForeignImage]:
     """
-    Read the xml that CVAT calls "CVAT for images", or a folder of them.
-
-    Raises:
-        UserError: a file is not such an xml, or a shape lacks its label or place.
+    Read the xml that CVAT calls "CVAT for images", or a folder of them; UserError if a file is not
+    such an xml, or a shape lacks its label or place.
     """
     for path in _files(source, "*.xml"):
         root = parse_xml(path)

@@ -72,7 +72,7 @@ def histogram(
     (name, first), *others = shares.items()
     bars = axes.bar(edges[:-1], first, np.diff(edges), align="edge", color=ACCENT, alpha=0.8)
     for bar, share, count in zip(bars, first, series[name], strict=True):
-        _tell(bar, f"{name}: {count:,} {unit} ({share:.1%})")
+        _add_tooltip(bar, f"{name}: {count:,} {unit} ({share:.1%})")
     for _, values in others:
         axes.stairs(values, edges, color=INK, linewidth=1.5, baseline=None)
     for at, text in marks:
@@ -116,7 +116,9 @@ def heat_map(
             axes.add_patch(PathPatch(path, color=ACCENT, linewidth=0, alpha=shade / SHADES))
     for x, y, text in marks:
         if left <= x <= right and bottom <= y <= top:
-            _tell(axes.plot(x, y, "+", color=MARK, markersize=8, markeredgewidth=1.5)[0], text)
+            _add_tooltip(
+                axes.plot(x, y, "+", color=MARK, markersize=8, markeredgewidth=1.5)[0], text
+            )
     return _svg(axes, label)
 
 
@@ -148,7 +150,7 @@ def lines(
         look = {"color": ACCENT, "linewidth": 2, "zorder": 3}
         if number:
             look = {"color": MUTED, "linewidth": 1.5, "linestyle": ("-", "--", ":")[number % 3 - 1]}
-        _tell(axes.plot(xs, ys, **look)[0], name)
+        _add_tooltip(axes.plot(xs, ys, **look)[0], name)
         if (is_finite := np.isfinite(ys)).any():
             last = np.asarray(ys)[is_finite][-1]
             ends.append((axes.transData.transform((0, last))[1], name))
@@ -183,8 +185,8 @@ def _axes(
     return axes
 
 
-def _tell(artist: Artist, text: str) -> None:
-    """Show a text where a pointer is on the artist."""
+def _add_tooltip(artist: Artist, text: str) -> None:
+    """Show a text when the pointer is on the artist."""
     artist.set_gid(f"text:{text}")
 
 

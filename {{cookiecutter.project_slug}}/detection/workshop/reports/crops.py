@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from detection.checks.reviews import LOOSE_BOX, MISSING_BOX, WRONG_LABEL, Suggestion
+from detection.checks.reviews import KINDS, LOOSE_BOX, MISSING_BOX, WRONG_LABEL, Suggestion
 from detection.utils.images import ImageError
 from detection.utils.thumbnails import read_thumbnails
 from detection.workshop.analysis.dataset_statistics import Split
@@ -99,10 +99,7 @@ def suggestion_section(
     pictures, missing = draw_crops(crops, SUGGESTION_SIDE, "drawing suggestions")
     return {
         "cards": [{**text, "picture": drawn} for text, drawn in zip(texts, pictures, strict=True)],
-        "counts": {
-            kind: sum(s.kind == kind for s in suggestions)
-            for kind in (WRONG_LABEL, MISSING_BOX, LOOSE_BOX)
-        },
+        "counts": {kind: sum(s.kind == kind for s in suggestions) for kind in KINDS},
         "missing": missing,
     }
 

@@ -51,12 +51,7 @@ def render_page(template: str, **values) -> str:
 
 
 def write_page(path: str, html: str) -> None:
-    """
-    Write the page whole or not at all.
-
-    Raises:
-        UserError: it cannot be written there.
-    """
+    """Write the page whole or not at all; UserError if it cannot be written there."""
     # a json can name a class with half a surrogate pair, which UTF-8 cannot encode
     content = html.encode("utf-8", "xmlcharrefreplace")
     write_atomically(path, content, path, "; choose another --output")

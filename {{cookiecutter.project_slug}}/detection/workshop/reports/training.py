@@ -1,10 +1,11 @@
 """The section of a page that shows how a training went."""
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
-from detection.workshop.analysis.runs import _points
 from detection.workshop.reports.charts import lines
 
+STRETCHES = 300  # about the pixels that a chart is wide
 Curve = list[tuple[int, float]]  # (iteration, value)
 
 
@@ -45,7 +46,15 @@ def _run_chart(title: str, kind: str, series: dict[str, Curve]) -> dict:
 
 def _ticks(top: float) -> list[tuple[float, str]]:
     """Round values from 0 to `top` and a little beyond."""
-    rough = top / 4
-    unit = 10 ** np.floor(np.log10(rough))
-    step = next(s * unit for s in (1, 2, 2.5, 5, 10) if s * unit >= rough * (1 - 1e-9))
-    return [(step * k, f"{step * k:,.6g}") for k in range(int(np.ceil(top / step - 1e-9)) + 1)]
+    values = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top)
+    return [(value, f"{value:,.6g}") for value in values]
+
+
+def _points(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of a curve; of a long one the lowest and the highest value of each stretch."""
+    xs, ys = np.array(curve, float).T
+    kept = np.arange(len(xs))
+    if len(xs) > 2 * STRETCHES:
+        ends = [(p[ys[p].argmin()], p[ys[p].argmax()]) for p in np.array_split(kept, STRETCHES)]
+        kept = np.unique([0, len(xs) - 1, *np.ravel(ends)])
+    return xs[kept] + 1, ys[kept]

@@ -131,10 +131,8 @@ def read_submission(path: str, coco: dict, json_file: str, form: Format) -> Subm
 
 def read_csv(path: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """
-    The header, and (line, cells) of each row.
-
-    Raises:
-        UserError: the file cannot be read, is empty, not UTF-8, or cut off within quotes.
+    The header, and (line, cells) of each row; UserError if the file cannot be read, is empty, not
+    UTF-8, or cut off within quotes.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
