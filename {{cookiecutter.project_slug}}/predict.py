@@ -35,6 +35,7 @@ from detection.inference.predictor import (
     set_thresholds,
 )
 from detection.inference.sources import list_images, results_name
+from detection.inference.tiles import with_tiles
 from detection.inference.tta import with_tta
 from detection.modeling.build import build_model
 from detection.utils.arguments import find_config
@@ -67,9 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     weights = load_weights(model, cfg.train.output_dir, args.checkpoint)
     set_thresholds(cfg, model, args.min_score, args.max_per_image)
 
-    predictor = Predictor(
-        cfg, with_tta(cfg, model), coco, image_root, args.batch_size, args.num_workers
-    )
+    model = with_tiles(cfg, with_tta(cfg, model))
+    predictor = Predictor(cfg, model, coco, image_root, args.batch_size, args.num_workers)
     settings = prediction_settings(
         *(cfg, coco, weights),
         image_root=image_root,

@@ -8,8 +8,7 @@ Train or evaluate a detector that a LazyConfig describes:
     python train_net.py --config-file … --fast-dev-run
     torchrun --nproc-per-node 4 train_net.py --config-file …
 
-The config must define `model`, `dataloader.{train,test,evaluator}`, `optimizer`, `lr_multiplier`:
-detectron2's own do. `train` and `writers` default to those in configs/common.
+The config defines `model`, `dataloader`, `optimizer` and `lr_multiplier`, as detectron2's own do.
 """
 
 from detection.utils.arguments import early_args, parse_args
@@ -49,6 +48,7 @@ from detection.engine import (
 )
 from detection.evaluation.evaluate import evaluate
 from detection.evaluation.validation_loss import with_validation_losses
+from detection.inference.tiles import with_tiles
 from detection.inference.tta import with_tta
 from detection.modeling.build import build_model
 from detection.solver.ema import EMAHook
@@ -60,7 +60,7 @@ def build_test(cfg, model, *onlookers: DatasetEvaluator) -> Callable[[], dict]:
     """Build the evaluation on `dataloader.test` now: bad data fails before training starts."""
     loader = instantiate(cfg.dataloader.test)
     evaluators = DatasetEvaluators([instantiate(cfg.dataloader.evaluator), *onlookers])
-    return lambda: evaluate(model, loader, evaluators)
+    return lambda: evaluate(with_tiles(cfg, model), loader, evaluators)
 
 
 def do_test(cfg, model) -> dict:

@@ -27,10 +27,10 @@ def load_config(
     """
     Load a config and apply `key=value` overrides, as `apply_overrides` reads them.
 
-    Configs get this project's `tta`, and those from elsewhere, such as upstream's model zoo, its
-    `train` and `writers`, wherever they say nothing of their own. With `dataset.fold` set, the
-    config's annotations and output directory become those of the fold, unless an override names
-    others.
+    Configs get this project's `tta` and `tiles`, and those from elsewhere, such as upstream's model
+    zoo, its `train` and `writers`, wherever they say nothing of their own. With `dataset.fold` set,
+    the config's annotations and output directory become those of the fold, unless an override
+    names others.
 
     Args:
         config_file: as `find_config` finds it.
@@ -227,6 +227,6 @@ def _fill_in(cfg: DictConfig) -> None:
     ):  # such as detectron2's own
         defaults.best_checkpointer.val_metric = "bbox/AP"
     cfg.train = OmegaConf.merge(defaults, cfg.get("train", {}))
-    for name in ("writers", "tta"):
+    for name in ("writers", "tta", "tiles"):
         if name not in cfg:
             cfg[name] = LazyConfig.load(f"{common}/{name}.py")[name]

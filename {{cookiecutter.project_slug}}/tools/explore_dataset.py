@@ -76,6 +76,7 @@ def explore(args: argparse.Namespace) -> list[str]:
     # slow to import
     from detection.config import load_config
     from detection.workshop.analysis.anchors import find_anchors, resize_factors
+    from detection.workshop.analysis.tiling import tile_note
     from detection.workshop.reports.contact_sheet import sheet_section
     from detection.workshop.reports.crops import example_strips
     from detection.workshop.reports.exploration import anchor_section, overview
@@ -100,6 +101,7 @@ def explore(args: argparse.Namespace) -> list[str]:
     model = _shown(args.config_file)
     factors = resize_factors(cfg, splits[0].sizes)
     page |= anchor_section(class_names, splits[0], find_anchors(cfg), factors, model)
+    page["notes"].append(tile_note(cfg, splits[0]))
     roots = [sources[split.name][1] for split in splits]
     page["strips"] = example_strips(class_names, splits[0], roots[0]) if args.count else []
     page["sheet"] = sheet_section(class_names, splits, roots, args.count, args.sample)

@@ -37,6 +37,7 @@ dataloader = dict(
             min_visibility=0.1,
             keep_emptied=True,  # images that lose all boxes: negative examples; False: replaced
         ),
+        tiles="${oc.select:tiles,null}",  # see tiles.py
         repeat_threshold=None,  # e.g. 0.05: repeat images of classes in fewer than 5% of them
         total_batch_size=8,  # over all GPUs; the learning rate follows it
         seed="${train.seed}",

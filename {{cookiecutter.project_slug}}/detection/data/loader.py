@@ -3,7 +3,7 @@
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -13,8 +13,9 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from omegaconf import DictConfig
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from detection.data.tiles import Tiles, tile_records
 from detection.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ def build_train_loader(
     aspect_ratio_grouping: bool = True,
     num_workers: int = 0,
     repeat_threshold: float | None = None,
+    tiles: Mapping | None = None,
 ) -> DataLoader:
     """
     An endless loader of shuffled batches, like detectron2's `build_detection_train_loader`.
@@ -49,12 +51,15 @@ def build_train_loader(
         repeat_threshold: images of a class that is in a smaller part of all images than this, 0 to
             1, are used √(threshold / part) times per epoch (Gupta et al., arXiv:1908.03195);
             None: each image is used once.
+        tiles: of configs/common/tiles.py: if enabled, all that is said of images here holds for
+            tiles. Another part of the empty ones is drawn for each epoch.
 
     Returns:
         Batches as lists of `total_batch_size / processes` model inputs.
 
     Raises:
-        UserError: the batch is not divisible by the number of processes.
+        UserError: the batch is not divisible by the number of processes, or a setting of `tiles` is
+            out of its range.
     """
     if total_batch_size % comm.get_world_size():
         raise UserError(
@@ -62,14 +67,22 @@ def build_train_loader(
             f"processes, {comm.get_world_size()}; set dataloader.train.total_batch_size"
         )
     seed = comm.shared_random_seed() if seed < 0 else seed
-    is_wide = [d["width"] > d["height"] for d in dataset] if aspect_ratio_grouping else None
+    empty = []
+    if cut := Tiles.of(tiles):
+        dataset, empty = tile_records(dataset, cut)
+    filled = len(dataset)
     repeats = _repeats(dataset, repeat_threshold) if repeat_threshold else None
+    if empty:
+        shares = np.full(len(empty), cut.empty_rate)
+        repeats = np.append(np.ones(filled) if repeats is None else repeats, shares)
+        dataset = [*dataset, *empty]
+    is_wide = [d["width"] > d["height"] for d in dataset] if aspect_ratio_grouping else None
     sampler = ResumableBatchSampler(
         len(dataset), total_batch_size // comm.get_world_size(), seed, start_iter, is_wide, repeats
     )
     records = DatasetFromList(dataset, copy=False)
     if hasattr(mapper, "use_dataset"):
-        mapper.use_dataset(records)
+        mapper.use_dataset(Subset(records, range(filled)) if empty else records)
     return DataLoader(
         SeededMapDataset(records, mapper, seed, total_batch_size),
         batch_sampler=sampler,

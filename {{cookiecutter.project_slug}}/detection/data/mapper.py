@@ -7,10 +7,10 @@ import cv2
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import Boxes, Instances
 
 from detection.data import albumentations as albumentations_adapter
-from detection.data.samples import Sample, as_gt_masks, read_mask, transformed
+from detection.data.samples import Sample, as_gt_masks, corners, read_mask, transformed
 from detection.data.transforms import Pipeline
 from detection.utils.errors import UserError
 from detection.utils.images import read_image
@@ -117,7 +117,7 @@ class BoxMapper:
         transforms = self._augmentations(augmented)
 
         output = {key: value for key, value in record.items() if key != "annotations"}
-        output["image"] = torch.from_numpy(_planes(augmented.image, self._is_bgr))
+        output["image"] = torch.from_numpy(planes(augmented.image, self._is_bgr))
         if not self._is_train:
             return output
         masks = [transformed(mask, transforms) for mask in sample.masks] if self._masks else None
@@ -157,6 +157,7 @@ def _read(record: dict, masks: bool = False) -> Sample:
     image = read_image(record["file_name"])
     height, width = image.shape[:2]
     expected = record.get("width", width), record.get("height", height)
+    expected = record.get("whole_size", expected)
     if (width, height) != expected:
         raise UserError(
             f"{record['file_name']}: has {width}×{height} pixels, but the json says "
@@ -165,25 +166,20 @@ def _read(record: dict, masks: bool = False) -> Sample:
     annotations = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
     if masks:  # an unusable one is an empty list
         annotations = [a for a in annotations if a["segmentation"]]
-    boxes = np.array([_corners(a["bbox"], a["bbox_mode"]) for a in annotations], dtype=np.float64)
-    boxes = boxes.reshape(-1, 4)
+    boxes = corners(annotations)
     labels = np.array([a["category_id"] for a in annotations], dtype=np.int64)
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     sample = Sample(image, boxes[has_area], labels[has_area])
     if masks:
         kept = compress(annotations, has_area)
         sample = sample._replace(masks=[read_mask(a["segmentation"]) for a in kept])
+    if "tile" in record:  # whose objects are chosen, so that all of them are kept
+        sample = sample.cropped(*record["tile"], record["width"], record["height"]).clipped(0, 0)
+        sample = sample._replace(image=np.ascontiguousarray(sample.image))  # lets the rest go
     return sample
 
 
-def _corners(box: Sequence[float], mode: BoxMode) -> Sequence[float]:
-    if mode == BoxMode.XYWH_ABS:  # the most frequent; `convert` would make a tensor of it
-        x, y, width, height = box
-        return x, y, x + width, y + height
-    return BoxMode.convert(list(box), mode, BoxMode.XYXY_ABS)
-
-
-def _planes(image: np.ndarray, is_bgr: bool) -> np.ndarray:
+def planes(image: np.ndarray, is_bgr: bool) -> np.ndarray:
     """
     An RGB image (H, W, 3) as contiguous planes (3, H, W), in reversed order for BGR.
 

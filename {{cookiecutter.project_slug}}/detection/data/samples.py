@@ -8,7 +8,7 @@ import cv2
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.structures import BitMasks, PolygonMasks, polygons_to_bitmask
+from detectron2.structures import BitMasks, BoxMode, PolygonMasks, polygons_to_bitmask
 from pycocotools import mask as mask_util
 
 from detection.utils.errors import UserError
@@ -36,6 +36,19 @@ def require_masks(images: list[dict], json_file: str) -> None:
             f"{json_file}: none of its {len(objects)} annotations has a polygon of three points or "
             "more; draw masks, or train a model of boxes, such as configs/faster_rcnn_R_50_FPN.py"
         )
+
+
+def corners(annotations: Sequence[dict]) -> np.ndarray:
+    """The boxes of detectron2's annotations: float64 (N, 4), corners (x1, y1, x2, y2)."""
+    boxes = [_corners(a["bbox"], a["bbox_mode"]) for a in annotations]
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def _corners(box: Sequence[float], mode: BoxMode) -> Sequence[float]:
+    if mode == BoxMode.XYWH_ABS:  # the most frequent; `convert` would make a tensor of it
+        x, y, width, height = box
+        return x, y, x + width, y + height
+    return BoxMode.convert(list(box), mode, BoxMode.XYXY_ABS)
 
 
 def read_mask(segmentation: list | dict) -> Mask:
@@ -102,6 +115,10 @@ class Sample(NamedTuple):
         if masks is not None:
             masks = [_moved(mask, image.shape[:2], origin, factors) for mask in masks]
         return Sample(image, boxes, self.labels, masks)
+
+    def cropped(self, left: int, top: int, width: int, height: int) -> "Sample":
+        """A window of the image, with all boxes and masks, which may reach beyond it."""
+        return self.moved(self.image[top : top + height, left : left + width], (left, top))
 
     def clipped(self, min_area: float, min_visibility: float) -> "Sample":
         """

@@ -14,6 +14,7 @@ from detection.config import accepts_argument
 from detection.data.coco import read_coco, write_json
 from detection.data.datasets import class_names, first_images
 from detection.inference.predictor import Predictor, batches_file
+from detection.inference.tiles import with_tiles
 from detection.inference.tta import with_tta
 from detection.modeling.build import build_model
 from detection.utils import output_lock
@@ -97,7 +98,8 @@ def finish(cfg: DictConfig) -> None:
         coco["images"] = coco["images"][:IMAGES]
         model = build_model(cfg, pretrained=False).eval()
         load_weights(model, cfg.train.output_dir, "last", class_names(cfg))
-        predictor = Predictor(cfg, with_tta(cfg, model), coco, val.image_root, 2, 0)
+        model = with_tiles(cfg, with_tta(cfg, model))
+        predictor = Predictor(cfg, model, coco, val.image_root, 2, 0)
         output = output_dir / "predictions.json"
         write_json(predictor.predict(output, settings={}), str(output))
         batches_file(output).unlink()

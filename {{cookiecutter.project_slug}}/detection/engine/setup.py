@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from detection.checkpoint.checkpointer import has_checkpoints, last_checkpoint
+from detection.data.tiles import Tiles
 from detection.engine import dev_run
 from detection.solver.precision import amp_dtype
 from detection.utils.devices import set_device
@@ -118,6 +119,11 @@ def check(args: argparse.Namespace, cfg: DictConfig) -> None:
     amp_dtype(**cfg.train.amp, device=cfg.train.device)
     _check_accumulate(cfg)
     _check_hours(cfg)
+    if Tiles.of(cfg.tiles) and "tiles" not in cfg.dataloader.train and not args.eval_only:
+        raise UserError(
+            "tiles.enabled needs detection.data.loader.build_train_loader as dataloader.train, and "
+            'there tiles="${tiles}"'
+        )
     if cfg.train.checkpointer.period < 1:
         raise UserError("train.checkpointer.period must be 1 or more; the end is saved anyway")
     if args.fast_dev_run and (args.eval_only or args.resume):

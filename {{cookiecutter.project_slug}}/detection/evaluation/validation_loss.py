@@ -3,18 +3,19 @@
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyCall, instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detection.data.samples import require_masks
+from detection.data.tiles import Tiles, tile_records
 from detection.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ def with_validation_losses(
 ) -> Callable[[], dict]:
     """
     Add the losses on its images to an evaluation, if `train.val_loss.enabled`.
+
+    With `tiles.enabled` they are of the tiles with objects, as in training.
 
     Args:
         cfg: the training's config.
@@ -48,8 +51,16 @@ def with_validation_losses(
     if annotated.mapper.get("masks"):
         names = instantiate(annotated.dataset.names)
         require_masks(instantiate(annotated.dataset), MetadataCatalog.get(names).json_file)
+    if cfg.tiles.enabled:
+        annotated.dataset = LazyCall(_tiles_with_objects)(
+            images=annotated.dataset, settings=cfg.tiles
+        )
     loader = instantiate(annotated)
     return lambda: {**test(), "val_loss": validation_losses(model, loader)}
+
+
+def _tiles_with_objects(images: list[dict], settings: Mapping) -> list[dict]:
+    return tile_records(images, Tiles.of(settings))[0]
 
 
 def validation_losses(model: torch.nn.Module, loader: Iterable[list[dict]]) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Predicts with a trained model: test-time augmentation and fusion."""
+"""Predicts with a trained model: test-time augmentation, tiles and fusion."""

@@ -48,6 +48,7 @@ def set_thresholds(cfg: DictConfig, model: torch.nn.Module, min_score: float, li
     such settings stay as they are.
     """
     cfg.tta.detector.min_score, cfg.tta.detector.max_per_image = min_score, limit
+    cfg.tiles.max_per_image = limit
     for module in model.modules():
         if hasattr(module, "test_score_thresh") and not cfg.tta.enabled:
             module.test_score_thresh = min_score
@@ -177,6 +178,7 @@ def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> d
         "model": to_plain(cfg.model),
         "mapper": to_plain(cfg.dataloader.test.mapper),
         "tta": to_plain(cfg.tta),
+        "tiles": to_plain(cfg.tiles),
         "classes": list(CLASSES),
         "weights": [str(weights), stat and stat.st_size, stat and stat.st_mtime_ns],
         "images": [
@@ -190,15 +192,15 @@ def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> d
 
 def model_name(cfg: DictConfig, weights: str) -> str:
     """What tells predictions of one model from another's: `weights@fingerprint`."""
-    views = json.dumps(to_plain(cfg.tta), sort_keys=True) if cfg.tta.enabled else ""
-    digest = hashlib.sha256(views.encode())
+    views = {name: to_plain(cfg[name]) for name in ("tta", "tiles") if cfg[name].enabled}
+    digest = hashlib.sha256(json.dumps(views, sort_keys=True).encode())
     if Path(weights).is_file():
         with open(weights, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     else:
         digest.update(weights.encode())
-    return f"{weights}{' with tta' if views else ''}@{digest.hexdigest()[:12]}"
+    return f"{weights}{''.join(f' with {name}' for name in views)}@{digest.hexdigest()[:12]}"
 
 
 def _read_partial(partial: Path, key: str) -> list[list[dict]]:

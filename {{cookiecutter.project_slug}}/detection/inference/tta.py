@@ -79,7 +79,8 @@ class DetectorWithTTA(torch.nn.Module):
         """
         Args:
             batched_inputs: detectron2's, with `image` (C, H, W) and, as its mapper leaves them,
-                `file_name`, `height` and `width` of the original image.
+                `file_name`, `height` and `width` of the original image; its pixels, RGB
+                (H, W, 3), are `original` where they are not the whole file.
 
         Returns:
             [{"instances": Instances}], boxes as (x1, y1, x2, y2) in pixels of the original image.
@@ -126,7 +127,9 @@ class DetectorWithTTA(torch.nn.Module):
                 views.append(mapped)
                 continue
             if original is None:  # from the file: resized once, not twice
-                original = read_image(image["file_name"])
+                original = image.get("original")  # of a tile
+                if original is None:
+                    original = read_image(image["file_name"])
                 if self._image_format == "BGR":
                     original = original[:, :, ::-1]
             height, width = (max(1, round(scale * side)) for side in mapped.shape[1:])

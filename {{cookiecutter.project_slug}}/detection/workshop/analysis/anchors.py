@@ -9,6 +9,8 @@ import numpy as np
 from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from detection.data.resizing import ResizeSquare
+
 # nodes that have anchors: the RPN of two-stage models, or a one-stage model itself
 ANCHOR_OWNERS = ("model.proposal_generator", "model")
 MAX_LOSS = 0.01  # of the boxes: more may fit no anchor at one threshold, for a gain at another
@@ -122,7 +124,7 @@ def shapes_of(sizes: list[list[int]], ratios: list[float]) -> np.ndarray:
     return np.stack([side / root, side * root], axis=-1).reshape(-1, 2)
 
 
-_RESIZES = (T.ResizeShortestEdge, T.Resize)
+_RESIZES = (T.ResizeShortestEdge, T.Resize, ResizeSquare)
 
 
 def _build(node: object) -> object:
