@@ -136,7 +136,7 @@ def fuse_and_score(args: argparse.Namespace) -> None:
         calibrated = {name: results for name, (_, results) in pairs.items()}
     elif args.calibration:
         calibrations = read_calibrations(args.calibration, models)
-        calibrated = {name: calibrations[name].apply(coco, members[name]) for name in members}
+        calibrated = {name: calibrations[name].apply(members[name]) for name in members}
     ensembles = {}
     if is_scored or not calibrated:
         ensembles["ensemble"] = fused(members, "fusing images")

@@ -15,8 +15,6 @@ from detection.utils.errors import UserError
 
 FOLDS = 5
 MIN_IMAGES = 20
-MIN_HITS = 50  # correct detections that a class needs for a curve of its own
-KNOTS = 200  # of a curve, at most
 _RANK = 1e-3  # the part that ranks have in a probability, so that no two scores become equal
 
 Curve = tuple[np.ndarray, np.ndarray]  # scores, ascending, and the probability at each
@@ -27,24 +25,20 @@ class Calibration:
     """
     How probable it is that a detection of one model finds a box at IoU 0.5, by its score.
 
+    One curve for all classes: curves of single classes, of few detections each, made ensembles on
+    BCCD worse.
+
     Attributes:
-        whole: the curve of all classes.
-        classes: {class name: curve} of those with enough detections.
+        curve: scores and their probabilities.
         models: of the predictions, as predict.py names them.
     """
 
-    whole: Curve
-    classes: dict[str, Curve]
+    curve: Curve
     models: tuple[str, ...] = ()
 
-    def apply(self, coco: dict, results: Sequence[dict]) -> list[dict]:
+    def apply(self, results: Sequence[dict]) -> list[dict]:
         """The same detections in COCO's results format, with probabilities as scores."""
-        names = {c["id"]: c["name"] for c in coco["categories"]}
-        scores = np.array([r["score"] for r in results], float)
-        of_class = np.array([names[r["category_id"]] for r in results], object)
-        probabilities = np.interp(scores, *self.whole)
-        for name, curve in self.classes.items():
-            probabilities[of_class == name] = np.interp(scores[of_class == name], *curve)
+        probabilities = np.interp([r["score"] for r in results], *self.curve)
         return [{**r, "score": p} for r, p in zip(results, probabilities.tolist(), strict=True)]
 
 
@@ -78,45 +72,32 @@ def calibrate(
     out_of_fold = [dict(r) for r in results]
     for k in range(FOLDS):
         own = [r for r in out_of_fold if fold[r["image_id"]] == k]
-        fitted = _fit(found, found.images % FOLDS != k, name).apply(coco, own)
+        fitted = Calibration(_fit(found, found.images % FOLDS != k, name)).apply(own)
         for result, calibrated in zip(own, fitted, strict=True):
             result["score"] = calibrated["score"]
-    whole = _fit(found, np.ones(len(found.scores), bool), name)
-    return Calibration(whole.whole, whole.classes, tuple(models)), out_of_fold
+    curve = _fit(found, np.ones(len(found.scores), bool), name)
+    return Calibration(curve, tuple(models)), out_of_fold
 
 
-def _fit(found: Assignment, chosen: np.ndarray, name: str) -> Calibration:
-    """The calibration by a part (D,) of the detections."""
+def _fit(found: Assignment, chosen: np.ndarray, name: str) -> Curve:
+    """
+    Isotonic regression of hits on scores, by a part (D,) of the detections: another scale of the
+    same scores gives the same probabilities.
+    """
     chosen = chosen & ~found.ignored[0]
-    hits = found.hits[0]
-    if not hits[chosen].any() or hits[chosen].all():
-        kind = "false" if hits[chosen].any() else "correct"
+    scores, hits = found.scores[chosen], found.hits[0][chosen]
+    if not hits.any() or hits.all():
+        kind = "false" if hits.any() else "correct"
         raise UserError(
             f"{name}: has too few {kind} detections to calibrate by; predict again with "
             "--min-score 0, or leave out --calibrate"
         )
-    classes = {}
-    for label, class_name in enumerate(found.names):
-        own = chosen & (found.labels == label)
-        if hits[own].sum() >= MIN_HITS:
-            classes[class_name] = _curve(found.scores[own], hits[own])
-    return Calibration(_curve(found.scores[chosen], hits[chosen]), classes)
-
-
-def _curve(scores: np.ndarray, hits: np.ndarray) -> Curve:
-    """
-    Centered isotonic regression (Oron and Flournoy, arXiv:1701.05964) of hits (D,) on the ranks of
-    scores (D,): another scale of the same scores gives the same probabilities.
-    """
     values, groups, counts = np.unique(scores, return_inverse=True, return_counts=True)
     fit = isotonic_regression(np.bincount(groups, hits) / counts, weights=counts)
-    starts, ranks = fit.blocks[:-1], np.cumsum(counts) - counts / 2
-    centers, levels = np.add.reduceat(ranks * counts, starts) / fit.weights, fit.x[starts]
-    probabilities = np.interp(ranks, np.append(0, centers), np.append(0, levels))
-    probabilities = (1 - _RANK) * probabilities + _RANK * ranks / len(scores)
-    # dense both where most scores are and where most is decided
-    along = ranks / len(scores) + probabilities
-    kept = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], KNOTS)))
+    ranks = (np.cumsum(counts) - counts / 2) / len(scores)
+    probabilities = (1 - _RANK) * fit.x + _RANK * ranks
+    # the ends of each step: a line from step to step would raise the many false ones below it
+    kept = np.unique([fit.blocks[:-1], fit.blocks[1:] - 1])
     return np.concatenate([[0], values[kept], [1]]), np.concatenate([[0], probabilities[kept], [1]])
 
 
@@ -127,17 +108,12 @@ def save_calibrations(calibrations: dict[str, Calibration], path: str | Path) ->
     Raises:
         UserError: it cannot be written.
     """
-
-    def rounded(curve: Curve) -> list[list[float]]:
-        return [np.round(values, 6).tolist() for values in curve]
-
     content = {
         name: {
-            "models": list(c.models),
-            "whole": rounded(c.whole),
-            "classes": {k: rounded(curve) for k, curve in c.classes.items()},
+            "models": list(calibration.models),
+            "curve": [values.tolist() for values in calibration.curve],
         }
-        for name, c in calibrations.items()
+        for name, calibration in calibrations.items()
     }
     write_json(content, str(path))
 
@@ -157,19 +133,15 @@ def read_calibrations(path: str, members: dict[str, Sequence[str]]) -> dict[str,
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         known = {
-            name: Calibration(
-                _read_curve(c["whole"]),
-                {k: _read_curve(curve) for k, curve in c["classes"].items()},
-                tuple(map(str, c["models"])),
-            )
+            name: Calibration(_read_curve(c["curve"]), tuple(map(str, c["models"])))
             for name, c in content.items()
         }
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as e:
-        raise UserError(f"{path}: is no calibration ({e!r}); {remedy}") from e
+        raise UserError(f"{path}: is not a calibration ({e!r}); {remedy}") from e
     for name, models in members.items():
         if name not in known:
             raise UserError(
-                f"{path}: has no member {name}, but {', '.join(known)}; name yours so, NAME=RESULTS"
+                f"{path}: lacks {name}; name the members as there, NAME=RESULTS: {', '.join(known)}"
             )
         own = {weights_of(model) for model in known[name].models}
         if own and (other := [model for model in models if weights_of(model) not in own]):
