@@ -14,5 +14,7 @@ optimizer.params.overrides = {
     name: {"weight_decay": 0.0} for name in ("position_embeddings", "cls_token", "lambda1")
 }
 
+dataloader.train.mapper.transforms = []  # and several sizes to the end
+dataloader.train.mapper.augment_until = 1.0
 for split in ("train", "test"):
     dataloader[split].mapper.augmentations[0].short_edge_length = 576

@@ -8,6 +8,14 @@ Fuse the predictions of several models, and score the ensemble beside its member
 
 Score on validation data first: an ensemble can be worse than its best member. Then fuse the
 predictions on the test images in the same way.
+
+Scores of different kinds of models mean different things: a Faster R-CNN's 0.9 may be as good as a
+DETR's 0.6. `--calibrate` replaces them by the probability that such a box is correct, shows what
+that gains, and writes it beside the output; `--calibration` applies it to the test images:
+
+    python tools/ensemble.py datasets/val.json rcnn=… detr=… --calibrate
+    python tools/ensemble.py datasets/test.json rcnn=… detr=… \\
+        --calibration output/ensemble.calibration.json --output output/test.json
 """
 
 import argparse
@@ -24,6 +32,11 @@ from detection.data.results import check_ground_truth, read_models, read_results
 from detection.evaluation.average_precision import average_precision
 from detection.evaluation.competition_metrics import DEFAULT_METRIC, METRICS, find_metric
 from detection.evaluation.intervals import difference, resample
+from detection.evaluation.score_calibration import (
+    calibrate,
+    read_calibrations,
+    save_calibrations,
+)
 from detection.inference.fusion import METHODS, fuse_results
 from detection.utils.cli import command_parser, named_path, positive_int, tool, unit_interval
 from detection.utils.errors import UserError
@@ -63,6 +76,13 @@ def main(argv: list[str] | None = None) -> None:
         default=DEFAULT_METRIC,
         help=f"to compare by: {', '.join(METRICS)} (default: %(default)s)",
     )
+    scores = parser.add_mutually_exclusive_group()
+    scores.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="turn scores into probabilities by the annotations; writes OUTPUT.calibration.json",
+    )
+    scores.add_argument("--calibration", metavar="FILE", help="apply one that --calibrate wrote")
     parser.add_argument("--processes", type=positive_int, help="default: up to all processors")
     args = parser.parse_args(argv)
     fuse_and_score(args)
@@ -77,33 +97,62 @@ def fuse_and_score(args: argparse.Namespace) -> None:
     is_scored = bool(coco.get("annotations"))
     if is_scored:
         check_ground_truth(coco, args.json_file)
-    members = {}
-    refuse_to_overwrite(args.output, args.json_file)
+    elif args.calibrate:
+        raise UserError(
+            f"{args.json_file}: has no annotations to calibrate by; do that on validation images, "
+            "and give --calibration FILE here"
+        )
+    members, models = {}, {}
+    curves = Path(args.output).with_suffix(".calibration.json") if args.calibrate else None
+    for output in filter(None, (args.output, curves)):
+        refuse_to_overwrite(output, args.json_file, args.calibration)
     for name, path in map(named_path, args.members):
         refuse_to_overwrite(args.output, path)
         if name in members:
             raise UserError(f"two members are called {name}; write NAME={path}")
         members[name] = read_results(path, args.json_file, coco, category_ids)
+        models[name] = read_models(path)
         if not members[name]:
             raise UserError(f"{path}: has no detections; leave it out, or predict again")
 
     weights = read_weights(args.weight, members)
-    fused = fuse_results(
-        coco["images"],
-        list(members.values()),
-        partial(progress, total=len(coco["images"]), title="fusing images"),
-        args.processes,
-        method=args.method,
-        iou_threshold=args.iou,
-        weights=[weights[name] for name in members],
-        max_boxes=args.max_per_image,
-    )
-    models = [model for _, path in map(named_path, args.members) for model in read_models(path)]
-    write_images(coco, args.output, models)
-    write_json(fused, args.output)
-    print(f"{args.output}: {args.method} of {len(members)}, {len(fused)} boxes")
+
+    def fused(members: dict[str, list[dict]], title: str) -> list[dict]:
+        return fuse_results(
+            coco["images"],
+            list(members.values()),
+            partial(progress, total=len(coco["images"]), title=title),
+            args.processes,
+            method=args.method,
+            iou_threshold=args.iou,
+            weights=[weights[name] for name in members],
+            max_boxes=args.max_per_image,
+        )
+
+    calibrated = calibrations = None
+    if args.calibrate:
+        pairs = {name: calibrate(coco, members[name], name, models[name]) for name in members}
+        calibrations = {name: calibration for name, (calibration, _) in pairs.items()}
+        calibrated = {name: results for name, (_, results) in pairs.items()}
+    elif args.calibration:
+        calibrations = read_calibrations(args.calibration, models)
+        calibrated = {name: calibrations[name].apply(members[name]) for name in members}
+    ensembles = {}
+    if is_scored or not calibrated:
+        ensembles["ensemble"] = fused(members, "fusing images")
+    if calibrated:
+        ensembles["calibrated"] = fused(calibrated, "fusing calibrated scores")
+    results = ensembles["calibrated" if calibrated else "ensemble"]
+    write_images(coco, args.output, [model for names in models.values() for model in names])
+    write_json(results, args.output)
+    if curves:
+        save_calibrations(calibrations, curves)
+    how = f"{args.method} of {len(members)}{', with calibrated scores' if calibrated else ''}"
+    print(f"{args.output}: {how}, {len(results)} boxes")
+    if curves:
+        print(f"{curves}: for the test images, --calibration {curves}")
     if is_scored:
-        print(table(coco, members, fused, args.metric))
+        print(table(coco, members, ensembles, args.metric))
     else:
         print(f"{args.json_file} has no annotations: nothing is scored")
 
@@ -129,19 +178,27 @@ def read_weights(texts: list[str], names: dict) -> dict[str, float]:
     return weights
 
 
-def table(coco: dict, members: dict[str, list[dict]], fused: list[dict], metric: str) -> str:
-    """The scores of all, and what the ensemble gains over its best member, with its interval."""
+def table(
+    coco: dict, members: dict[str, list[dict]], ensembles: dict[str, list[dict]], metric: str
+) -> str:
+    """The scores of all, and what each ensemble gains over what is before it, with its interval."""
     also = ("AP", "AP50", "AP75")
     scored, rows = {}, []
-    for name, results in [*members.items(), ("ensemble", fused)]:
+    for name, results in [*members.items(), *ensembles.items()]:
         scored[name] = resample(metric, coco, results)
         scores = average_precision(coco, results)
         rows.append([name, scored[name].value, *map(scores.get, also)])
-    text = tabulate(rows, ["", metric, *also], floatfmt=("", ".4f", *[".2f"] * 3), missingval="-")
-    best = max(members, key=lambda name: scored[name].value)
-    gain = difference(scored[best], scored["ensemble"])
-    verdict = "helps" if gain.value > 0 else "hurts" if gain.value < 0 else "changes nothing"
-    return f"{text}\n{metric} against {best} alone: {gain}: this ensemble {verdict}"
+    lines = [
+        tabulate(rows, ["", metric, *also], floatfmt=("", ".4f", *[".2f"] * 3), missingval="-")
+    ]
+    base = max(members, key=lambda name: scored[name].value)
+    for name in ensembles:
+        gain = difference(scored[base], scored[name])
+        verdict = "helps" if gain.value > 0 else "hurts" if gain.value < 0 else "changes nothing"
+        what = "this ensemble" if name == "ensemble" else "calibration"
+        lines.append(f"{metric} against {base} alone: {gain}: {what} {verdict}")
+        base = name
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

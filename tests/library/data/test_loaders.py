@@ -23,6 +23,7 @@ from detection.utils.errors import UserError
 from detectron2.config import instantiate
 from detectron2.utils.events import EventStorage
 from planted import plant
+from torchvision.transforms.v2 import RandomZoomOut
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,7 @@ def batches(records, count, mapper=None, max_iter=None, **settings) -> list:
                 sample["image"].numpy().tobytes(),
                 sample["instances"].gt_boxes.tensor.tolist(),
                 sample["instances"].gt_classes.tolist(),
+                sample.get("is_late", False),
             )
             for sample in batch
         ]
@@ -81,20 +83,30 @@ def test_batches_do_not_depend_on_workers_or_on_where_a_run_began(records, repea
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_mixing_ends_before_the_training(records, num_workers):
-    def mapper(mixing) -> BoxMapper:
+@pytest.mark.parametrize(
+    "augmentation",
+    [{"mixing": [Mosaic(p=1)]}, {"transforms": [RandomZoomOut(p=1)]}],
+    ids=["mixing", "transforms"],
+)
+def test_augmentation_ends_before_the_training(records, num_workers, augmentation):
+    def mapper(**given) -> BoxMapper:
         settings = {"augmentations": [T.RandomFlip()], "image_format": "BGR"}
-        return BoxMapper(True, mixing=mixing, mixing_until=0.5, **settings)
+        return BoxMapper(True, augment_until=0.5, **settings, **given)
 
     settings = {"max_iter": 8, "num_workers": num_workers, "aspect_ratio_grouping": False}
-    mixed = batches(records, 8, mapper([Mosaic(p=1)]), **settings)
-    unmixed = batches(records, 8, mapper([]), **settings)
-    assert [a == b for a, b in zip(mixed, unmixed, strict=True)] == 4 * [False] + 4 * [True]
-    resumed = batches(records, 5, mapper([Mosaic(p=1)]), start_iter=3, **settings)
-    assert resumed == mixed[3:]
+    augmented = batches(records, 8, mapper(**augmentation), **settings)
+    plain = batches(records, 8, mapper(), **settings)
+    same = [
+        [a[:-1] == b[:-1] for a, b in zip(*two, strict=True)]
+        for two in zip(augmented, plain, strict=True)
+    ]
+    assert same == 4 * [3 * [False]] + 4 * [3 * [True]]
+    assert [{sample[-1] for sample in batch} for batch in augmented] == 4 * [{False}] + 4 * [{True}]
+    resumed = batches(records, 5, mapper(**augmentation), start_iter=3, **settings)
+    assert resumed == augmented[3:]
 
 
-def test_mixing_until_counts_the_iterations_of_the_config(on_toy):
+def test_the_end_of_augmentation_counts_the_iterations_of_the_config(on_toy):
     leaf = str(PROJECT_ROOT / "configs/faster_rcnn_R_50_FPN_augmented.py")
     last, mixer = ["dataloader.train.start_iter=9", "train.max_iter=10"], "dataloader.train.mapper"
     images = []

@@ -197,9 +197,11 @@ def test_batches_get_one_of_several_sizes():
     for _ in range(6):
         detector([example(), example()])
     assert seen == {(64, 64), (128, 128)}
-    seen.clear()
-    detector.eval()([example()])
-    assert seen == {(96, 96)}
+    for late in ({"is_late": True}, {}):  # the last part of a training, and an evaluation
+        seen.clear()
+        detector([{**example(), **late}, example()])
+        assert seen == {(96, 96)}
+        detector.eval()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,7 +3,7 @@
 import torch
 from detection.modeling.transformers_detector import TransformersDetector
 
-_HYBRID = {
+HYBRID = {
     "d_model": 32,
     "encoder_hidden_dim": 32,
     "encoder_ffn_dim": 32,
@@ -19,7 +19,7 @@ _HYBRID = {
 }
 CONFIGS = {
     "rt_detr_v2": dict(
-        **_HYBRID,
+        **HYBRID,
         backbone_config={
             "model_type": "rt_detr_resnet",
             "embedding_size": 8,
@@ -29,7 +29,7 @@ CONFIGS = {
         },
     ),
     "d_fine": dict(
-        **_HYBRID,
+        **HYBRID,
         backbone_config={
             "model_type": "hgnet_v2",
             "out_indices": [2, 3, 4],

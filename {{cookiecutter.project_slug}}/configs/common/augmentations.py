@@ -67,6 +67,17 @@ crops = [L(T.RandomApply)(transforms=[L(BoxSafeCrop)()], p=0.3)]
 
 strong = [*crops, *photometric]
 
+# what RT-DETR and D-FINE are trained with: colour, a smaller image on a black canvas, a crop that
+# may cut objects
+zoom = [
+    L(T.RandomApply)(
+        transforms=[L(ColorJitter)(brightness=0.125, contrast=0.5, saturation=0.5, hue=0.05)],
+        p=0.5,
+    ),
+    L(T.RandomZoomOut)(fill=0),
+    L(T.RandomApply)(transforms=[L(T.RandomIoUCrop)()], p=0.8),
+]
+
 # both also jitter the scale: images are shrunk to 0.4 to 1, or resized to 0.5 to 1.5, of their size
 mixing = [L(Mosaic)(p=0.5, scale=(0.4, 1.0)), L(MixUp)(p=0.1, scale=(0.5, 1.5))]
 

@@ -27,9 +27,11 @@ dataloader = dict(
             is_train=True,
             # in this order; augmentations.py has lists to choose from
             mixing=[],  # several images in one: mosaic, mixup, copy-paste
-            mixing_until=0.9,  # of train.max_iter: a training ends on images as they are
             transforms=[],  # torchvision.transforms.v2's: colour, turns, crops …
             albumentations=[],  # that library's, after `uv add albumentations`
+            # of train.max_iter: then all three, and a DETR's model.multi_scale, are left out, so
+            # that a training ends on images as they are
+            augment_until=0.9,
             augmentations=default,  # detectron2's: resize and flip
             image_format="${oc.select:model.input_format,BGR}",  # BGR: FCOS does not say
             # drop boxes that augmentation leaves smaller (square pixels) or less visible

@@ -4,6 +4,7 @@ from detectron2.config import LazyCall as L
 
 from detection.data.resizing import ResizeSquare
 
+from .augmentations import zoom
 from .dataset import dataloader, dataset
 from .optim import AdamW as optimizer
 from .schedule import lr_multiplier_late as lr_multiplier
@@ -23,3 +24,4 @@ for split in ("train", "test"):
         short_edge_length=640, letterbox=False
     )
 dataloader.train.aspect_ratio_grouping = False
+dataloader.train.mapper.transforms = zoom  # until dataloader.train.mapper.augment_until

@@ -4,7 +4,8 @@ from detection.evaluation.competition_metrics import DEFAULT_METRIC
 
 train = dict(
     output_dir="output",
-    # a path, a URL, detectron2://… or wandb-artifact://entity/project/name:alias; "": random
+    # a path, a URL, detectron2://…, hf://owner/name or wandb-artifact://entity/project/name:alias;
+    # "": random
     init_checkpoint="",
     seed=42,  # -1: another one each time
     max_iter=10000,  # × 8 images = 20 epochs of 4,000 images

@@ -30,13 +30,5 @@ model = L(TransformersDetector)(
         ),
     ),
     input_format="RGB",
-    pixel_mean=[0.0, 0.0, 0.0],
-    pixel_std=[255.0, 255.0, 255.0],
-    size_divisibility=32,
-    takes_mask=False,
     multi_scale=list(range(480, 801, 32)),  # of the canvas, in training
-    gradient_checkpointing=False,
-    log_layers=False,
-    test_score_thresh=0.001,
-    max_detections_per_image=100,
 )

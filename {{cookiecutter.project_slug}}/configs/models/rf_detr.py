@@ -31,8 +31,4 @@ model = L(TransformersDetector)(
     size_divisibility=32,  # patch_size × num_windows
     takes_mask=True,
     multi_scale=list(range(416, 737, 32)),  # of the canvas, in training
-    gradient_checkpointing=False,
-    log_layers=False,
-    test_score_thresh=0.001,
-    max_detections_per_image=100,
 )

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -12,13 +13,42 @@ from detection.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 KEY = "thing_classes"  # in a checkpoint, as in a data set's metadata
-_CLASS_LAYER = re.compile(
-    r"(cls_score|mask_head\.predictor|class_embed(\.0)?|class_labels_classifier)\.weight$"
+
+
+class _Layout(NamedTuple):
+    """How the rows of a layer belong to classes."""
+
+    layer: str  # the end of its name
+    is_convolution: bool
+    per_class: int | None  # rows; None: they are anchors × classes
+    others: tuple[int, ...] = (0,)  # how many rows of no class may follow
+
+
+# of detectron2's heads and of those of transformers and DINO
+_LAYOUTS = (
+    _Layout(r"cls_score", False, 1, (1,)),  # the background's
+    _Layout(r"cls_score", True, None),  # RetinaNet's and FCOS's
+    _Layout(r"bbox_pred", False, 4),
+    _Layout(r"mask_head\.predictor", True, 1),
+    _Layout(r"class_embed(\.\d+)?", False, 1, (0, 1)),  # denoising_class_embed too
+    _Layout(r"enc_score_head", False, 1, (0, 1)),
+    _Layout(r"class_labels_classifier", False, 1, (0, 1)),
 )
-# of `transformers`: one row for each class, and maybe one more, which is of none
-_CLASS_ROWS = re.compile(
-    r"(class_embed(\.\d+)?|enc_score_head|class_labels_classifier|denoising_class_embed)$"
-)
+
+
+def is_of_classes(name: str) -> bool:
+    """Whether a parameter is of a layer whose rows are counted in classes, by its name."""
+    return any(_is_in(layout, name) for layout in _LAYOUTS)
+
+
+def _is_in(layout: _Layout, name: str) -> bool:
+    return bool(re.search(rf"{layout.layer}\.(weight|bias)\Z", name))
+
+
+def _layout_of(name: str, state: dict[str, torch.Tensor]) -> _Layout | None:
+    weight = state.get(f"{name.rpartition('.')[0]}.weight", state[name])
+    found = (x for x in _LAYOUTS if _is_in(x, name) and x.is_convolution == (weight.ndim == 4))
+    return next(found, None)
 
 
 def recorded_classes(checkpoint: dict) -> list[str] | None:
@@ -35,11 +65,10 @@ def are_unrecorded(checkpoint: dict, model: torch.nn.Module) -> bool:
     """
     if recorded_classes(checkpoint) or checkpoint.keys() & {"__author__", "matching_heuristics"}:
         return False
-    own = model.state_dict()
-    return any(
-        _CLASS_LAYER.search(name) and name in own and value.shape == own[name].shape
-        for name, value in checkpoint["model"].items()
-    )
+    own, state = model.state_dict(), checkpoint["model"]
+    # box layers that all classes share have four rows too
+    layers = [n for n in state if (layout := _layout_of(n, state)) and layout.per_class != 4]
+    return any(name in own and state[name].shape == own[name].shape for name in layers)
 
 
 def class_rows(name: str, state: dict[str, torch.Tensor], count: int) -> torch.Tensor | None:
@@ -55,23 +84,15 @@ def class_rows(name: str, state: dict[str, torch.Tensor], count: int) -> torch.T
         Row numbers of shape (count, rows per class); None for a parameter that all classes share.
         The remaining rows are the background's.
     """
-    layer, _, _ = name.rpartition(".")
-    rows = len(state[name]) if state[name].ndim else 0
-    is_convolution = state.get(f"{layer}.weight", state[name]).ndim == 4
-    if layer.endswith("cls_score") and is_convolution:  # anchors × classes, for RetinaNet and FCOS
-        if rows and rows % count == 0:
-            return torch.arange(rows).view(-1, count).T
-    elif layer.endswith("cls_score"):
-        if rows == count + 1:  # the background comes last
-            return torch.arange(count).view(count, 1)
-    elif layer.endswith("bbox_pred") and not is_convolution:
-        if rows == 4 * count:
-            return torch.arange(rows).view(count, 4)
-    elif layer.endswith("mask_head.predictor") and rows == count:
-        return torch.arange(count).view(count, 1)
-    elif _CLASS_ROWS.search(layer) and rows in (count, count + 1):
-        return torch.arange(count).view(count, 1)
-    return None
+    layout, rows = _layout_of(name, state), len(state[name]) if state[name].ndim else 0
+    if layout is None or not rows:
+        return None
+    if layout.per_class is None:
+        return torch.arange(rows).view(-1, count).T if rows % count == 0 else None
+    of_classes = count * layout.per_class
+    if rows - of_classes not in layout.others:
+        return None
+    return torch.arange(of_classes).view(count, layout.per_class)
 
 
 def map_class_rows(

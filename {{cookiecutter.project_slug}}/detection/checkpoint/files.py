@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +23,6 @@ from detection.utils.text import listed
 logger = logging.getLogger(__name__)
 
 _HEURISTICS = "?matching_heuristics=True"  # upstream main: names as in other libraries
-# the last layers of heads, whose outputs are counted in classes: detectron2's, transformers'
-_CLASS_LAYER = re.compile(
-    r"(cls_score|bbox_pred|mask_head\.predictor|enc_score_head|class_labels_classifier"
-    r"|class_embed(\.\d+)?)\.(weight|bias)$"
-)
 
 DOWNLOAD_TIMEOUT = 60  # seconds to wait for a server that sends nothing
 
@@ -158,7 +152,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 
 def _is_of_classes(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return bool(_CLASS_LAYER.search(name)) and tuple(found[1:]) == tuple(wanted[1:])
+    return checkpoint_classes.is_of_classes(name) and tuple(found[1:]) == tuple(wanted[1:])
 
 
 def _parts(names: set[str], others: set[str]) -> str:

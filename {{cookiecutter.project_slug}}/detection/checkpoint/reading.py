@@ -169,6 +169,8 @@ def _read(filename: str) -> dict:
         state = loaded.get("model_state", {})
         state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
         return {"model": state, "matching_heuristics": True}
+    if isinstance(ema := loaded.get("ema"), dict) and "module" in ema:  # of the DETRs' authors
+        return {"model": ema["module"]}
     if "state_dict" in loaded:  # of mmdetection and Lightning
         return {"model": loaded["state_dict"]}
     return loaded if "model" in loaded else {"model": loaded}

@@ -34,7 +34,7 @@ class BoxMapper:
         augmentations: Sequence,
         image_format: str,
         mixing: Sequence = (),
-        mixing_until: float = 1.0,
+        augment_until: float = 1.0,
         transforms: Sequence = (),
         albumentations: Sequence = (),
         min_area: float = 1.0,
@@ -48,8 +48,8 @@ class BoxMapper:
             augmentations: detectron2's, including the resizing.
             image_format: the model's, BGR or RGB.
             mixing: `detection.data.mixing.Mosaic` and others that combine several images.
-            mixing_until: the part of the training, 0 to 1, after which `mixing` is left out, so
-                that the model ends on images as they are.
+            augment_until: the part of the training, 0 to 1, after which `mixing`, `transforms`
+                and `albumentations` are left out, so that the model ends on images as they are.
             transforms: of torchvision.transforms.v2.
             albumentations: transforms of that library, if it is installed.
             min_area: boxes that augmentation leaves with fewer square pixels are dropped.
@@ -72,7 +72,7 @@ class BoxMapper:
         self._augmentations = T.AugmentationList(list(augmentations))
         self._is_bgr = image_format == "BGR"
         self._mixing = list(mixing)
-        self._mixing_until = mixing_until
+        self._augment_until = augment_until
         self._limits = {"min_area": min_area, "min_visibility": min_visibility}
         self._pipelines = [
             make(given, **self._limits)
@@ -102,14 +102,16 @@ class BoxMapper:
         Returns:
             The record with `image`, uint8 (3, H, W), in place of its annotations, and in training
             `instances` with `gt_boxes` (x1, y1, x2, y2), `gt_classes` and, with `masks`,
-            `gt_masks`. None: the image has lost all its boxes, see `keep_emptied`.
+            `gt_masks`. None: the image has lost all its boxes, see `keep_emptied`. After
+            `augment_until` also `is_late`, so that a model leaves out its own augmentation.
 
         Raises:
             UserError: the image cannot be read, or its size differs from the json's.
         """
         sample = _read(record, self._masks)
         has_boxes = len(sample.boxes) > 0
-        if self._is_train:
+        is_late = self.progress >= self._augment_until
+        if self._is_train and not is_late:
             sample = self._mixed(sample)
             for pipeline in self._pipelines:
                 sample = pipeline(sample)
@@ -120,6 +122,8 @@ class BoxMapper:
         output["image"] = torch.from_numpy(planes(augmented.image, self._is_bgr))
         if not self._is_train:
             return output
+        if is_late:
+            output["is_late"] = True
         masks = [transformed(mask, transforms) for mask in sample.masks] if self._masks else None
         sample = Sample(augmented.image, augmented.boxes, sample.labels, masks)
         sample = sample.clipped(**self._limits)
@@ -141,9 +145,8 @@ class BoxMapper:
                 "mixing needs the data set: load with detection.data.loader.build_train_loader, or "
                 "set dataloader.train.mapper.mixing=[]"
             )
-        if self.progress < self._mixing_until:
-            for mix in self._mixing:
-                sample = mix(sample, self._draw, **self._limits)
+        for mix in self._mixing:
+            sample = mix(sample, self._draw, **self._limits)
         return sample
 
     def _draw(self, index: int | None = None) -> Sample:

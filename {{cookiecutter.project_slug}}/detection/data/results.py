@@ -48,6 +48,11 @@ def read_models(results_file: str | Path) -> list[str]:
     return models if isinstance(models, list) and all(type(m) is str for m in models) else []
 
 
+def weights_of(model: str) -> str:
+    """What tells a model of `read_models` from others: a copy of its file elsewhere is the same."""
+    return model.rpartition("@")[2]
+
+
 def check_same_images(results_file: str | Path, images: list[dict], json_file: str) -> None:
     """
     Compare a json's images with the list beside results; without a list, nothing is compared.

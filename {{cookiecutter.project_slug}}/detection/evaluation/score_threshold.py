@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from detection.data.coco import write_json
+from detection.data.results import weights_of
 from detection.evaluation.competition_metrics import find_metric
 from detection.evaluation.metric import best_threshold, value_at
 from detection.utils.errors import UserError
@@ -110,19 +111,14 @@ def read_threshold(path: str | Path, metric: str, models: Sequence[str]) -> floa
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         threshold, of, known = content["threshold"], content["metric"], content["models"]
         is_sound = type(threshold) in (int, float) and math.isfinite(threshold)
-        own = {_weights(model) for model in known}
+        own = {weights_of(model) for model in known}
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as e:
         raise UserError(f"{path}: is no threshold ({e!r}); {remedy}") from e
     if not is_sound or of != metric:
         raise UserError(f"{path}: is a threshold for {of}, not for {metric}; {remedy}")
-    if known and (other := [model for model in models if _weights(model) not in own]):
+    if known and (other := [model for model in models if weights_of(model) not in own]):
         raise UserError(
             f"{path}: is of {', '.join(known)}, not of {other[0]}, which made the predictions; "
             f"{remedy}"
         )
     return threshold
-
-
-def _weights(model: str) -> str:
-    """What tells a model from others: a copy of its file elsewhere is the same model."""
-    return model.rpartition("@")[2]

@@ -48,6 +48,8 @@ def with_validation_losses(
     annotated.mapper.augmentations = cfg.dataloader.test.mapper.augmentations
     for randomness in {"mixing", "transforms", "albumentations"} & annotated.mapper.keys():
         annotated.mapper[randomness] = []
+    if "augment_until" in annotated.mapper:  # what the model itself would augment
+        annotated.mapper.augment_until = 0.0
     if annotated.mapper.get("masks"):
         names = instantiate(annotated.dataset.names)
         require_masks(instantiate(annotated.dataset), MetadataCatalog.get(names).json_file)

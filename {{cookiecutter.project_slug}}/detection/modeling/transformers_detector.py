@@ -51,7 +51,7 @@ class TransformersDetector(nn.Module):
             size_divisibility: the canvas's sides are multiples of it.
             takes_mask: whether the model is given a mask of the images' pixels on the canvas.
             multi_scale: the longer side of a training batch's canvas becomes one of these, at
-                random; empty: it stays as the mapper makes it.
+                random; empty, or with `is_late` of the mapper: it stays as the mapper makes it.
             gradient_checkpointing: compute the layers twice in training, for less memory.
             log_layers: log the losses of each decoder layer, not only their sum.
             test_score_thresh: boxes with a lower score are left out.
@@ -106,7 +106,9 @@ class TransformersDetector(nn.Module):
             }
             for x, size in zip(batched_inputs, sizes, strict=True)
         ]
-        outputs = self._run(*self._rescaled(pixels, mask), labels=labels)
+        if self.multi_scale and not any(x.get("is_late") for x in batched_inputs):
+            pixels, mask = self._rescaled(pixels, mask)
+        outputs = self._run(pixels, mask, labels=labels)
         parts = weighted(outputs.loss_dict, self.net.config)
         if self.log_layers:
             store_layers(parts)
@@ -151,8 +153,6 @@ class TransformersDetector(nn.Module):
         self, pixels: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The canvas at one of the sizes of `multi_scale`; relative boxes stay as they are."""
-        if not self.multi_scale:
-            return pixels, mask
         side = self.multi_scale[torch.randint(len(self.multi_scale), ()).item()]
         factor, step = side / max(pixels.shape[2:]), self.size_divisibility
         size = [max(1, round(factor * old / step)) * step for old in pixels.shape[2:]]

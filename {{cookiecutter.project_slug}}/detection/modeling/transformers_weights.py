@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from detection.checkpoint.classes import KEY
+from detection.modeling.authors_names import from_authors
 from detection.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -32,14 +33,15 @@ def own_names(model: nn.Module, loaded: dict, filename: str) -> dict:
 
     Args:
         model: what they are for, a `TransformersDetector`.
-        loaded: `model` are the weights by name; one with this project's names stays as it is.
+        loaded: `model` are the weights by name, of the authors' own files too; one with this
+            project's names stays as it is.
         filename: beside it `config.json` names the classes, and `preprocessor_config.json` how
             pixels are normalized.
 
     Raises:
         UserError: they are of another family, or the pixels were normalized in another way.
     """
-    state = loaded["model"]
+    state = from_authors(loaded["model"], model.net.config.model_type)
     if any(name.startswith("net.") for name in state):
         return loaded
     folder = Path(filename).parent
