@@ -15,7 +15,7 @@ def set_anchors(owner: DictConfig, anchors: Mapping[str, Sequence[float] | None]
     Args:
         owner: what has `anchor_generator` and `head`: an RPN, or a one-stage model.
         anchors: `sizes` by level of the pyramid, finest first, in pixels, and `aspect_ratios`
-            (height / width) of all levels; None leaves them as they are.
+            (height / width) of all levels; without them, or with None, they stay as they are.
 
     Raises:
         UserError: another key, or anything but lists of positive numbers.
@@ -31,9 +31,9 @@ def set_anchors(owner: DictConfig, anchors: Mapping[str, Sequence[float] | None]
             )
     generator = owner.anchor_generator
     count = len(generator.sizes[0])
-    if anchors["sizes"] is not None:
+    if anchors.get("sizes") is not None:
         generator.sizes = by_level(anchors["sizes"], [count] * len(generator.strides))
-    if anchors["aspect_ratios"] is not None:
+    if anchors.get("aspect_ratios") is not None:
         generator.aspect_ratios = list(anchors["aspect_ratios"])
         owner.head.num_anchors = count * len(generator.aspect_ratios)
 
