@@ -41,7 +41,11 @@ def load_config(
         UserError: no such file, a malformed override, a key that does not exist, no such fold, or
             a package that is not installed.
     """
-    cfg = LazyConfig.load(find_config(config_file))
+    try:
+        cfg = LazyConfig.load(find_config(config_file))
+    except SyntaxError as e:
+        cause = e.__cause__ or e  # detectron2's names the file, Python's the line
+        raise UserError(f"{e.args[0].rstrip('!')}: line {cause.lineno}, {cause.msg}") from e
     _fill_in(cfg)
     apply_overrides(cfg, overrides)
     _require_packages(OmegaConf.to_container(cfg))

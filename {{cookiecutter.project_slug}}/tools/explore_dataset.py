@@ -6,6 +6,7 @@ Look at the data before training on it: one HTML page that opens offline.
     python tools/explore_dataset.py --config-file configs/retinanet_R_50_FPN.py
     python tools/explore_dataset.py more/train.json more/val.json --image-root more/images
     python tools/explore_dataset.py dataset.fold=0        # of make split
+    python tools/explore_dataset.py --write-anchors       # the anchors it suggests, for all models
 
 Classes, box sizes against the config's anchors, boxes per image, classes together, examples of each
 class, and the images with their boxes, the most unusual first.
@@ -61,6 +62,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=1000,
         help="images to look at for brightness and sharpness (default: %(default)s)",
     )
+    parser.add_argument(
+        "--write-anchors",
+        action="store_true",
+        help="write anchors that follow the boxes to common/anchors.py of the configs, if they "
+        "fit clearly better",
+    )
     return parser.parse_intermixed_args(argv)  # options and inputs in any order
 
 
@@ -72,10 +79,10 @@ def explore(args: argparse.Namespace) -> list[str]:
         UserError: the config or an annotation file cannot be used, or there is nothing to show.
     """
     files, overrides = split_overrides(args.inputs)
-    find_config(args.config_file)
+    config_file = find_config(args.config_file)
     # slow to import
     from detection.config import load_config
-    from detection.workshop.analysis.anchors import find_anchors, resize_factors
+    from detection.workshop.analysis.anchors import find_anchors, resize_factors, write_anchors
     from detection.workshop.analysis.tiling import tile_note
     from detection.workshop.reports.contact_sheet import sheet_section
     from detection.workshop.reports.crops import example_strips
@@ -100,12 +107,18 @@ def explore(args: argparse.Namespace) -> list[str]:
         split["json_file"] = _shown(split["json_file"])
     model = _shown(args.config_file)
     factors = resize_factors(cfg, splits[0].sizes)
-    page |= anchor_section(class_names, splits[0], find_anchors(cfg), factors, model)
+    anchors = find_anchors(cfg)
+    if args.write_anchors and anchors is None:
+        raise UserError(f"{model}: the model has no anchors; name a config of one that has some")
+    page |= anchor_section(class_names, splits[0], anchors, factors, model)
     page["notes"].append(tile_note(cfg, splits[0]))
     roots = [sources[split.name][1] for split in splits]
     page["strips"] = example_strips(class_names, splits[0], roots[0]) if args.count else []
     page["sheet"] = sheet_section(class_names, splits, roots, args.count, args.sample)
     write_page(args.output, render_page("exploration.html.jinja", title=PROJECT_ROOT.name, **page))
+    if args.write_anchors:
+        found = (page["suggestion"] or {}).get("anchors")
+        page["notes"] += write_anchors(config_file, page["splits"][0]["json_file"], found)
     missing = page["sheet"]["missing"]
     return page["notes"] + (
         [f"{missing} (--image-root: {', '.join(dict.fromkeys(roots))})"] if missing else []

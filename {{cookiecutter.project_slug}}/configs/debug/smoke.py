@@ -2,6 +2,8 @@
 
 from detectron2.layers import ShapeSpec
 
+from detection.modeling.anchors import set_anchors
+
 from ..common.dataset import dataloader, dataset
 from ..common.optim import SGD as optimizer
 from ..common.schedule import lr_multiplier_cosine as lr_multiplier
@@ -44,8 +46,8 @@ model.backbone.top_block = None
 # three levels, with anchors as large as the toy objects
 model.proposal_generator.in_features = ["p2", "p3", "p4"]
 model.proposal_generator.head.in_channels = 64
-model.proposal_generator.anchor_generator.sizes = [[16], [32], [64]]
 model.proposal_generator.anchor_generator.strides = [4, 8, 16]
+set_anchors(model.proposal_generator, dict(sizes=[16, 32, 64], aspect_ratios=[0.5, 1.0, 2.0]))
 model.roi_heads.box_in_features = ["p2", "p3", "p4"]
 model.roi_heads.box_pooler.scales = [1 / 4, 1 / 8, 1 / 16]
 

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 _HEURISTICS = "?matching_heuristics=True"  # upstream main: names as in other libraries
 
+# those whose outputs are counted in anchors: the RPN's, and RetinaNet's
+_ANCHOR_LAYER = re.compile(r"(objectness_logits|anchor_deltas|^head\.bbox_pred)\.(weight|bias)$")
+
 DOWNLOAD_TIMEOUT = 60  # seconds to wait for a server that sends nothing
 
 
@@ -132,12 +135,24 @@ class SafeCheckpointer(DetectionCheckpointer):
                 "backbone alone; see train.init_checkpoint"
             )
         fresh = {name for name, shapes in differing.items() if _is_of_classes(name, *shapes)}
-        if fresh:
+        by_anchors = {
+            name
+            for name, (found, wanted) in differing.items()
+            if _ANCHOR_LAYER.search(name) and tuple(found[1:]) == tuple(wanted[1:])
+        }
+        if "head.bbox_pred.bias" in by_anchors:  # RetinaNet: anchors × classes
+            by_anchors |= fresh
+        if by_anchors:
+            logger.info(
+                "start fresh, since the weights are for another number of anchors "
+                f"(configs/common/anchors.py): {_parts(by_anchors, loaded)}"
+            )
+        if fresh := fresh - by_anchors:
             logger.info(
                 f"start fresh, since the weights are for another number of classes than "
                 f"{len(self.classes)}: {_parts(fresh, loaded)}"
             )
-        if other := set(differing) - fresh:
+        if other := set(differing) - fresh - by_anchors:
             name = min(other)
             found, wanted = differing[name]
             logger.warning(

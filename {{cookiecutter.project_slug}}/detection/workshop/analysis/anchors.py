@@ -1,15 +1,21 @@
 """The anchors of a config, and how well their shapes fit a data set's boxes."""
 
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import detectron2.data.transforms as T
 import numpy as np
 from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from detection.config import load_config
 from detection.data.resizing import ResizeSquare
+from detection.modeling.anchors import by_level
+from detection.utils.errors import UserError
+from detection.utils.files import write_atomically
 
 # nodes that have anchors: the RPN of two-stage models, or a one-stage model itself
 ANCHOR_OWNERS = ("model.proposal_generator", "model")
@@ -24,6 +30,7 @@ class Anchors:
     node: str  # the config key of the generator
     shapes: np.ndarray  # (A, 2): width, height
     levels: list[int]  # how many different sizes each level of the pyramid has
+    bases: list[float]  # the smallest of each
     threshold: float  # IoU from which an anchor learns an object
     keeps_best: bool  # an object below the threshold with all still gets its best anchor
 
@@ -50,10 +57,12 @@ def find_anchors(cfg: DictConfig) -> Anchors | None:
         if any(level.shape[1] != 4 for level in corners):  # rotated boxes
             return None
         shapes = [level[:, 2:] - level[:, :2] for level in corners]
+        sizes = [np.unique(np.sqrt(s.prod(axis=1)).round(2)) for s in shapes]
         return Anchors(
             node,
             np.concatenate(shapes),
-            [len(np.unique(np.sqrt(s.prod(axis=1)).round(2))) for s in shapes],
+            [len(level) for level in sizes],
+            [float(level[0]) for level in sizes],
             float(matcher.thresholds[-1]),
             bool(matcher.get("allow_low_quality_matches", False)),
         )
@@ -86,14 +95,15 @@ def best_iou(shapes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
 
 def suggest(
     anchors: Anchors, shapes: np.ndarray, thresholds: Sequence[float]
-) -> tuple[list[list[int]], list[float]]:
+) -> tuple[list[int], list[float]]:
     """
-    Sizes by level and ratios, as many as `anchors` has, that leave few of `shapes` (N, 2) out.
+    A size for each level, and ratios, that leave few of `shapes` (N, 2) out.
 
-    A shape is left out if its best IoU is under a threshold; the sum over `thresholds` is minimal,
-    without many more left out at any of them. Candidates are the present sizes and those that
-    follow the boxes, times powers of √2, with the present ratios and those that follow the boxes.
-    Their number stays the same, so that pretrained weights still fit.
+    Levels with several sizes get more from these, as `by_level` does. A shape is left out if its
+    best IoU is under a threshold; the sum over `thresholds` is minimal, without many more left out
+    at any of them. Candidates are the present sizes and those that follow the boxes, times powers
+    of √2, with the present ratios and those that follow the boxes. The number of anchors stays the
+    same, so that pretrained weights still fit.
     """
     if len(shapes) > MAX_SHAPES:
         shapes = shapes[np.linspace(0, len(shapes) - 1, MAX_SHAPES).astype(int)]
@@ -102,26 +112,66 @@ def suggest(
         return (best_iou(shapes, by)[:, None] < np.array(thresholds)).mean(axis=0)
 
     log_sizes, log_ratios = np.log(shapes).sum(axis=1) / 2, np.log(shapes[:, 1] / shapes[:, 0])
-    count = sum(anchors.levels)
     # each the k-means of its own logarithm: every size of a level is combined with every ratio
-    bases = [np.exp(_k_means(log_sizes, count))]
-    if len(anchors.sizes) == count:
-        bases.insert(0, anchors.sizes)
+    bases = np.array(anchors.bases), np.exp(_k_means(log_sizes, len(anchors.levels)))
     ratios = anchors.ratios.round(2), np.exp(_k_means(log_ratios, len(anchors.ratios))).round(2)
-    cuts, now = np.cumsum(anchors.levels)[:-1], left_out(anchors.shapes)
+    now = left_out(anchors.shapes)
     found = []
     for base, factor, by in itertools.product(bases, 2.0 ** np.arange(-3, 3.5, 0.5), ratios):
-        sizes = np.split(np.maximum((base * factor).round().astype(int), 1), cuts)
-        unfit = left_out(shapes_of(sizes, by))
+        sizes = np.maximum((base * factor).round().astype(int), 1).tolist()
+        unfit = left_out(shapes_of(by_level(sizes, anchors.levels), by))
         found.append(((unfit > now + MAX_LOSS).any(), unfit.sum(), sizes, by))
     *_, sizes, by = min(found, key=lambda f: f[:2])
-    return [level.tolist() for level in sizes], by.tolist()
+    return sizes, by.tolist()
 
 
-def shapes_of(sizes: list[list[int]], ratios: list[float]) -> np.ndarray:
+def shapes_of(sizes: list[list[float]], ratios: list[float]) -> np.ndarray:
     """(A, 2) widths and heights of the anchors of every size with every ratio."""
     side, root = np.concatenate(sizes)[:, None], np.sqrt(ratios)
     return np.stack([side / root, side * root], axis=-1).reshape(-1, 2)
+
+
+def write_anchors(config_file: str, json_file: str, anchors: Mapping | None) -> list[str]:
+    """
+    Write common/anchors.py of the folder of configs that a config is in.
+
+    Args:
+        config_file: the config that the anchors were fitted for.
+        json_file: the data that they were fitted to, to be named.
+        anchors: `sizes` and `aspect_ratios`; None leaves the file as it is.
+
+    Returns:
+        Sentences on what was done.
+
+    Raises:
+        UserError: there is no such file, or no anchors in it, or it cannot be written.
+    """
+    folders = Path(config_file).resolve().parents
+    path = next(
+        (f / "common/anchors.py" for f in folders if (f / "common/anchors.py").is_file()), None
+    )
+    if path is None:
+        raise UserError(f"{config_file}: no common/anchors.py in a folder above; restore it")
+    if anchors is None:
+        return [f"{path.name} stays as it is: other anchors would not fit clearly better."]
+    text = path.read_text(encoding="utf-8")
+    lines = "".join(f"    {name}={values},\n" for name, values in anchors.items())
+    block = f"anchors = dict(\n    # fitted to {json_file} by {Path(config_file).name}\n{lines})\n"
+    written, count = re.subn(
+        r"^anchors = dict\(\n.*?^\)\n", lambda _: block, text, flags=re.M | re.S
+    )
+    if count != 1:
+        raise UserError(f"{path}: has no `anchors = dict(…)` of several lines; restore the file")
+    write_atomically(path, written.encode())
+    notes = [
+        f"{path}: sizes {anchors['sizes']} and ratios {anchors['aspect_ratios']}, for every model "
+        "with anchors. Earlier trainings need the config.yaml of their output, which has theirs."
+    ]
+    now = find_anchors(load_config(config_file))
+    pairs = (now.bases, anchors["sizes"]), (now.ratios.tolist(), anchors["aspect_ratios"])
+    if any(len(own) != len(new) or not np.allclose(own, new) for own, new in pairs):
+        notes.append(f"{config_file} does not take them: it sets anchors of its own.")
+    return notes
 
 
 _RESIZES = (T.ResizeShortestEdge, T.Resize, ResizeSquare)

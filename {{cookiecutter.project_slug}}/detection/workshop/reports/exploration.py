@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from detection.modeling.anchors import by_level
 from detection.workshop.analysis.anchors import Anchors, best_iou, shapes_of, suggest
 from detection.workshop.analysis.dataset_statistics import (
     Split,
@@ -127,8 +128,12 @@ def anchor_section(
 def _suggestion(
     anchors: Anchors, shapes: np.ndarray, ious: np.ndarray, thresholds: list[float]
 ) -> dict:
-    """A `line` on anchors that follow the boxes, and the `overrides` that set them, if worth it."""
-    sizes, ratios = suggest(anchors, shapes, thresholds)
+    """
+    A `line` on anchors that follow the boxes; if worth it, the `overrides` that set them, and what
+    configs/common/anchors.py is to hold.
+    """
+    bases, ratios = suggest(anchors, shapes, thresholds)
+    sizes = by_level(bases, anchors.levels)
     others = shapes_of(sizes, ratios)
     other_ious = best_iou(shapes, others)
     now, then = ([(i < t).mean() for t in thresholds] for i in (ious, other_ious))
@@ -138,10 +143,15 @@ def _suggestion(
         line += f", and {share(then[-1], 1)} rather than {share(now[-1], 1)} at IoU 0.5"
     if not any(b < WORTHWHILE * a and b < a - LEAST for a, b in zip(now, then, strict=True)):
         line += ": the present ones are about as good as that many can be."
-        return {"line": line, "overrides": []}
-    line += "; pretrained weights still fit. Only a training shows whether AP gains:"
+        return {"line": line, "overrides": [], "anchors": None}
+    line += "; pretrained weights still fit. Only a training shows whether AP gains. `make explore "
+    line += "ARGS=--write-anchors` gives them to all models with anchors, and this to one training:"
     overrides = f"{anchors.node}.sizes={sizes}", f"{anchors.node}.aspect_ratios=[{ratios}]"
-    return {"line": line, "overrides": [text.replace(" ", "") for text in overrides]}
+    return {
+        "line": line,
+        "overrides": [text.replace(" ", "") for text in overrides],
+        "anchors": {"sizes": bases, "aspect_ratios": ratios},
+    }
 
 
 def _chart(title: str, text: str, draw: Callable, *values, caption: str = "") -> dict:
