@@ -11,6 +11,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from huggingface_hub import hf_hub_url
+from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from timm.layers import freeze_batch_norm_2d
 from timm.models import PretrainedCfg
@@ -63,7 +64,9 @@ class TimmBackbone(Backbone):
             UserError: no such model, feature map or weights.
         """
         super().__init__()
-        args = dict(model_args or {})
+        # timm wants lists as they are
+        is_config = OmegaConf.is_config(model_args)
+        args = OmegaConf.to_container(model_args) if is_config else dict(model_args or {})
         strides = [2 ** int(name.removeprefix("res")) for name in out_features]
         with _same_random_numbers():
             untrained = _create(model_name, **args)
