@@ -44,10 +44,24 @@ TINY_RF_DETR = [
     "model.config={group_detr:2,decoder_self_attention_heads:4,decoder_cross_attention_heads:4}",
     "model.config.backbone_config={hidden_size:24,num_attention_heads:2,num_hidden_layers:12}",
 ]
+TINY_DINO = [
+    "model.transformer={dim:64,feedforward_dim:64,encoder_layers:2,decoder_layers:2,num_queries:9}"
+]
 SHRUNK = {
     **dict.fromkeys(["d_fine_M", "d_fine_L", "d_fine_X"], TINY_D_FINE),
     **dict.fromkeys(["rf_detr_M", "rf_detr_L"], TINY_RF_DETR),
     **dict.fromkeys(["rt_detr_v2_R_50", "rt_detr_v2_X"], TINY_RT_DETR),
+    "dino_R_50": TINY_DINO,
+    "dino_convnext_l": [
+        *TINY_DINO,
+        f"{BACKBONE}.model_name=convnext_atto.d2_in1k",
+        f"{BACKBONE}.pretrained=False",
+    ],
+    "dino_swin_l": [
+        *TINY_DINO,
+        f"{BACKBONE}.pretrained=False",
+        f"{BACKBONE}.model_args={{embed_dim:16,depths:[2,2,2,2],num_heads:[1,2,4,8]}}",
+    ],
     "cascade_rcnn_swin_b_FPN": FEW_BOXES,
     "faster_rcnn_R_101_FPN": [f"{BACKBONE}.stages.depth=50"],
     "faster_rcnn_X_101_32x8d_FPN": [f"{BACKBONE}.stages.depth=50"],

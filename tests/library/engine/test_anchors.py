@@ -162,7 +162,7 @@ def test_weights_of_another_number_of_ratios_start_fresh_in_one_line(
 
     torch.save({"model": build().state_dict()}, tmp_path / "three.pth")
     write(configs, "sizes=None, aspect_ratios=[1]")
-    caplog.set_level("INFO", "detectron2.detection")
+    caplog.set_level("INFO", "detection")
     SafeCheckpointer(build()).load(str(tmp_path / "three.pth"))
     (line,) = [line for line in caplog.messages if line.startswith("start fresh")]
     heads = ("cls_score", "bbox_pred") if "retinanet" in name else ("rpn_head", "proposal_gen")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from detection.modeling.transformers_losses import by_kind, d_fine_loss, weighted
+from detection.modeling.detr import by_kind
+from detection.modeling.transformers_losses import d_fine_loss, weighted
 from detection.writers.metric_names import MetricNames
 from detectron2.data import MetadataCatalog
 from tiny_detectors import tiny_detector

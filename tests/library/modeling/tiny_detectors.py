@@ -1,7 +1,10 @@
-"""Detectors of transformers that are small enough to train in a test, with random weights."""
+"""DETRs that are small enough to train in a test, with random weights."""
 
 import torch
+from conftest import PROJECT_ROOT
+from detection.modeling.dino.detector import DINO
 from detection.modeling.transformers_detector import TransformersDetector
+from detectron2.config import LazyConfig, instantiate
 
 HYBRID = {
     "d_model": 32,
@@ -96,5 +99,29 @@ def tiny_detector(family: str, num_classes: int = 3, **arguments) -> Transformer
     with torch.no_grad():
         for name, parameter in detector.named_parameters():
             if parameter.ndim > 1 and "backbone" not in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return detector
+
+
+def tiny_dino(num_classes: int = 3, transformer: dict | None = None, **arguments) -> DINO:
+    """DINO on a ResNet-18, with predictions that differ from query to query."""
+    torch.manual_seed(0)
+    model = LazyConfig.load(str(PROJECT_ROOT / "configs/models/dino.py")).model
+    model.backbone.bottom_up.stages.depth = 18
+    del model.backbone.bottom_up.stages.stride_in_1x1  # ResNet-50's blocks only
+    sizes = {
+        "dim": 32,
+        "num_heads": 4,
+        "feedforward_dim": 64,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+    }
+    model.transformer.update({**sizes, "num_queries": 20, **(transformer or {})})
+    model.denoising.num_queries = 8
+    model.update(num_classes=num_classes, **arguments)
+    detector = instantiate(model)
+    with torch.no_grad():
+        for parameter in detector.transformer.parameters():
+            if parameter.ndim > 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return detector

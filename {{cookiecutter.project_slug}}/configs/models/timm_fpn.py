@@ -13,6 +13,7 @@ model.backbone.bottom_up = L(TimmBackbone)(
     checkpoint_path="",  # a file of these weights, where timm cannot download them
     freeze_at=0,  # 2: the stem and res2 stay as pretrained
     freeze_norm=True,  # BatchNorm, where there is one
+    gradient_checkpointing=False,  # True: less memory in training, and slower
     model_args={},
 )
 

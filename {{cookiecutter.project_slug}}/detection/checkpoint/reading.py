@@ -1,5 +1,6 @@
 """Reads weight files from any source: arrays by name, never code."""
 
+import argparse
 import mmap
 import os
 import pickle
@@ -162,7 +163,9 @@ def _read(filename: str) -> dict:
         state = loaded.get("blobs", loaded)
         state = {k: v for k, v in state.items() if not k.endswith("_momentum")}
         return {"model": state, "__author__": "Caffe2", "matching_heuristics": True}
-    loaded = torch.load(filename, map_location="cpu", weights_only=True)
+    # many authors save their command's arguments too; a Namespace only holds them
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        loaded = torch.load(filename, map_location="cpu", weights_only=True)
     if not isinstance(loaded, dict):
         raise _Unusable(f"it has a {type(loaded).__name__}, not arrays by names", _OTHER)
     if filename.endswith(".pyth"):  # of pycls

@@ -11,7 +11,7 @@ import numpy as np
 from detection.data.samples import Sample, corners
 from detection.utils.errors import UserError
 
-logger = logging.getLogger("detectron2.detection")
+logger = logging.getLogger(__name__)
 
 MIN_SIZE = 32  # pixels
 

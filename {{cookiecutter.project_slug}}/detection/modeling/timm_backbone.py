@@ -11,6 +11,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from huggingface_hub import hf_hub_url
+from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from timm.layers import freeze_batch_norm_2d
 from timm.models import PretrainedCfg
@@ -42,6 +43,7 @@ class TimmBackbone(Backbone):
         checkpoint_path: str = "",
         freeze_at: int = 0,
         freeze_norm: bool = True,
+        gradient_checkpointing: bool = False,
         model_args: dict | None = None,
     ):
         """
@@ -55,13 +57,16 @@ class TimmBackbone(Backbone):
             freeze_at: 2 to 5: what computes res2 to res<freeze_at> stays as pretrained; 0: all
                 learns.
             freeze_norm: BatchNorm keeps its pretrained statistics, scales and offsets.
+            gradient_checkpointing: compute the blocks twice in training, for less memory.
             model_args: further arguments of `timm.create_model`.
 
         Raises:
             UserError: no such model, feature map or weights.
         """
         super().__init__()
-        args = dict(model_args or {})
+        # timm wants lists as they are
+        is_config = OmegaConf.is_config(model_args)
+        args = OmegaConf.to_container(model_args) if is_config else dict(model_args or {})
         strides = [2 ** int(name.removeprefix("res")) for name in out_features]
         with _same_random_numbers():
             untrained = _create(model_name, **args)
@@ -89,6 +94,8 @@ class TimmBackbone(Backbone):
         # good; where they must move, as on X-rays, freeze_norm=False with 8 images a GPU or more.
         if freeze_norm:
             self.net = freeze_batch_norm_2d(self.net)
+        if gradient_checkpointing:
+            self._checkpoint_gradients(model_name)
         self._names = list(out_features)
         self._is_channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         self._shapes = {
@@ -113,6 +120,17 @@ class TimmBackbone(Backbone):
         if self._is_channels_last:
             maps = [features.permute(0, 3, 1, 2).contiguous() for features in maps]
         return dict(zip(self._names, maps, strict=True))
+
+    def _checkpoint_gradients(self, model_name: str) -> None:
+        # of the blocks: `set_grad_checkpointing` of a cut model keeps those of a whole stage
+        parts = [m for m in self.net.modules() if hasattr(m, "grad_checkpointing")]
+        if not set(parts) - {self.net}:
+            raise UserError(
+                f"{_KEY}.gradient_checkpointing: timm's {model_name} does not support it; set it "
+                "to False"
+            )
+        for part in parts:
+            part.grad_checkpointing = part is not self.net
 
     def _freeze(self, name: str) -> None:
         if name not in self._shapes:

@@ -5,8 +5,9 @@ import sys
 from functools import partial
 
 import torch
-from detectron2.utils.events import get_event_storage
 from torch import nn
+
+from detection.modeling.detr import is_distributed_training, mean_boxes
 
 # what transformers calls a loss, and what it is called here
 _KINDS = {
@@ -59,7 +60,7 @@ class Float32Loss:
                 if logits.isfinite().all():
                     raise
                 raise FloatingPointError("the predictions are not finite") from e
-        if self._counts_own_boxes and _is_distributed_training():
+        if self._counts_own_boxes and is_distributed_training():
             factor = _own_boxes_to_mean(labels, device)
             own = {name: value for name, value in loss[1].items() if "_ddf" not in name}
             loss[1].update({name: factor * value for name, value in own.items()})
@@ -68,16 +69,11 @@ class Float32Loss:
 
 def weighted(losses: dict[str, torch.Tensor], config) -> dict[str, torch.Tensor]:
     """
-    The losses by mmdetection's names for DETRs, each with its weight, so that their sum is trained.
+    The losses as `Detr.layer_losses` returns them.
 
     Args:
         losses: `loss_dict` of a model's output.
         config: the model's.
-
-    Returns:
-        `loss_cls`, `loss_bbox` and so on of the last layer, `d0.loss_cls` of the first of the
-        others, `enc_loss_cls` of the encoder's proposals, `dn_loss_cls` and `d0.dn_loss_cls` of
-        the denoising queries.
     """
     is_unweighted = hasattr(config, "bbox_loss_coefficient")
     matches = {name: _NAME.fullmatch(name) for name in losses}
@@ -96,33 +92,6 @@ def weighted(losses: dict[str, torch.Tensor], config) -> dict[str, torch.Tensor]
         weight = getattr(config, _COEFFICIENTS[kind], 1) if is_unweighted else 1
         parts[new] = weight * losses[name]
     return parts
-
-
-def by_kind(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """
-    The losses of the last layer as they are, and sums of all others.
-
-    Returns:
-        `loss_cls`, `loss_bbox` and so on, `loss_aux` of the layers before, `loss_enc`, `loss_dn`.
-    """
-    losses = {}
-    for name, loss in parts.items():
-        if name.startswith("enc_"):
-            name = "loss_enc"
-        elif "dn_" in name:
-            name = "loss_dn"
-        elif name.startswith("d"):
-            name = "loss_aux"
-        losses[name] = losses[name] + loss if name in losses else loss
-    return losses
-
-
-def store_layers(parts: dict[str, torch.Tensor]) -> None:
-    """Log the losses that `by_kind` sums."""
-    single = {name: loss for name, loss in parts.items() if not name.startswith("loss_")}
-    if single:
-        values = torch.stack([loss.detach() for loss in single.values()]).tolist()
-        get_event_storage().put_scalars(**dict(zip(single, values, strict=True)))
 
 
 def d_fine_loss(
@@ -213,19 +182,13 @@ def _reduce_in_training_alone() -> None:
     for name in ("loss_lw_detr", "loss_rf_detr"):
         module = sys.modules.get(f"transformers.loss.{name}")
         if module is not None:
-            module._is_torch_distributed_initialized = _is_distributed_training
-
-
-def _is_distributed_training() -> bool:
-    return torch.distributed.is_initialized() and torch.is_grad_enabled()
+            module._is_torch_distributed_initialized = is_distributed_training
 
 
 def _own_boxes_to_mean(labels: list[dict], device) -> float:
     """The boxes by which this process divides its losses, over those by which all should."""
     own = sum(len(label["boxes"]) for label in labels)
-    total = torch.tensor(float(own), device=device)
-    torch.distributed.all_reduce(total)
-    return max(own, 1) / max(total.item() / torch.distributed.get_world_size(), 1)
+    return max(own, 1) / mean_boxes(labels, device)
 
 
 def _in_float32(value):
