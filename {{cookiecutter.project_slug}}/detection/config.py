@@ -115,17 +115,23 @@ def all_keys(cfg: DictConfig | ListConfig, prefix: str = "") -> list[str]:
 def accepts_argument(target, name: str) -> bool:
     """Whether a LazyCall's callable has a parameter of that name, though the config leaves it out.
 
-    Only names written in the signature count: **kwargs would let any typing mistake through.
+    Only names written in a signature count, those of base classes too where a class passes on its
+    **kwargs, which by themselves would let any typing mistake through.
     """
     target = locate(target) if isinstance(target, str) else target
+    classes = inspect.getmro(target) if inspect.isclass(target) else ()
     # @configurable constructors hide their signature behind functools.wraps, which inspect undoes
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return name != "self" and name in parameters and parameters[name].kind in kinds
+    for function in [c.__init__ for c in classes if "__init__" in vars(c)] or [target]:
+        try:
+            parameters = inspect.signature(function).parameters
+        except (TypeError, ValueError):
+            return False
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        if name != "self" and name in parameters and parameters[name].kind in kinds:
+            return True
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            return False
+    return False
 
 
 def to_plain(cfg) -> object:
