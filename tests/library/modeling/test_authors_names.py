@@ -1,14 +1,19 @@
-"""Weights with D-FINE's and RT-DETRv2's authors' names: modeling/authors_names.py."""
+"""
+Weights as the authors of D-FINE and RT-DETRv2 store them: modeling/authors_names.py.
 
-import re
+`authors/*.txt` has the names and shapes of small models that the authors' own code built, and BEST
+what that code predicted with the weights of `authors_state`: (score, class, cx, cy, w, h).
+"""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from detection.checkpoint.files import SafeCheckpointer
 from detection.modeling.authors_names import from_authors
-from safetensors.torch import load_file
-from tiny_detectors import CONFIGS, tiny_detector
-from transformers import AutoConfig, AutoModelForObjectDetection
+from detection.modeling.transformers_detector import TransformersDetector
+from tiny_detectors import HYBRID
 
 # from state_dicts of the authors' models, and from the conversion scripts of transformers
 STEM, STAGE = (f"model.backbone.model.{part}" for part in ("embedder", "encoder.stages"))
@@ -84,34 +89,52 @@ BOTH = {
     "decoder.denoising_class_embed.weight": "model.denoising_class_embed.weight",
     "decoder.dec_score_head.0.weight": "model.decoder.class_embed.0.weight",
 }
-# from transformers' names to D-FINE's
-BACK = [
-    (r"^model\.backbone\.model\.embedder\.", "backbone.stem."),
-    (r"^model\.backbone\.model\.encoder\.", "backbone."),
-    (r"^(backbone.*)\.convolution\.", r"\1.conv."),
-    (r"^(backbone.*)\.normalization\.", r"\1.bn."),
-    (r"^model\.(en|de)coder_input_proj\.(\d)\.0\.", r"\1coder.input_proj.\2.conv."),
-    (r"^model\.(en|de)coder_input_proj\.(\d)\.1\.", r"\1coder.input_proj.\2.norm."),
-    (r"^model\.(enc_score|enc_bbox|denoising)", r"decoder.\1"),
-    (r"^model\.enc_output\.0", "decoder.enc_output.proj"),
-    (r"^model\.enc_output\.1", "decoder.enc_output.norm"),
-    (r"_blocks\.(\d)\.conv([14])\.", r"_blocks.\1.cv\2."),
-    (r"_blocks\.(\d)\.conv([23])\.", r"_blocks.\1.cv\2.1."),
-    (r"_blocks\.(\d)\.csp_rep1\.", r"_blocks.\1.cv2.0."),
-    (r"_blocks\.(\d)\.csp_rep2\.", r"_blocks.\1.cv3.0."),
-    (r"downsample_convs\.(\d)\.conv", r"downsample_convs.\1.0.cv"),
-    (r"^model\.encoder\.", "encoder."),
-    (r"^(model\.decoder\.)?class_embed\.", "decoder.dec_score_head."),
-    (r"^(model\.decoder\.)?bbox_embed\.", "decoder.dec_bbox_head."),
-    (r"^model\.decoder\.(layers|lqe_layers)\.", r"decoder.decoder.\1."),
-    (r"^model\.decoder\.", "decoder."),
-    (r"self_attn_layer_norm", "norm1"),
-    (r"encoder_attn_layer_norm", "norm2"),
-    (r"^(decoder.*)final_layer_norm", r"\1norm3"),
-    (r"^(encoder.*)final_layer_norm", r"\1norm2"),
-    (r"encoder_attn", "cross_attn"),
-    (r"\.fc([12])\.", r".linear\1."),
-]
+CONFIGS = {
+    "d_fine": {
+        **HYBRID,
+        "encoder_in_channels": [256, 512, 1024],
+        "decoder_n_points": [3, 6, 3],
+        "depth_mult": 0.34,
+        "hidden_expansion": 0.5,
+        "backbone_config": {
+            "model_type": "hgnet_v2",
+            "out_indices": [2, 3, 4],
+            "use_learnable_affine_block": True,
+            "hidden_sizes": [128, 256, 512, 1024],
+            "stem_channels": [3, 16, 16],
+            "stage_in_channels": [16, 64, 256, 512],
+            "stage_mid_channels": [16, 32, 64, 128],
+            "stage_out_channels": [64, 256, 512, 1024],
+            "stage_num_blocks": [1, 1, 2, 1],
+            "stage_numb_of_layers": [3, 3, 3, 3],
+        },
+    },
+    "rt_detr_v2": {
+        **HYBRID,
+        "encoder_in_channels": [512, 1024, 2048],
+        "backbone_config": {
+            "model_type": "rt_detr_resnet",
+            "depths": [2, 1, 1, 1],
+            "out_features": ["stage2", "stage3", "stage4"],
+        },
+    },
+}
+BEST = {
+    "d_fine": [
+        [0.61994, 0, 0.80981, 0.01183, 0.06606, 0.00717],
+        [0.60986, 0, 0.66016, 0.1742, 0.0841, 0.13878],
+        [0.5985, 0, 0.61214, 0.00741, 0.17442, 0.00446],
+        [0.59383, 0, 0.52413, 0.01745, 0.06075, 0.01618],
+        [0.58043, 0, 0.02501, 0.44405, 0.43206, 0.10011],
+    ],
+    "rt_detr_v2": [
+        [0.53416, 1, 0.34715, 0.99418, 0.00159, 0.04355],
+        [0.53414, 1, 0.34327, 0.90182, 0.02134, 0.09758],
+        [0.53307, 1, 0.24592, 0.88861, 0.02025, 0.09709],
+        [0.53279, 1, 0.22399, 0.85612, 0.0199, 0.04814],
+        [0.53264, 1, 0.21194, 0.915, 0.01809, 0.09669],
+    ],
+}
 
 
 @pytest.mark.parametrize("family", NAMES)
@@ -133,28 +156,53 @@ def test_other_names_stay():
     assert from_authors(state, "rf_detr") is state
 
 
-@pytest.mark.parametrize("content", ["model", "ema"])
-def test_a_file_of_the_authors_is_loaded_whole(content, tmp_path, lines):
-    torch.manual_seed(1)
-    config = AutoConfig.for_model("d_fine", num_labels=3, **CONFIGS["d_fine"])
-    net = AutoModelForObjectDetection.from_config(config)
-    net.save_pretrained(tmp_path)
-    authors, joint = {}, {}
-    for name, value in load_file(tmp_path / "model.safetensors").items():
-        for pattern, new in BACK:
-            name = re.sub(pattern, new, name)
-        if part := re.search(r"self_attn\.([qkv])_proj\.", name):
-            joint.setdefault(name.replace(part[0], "self_attn.in_proj_"), {})[part[1]] = value
+def authors_state(family: str) -> dict[str, torch.Tensor]:
+    shapes = {}
+    for line in (Path(__file__).parent / f"authors/{family}.txt").read_text().splitlines():
+        module, *parameters = line.split()
+        for name, _, sizes in (p.partition("=") for p in parameters):
+            shapes[f"{module}.{name}"] = [int(size) for size in sizes.split("x") if size]
+    state = {}
+    for number, (name, shape) in enumerate(sorted(shapes.items())):
+        rng = np.random.default_rng(number)
+        values = rng.standard_normal(shape)
+        if name.endswith("num_batches_tracked"):
+            values = np.array(7)
+        elif name.endswith(("running_var", "scale", "norm.weight", "bn.weight")):
+            values = 0.5 + rng.random(shape)
         else:
-            authors[name] = value
-    authors |= {name: torch.cat([parts[p] for p in "qkv"]) for name, parts in joint.items()}
-    assert "decoder.decoder.layers.1.self_attn.in_proj_bias" in authors
-    file = tmp_path / "dfine.pth"
-    ema = {"model": {"x": torch.zeros(1)}, "ema": {"module": authors, "updates": 3}}
-    torch.save(ema if content == "ema" else {"model": authors}, file)
-    detector = tiny_detector("d_fine")
-    SafeCheckpointer(detector, classes=["a", "b", "c"]).load(str(file))
-    theirs, names = net.state_dict(), detector.hub_names()
-    for name, value in detector.state_dict().items():
-        assert torch.equal(value, theirs[names[name]]), name
-    assert not [line for line in lines() if "lack" in line or "not used" in line]
+            values = values * (np.prod(shape[1:]) / 2) ** -0.5 if len(shape) > 1 else 0.1 * values
+        state[name] = torch.tensor(values, dtype=torch.float32)
+    return state
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_predicts_as_the_authors_code_does(family, tmp_path, lines):
+    state = authors_state(family)
+    # real files have these too; they depend on the size of the images
+    state["decoder.anchors"] = torch.zeros(1, 9, 4)
+    state["decoder.valid_mask"] = torch.ones(1, 9, dtype=torch.bool)
+    # the weights alone, and the file of a training
+    alone, trained = {"model": state}, {"ema": {"module": state}, "model": {}, "last_epoch": 3}
+    torch.save(alone if family == "d_fine" else trained, tmp_path / "authors.pth")
+    detector = TransformersDetector(family, 3, config=CONFIGS[family]).eval()
+    SafeCheckpointer(detector, classes=["a", "b", "c"]).load(str(tmp_path / "authors.pth"))
+    assert not [line for line in lines() if "start fresh" in line or "not used" in line]
+    pixels = torch.tensor(np.random.default_rng(0).random((1, 3, 64, 96)), dtype=torch.float32)
+    with torch.no_grad():
+        outputs = detector.net(pixel_values=pixels)
+    scores, classes = outputs.logits[0].sigmoid().max(-1)
+    best = scores.argsort(descending=True)[:5]
+    found = torch.cat([scores[best, None], classes[best, None], outputs.pred_boxes[0, best]], 1)
+    torch.testing.assert_close(found, torch.tensor(BEST[family]), atol=3e-4, rtol=0)
+
+
+def test_the_heads_of_other_classes_start_fresh(tmp_path, lines):
+    state = authors_state("d_fine")
+    torch.save({"model": state}, tmp_path / "authors.pth")
+    detector = TransformersDetector("d_fine", 2, config=CONFIGS["d_fine"])
+    SafeCheckpointer(detector, classes=["a", "b"]).load(str(tmp_path / "authors.pth"))
+    (line,) = [line for line in lines() if line.startswith("start fresh")]
+    assert "class_embed" in line and "backbone" not in line
+    name = "backbone.model.embedder.stem1.convolution.weight"
+    assert torch.equal(detector.state_dict()[name], state["backbone.stem.stem1.conv.weight"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROJECT_ROOT
+from detection.config import load_config
 from detection.data.resizing import ResizeShortestEdge, ResizeSquare
 from detection.modeling.freezing import freeze
 from detection.modeling.transformers_detector import TransformersDetector
@@ -224,6 +225,17 @@ def test_backbones_are_frozen_and_slowed_by_name(family):
 def test_a_lower_rate_needs_a_backbone():
     with pytest.raises(UserError, match="backbone_lr_factor"):
         layer_decayed_params(torch.nn.Linear(2, 2), 1.0, backbone_lr_factor=0.1)
+
+
+@pytest.mark.parametrize("leaf", ["d_fine_M", "rf_detr_L", "rt_detr_v2_X"])
+def test_settings_that_a_config_leaves_out_can_be_overridden(leaf):
+    wanted = {"log_layers": True, "gradient_checkpointing": True, "max_detections_per_image": 300}
+    wanted |= {"test_score_thresh": 0.05, "size_divisibility": 64, "takes_mask": True}
+    overrides = [f"model.{name}={value}" for name, value in wanted.items()]
+    cfg = load_config(str(PROJECT_ROOT / f"configs/{leaf}.py"), overrides)
+    assert {name: cfg.model[name] for name in wanted} == wanted
+    with pytest.raises(UserError, match="multi_scale"):
+        load_config(str(PROJECT_ROOT / f"configs/{leaf}.py"), ["model.multi_scales=[]"])
 
 
 def test_gradient_checkpointing_changes_no_gradient():
