@@ -109,7 +109,7 @@ def do_train(args, cfg) -> None:
     trainer = build_trainer(cfg, model, train_loader, build_optimizer(cfg, model))
     checkpointer = build_checkpointer(cfg, model, trainer=trainer)
     trainer.register_hooks(build_hooks(args, cfg, model, checkpointer))
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=start.path)
+    checkpointer.load_or_resume(cfg.train.init_checkpoint, last=start.path)
     trainer.train(start.iteration, cfg.train.max_iter, start.is_cut_off)
 
 

@@ -294,7 +294,7 @@ def run_until(folder, values, behind=None, at=None, max_iter=6, patience=None) -
     completion = Completion(results, str(folder))
     trainer.register_hooks([CountSteps(), *results, completion])
     if saved:
-        checkpointer.resume_or_load("", resume=saved.path)
+        checkpointer.load_or_resume("", last=saved.path)
     try:
         trainer.train(start, max_iter, is_cut_off)
     except RuntimeError as e:

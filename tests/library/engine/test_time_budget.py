@@ -93,7 +93,7 @@ def train(folder, seconds, *extra, schedule=None, evaluation=0.02, **settings):
             *(*results, Completion(results, str(folder))),
         ]
     )
-    checkpointer.resume_or_load("", resume=saved and saved.path)
+    checkpointer.load_or_resume("", last=saved and saved.path)
     trainer.train(start, cfg.train.max_iter, bool(saved and saved.is_cut_off))
     return trainer, time.monotonic() - started
 

@@ -34,24 +34,24 @@ class WholeFileCheckpointer(SafeCheckpointer):
 
     _is_resumed = False
 
-    def resume_or_load(self, path: str, *, resume: Path | None) -> None:
+    def load_or_resume(self, path: str, *, last: Path | None) -> None:
         """
         Load a whole checkpoint of `save_dir`, which becomes the last one, or only weights.
 
         Args:
             path: of the weights to start from.
-            resume: the checkpoint to resume from, in place of `path`; None: there is none.
+            last: the checkpoint to resume from, in place of `path`; None: there is none.
 
         Raises:
             UserError: the weights cannot be loaded, or belong to another model.
         """
-        if resume is None:
+        if last is None:
             self.load(path, checkpointables=[])
             return
         self._is_resumed = True
-        self.load(str(resume))
-        if self.save_to_disk and resume.parent == Path(self.save_dir):
-            self.tag_last_checkpoint(resume.name)
+        self.load(str(last))
+        if self.save_to_disk and last.parent == Path(self.save_dir):
+            self.tag_last_checkpoint(last.name)
 
     def _with_own_classes(self, checkpoint):
         if not self._is_resumed:
