@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT, TEMPLATE
@@ -22,7 +25,8 @@ def test_actions_are_pinned_by_commit(path):
 
 @pytest.mark.parametrize("folder", [TEMPLATE, PROJECT], ids=["template", "project"])
 def test_zizmor_finds_nothing(folder):
-    command = ["zizmor", "--offline", "--no-progress", "--persona", "regular"]
+    zizmor = shutil.which("zizmor", path=str(Path(sys.executable).parent))
+    command = [zizmor, "--offline", "--no-progress", "--persona", "regular"]
     done = subprocess.run(
         [*command, str(folder / ".github" / "workflows")], capture_output=True, text=True
     )

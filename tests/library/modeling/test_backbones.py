@@ -16,7 +16,8 @@ from detection.utils.errors import UserError
 from detectron2.config import instantiate
 from safetensors.torch import save_file
 
-SWIN = {"model_name": "swin_tiny_patch4_window7_224", "model_args": {"strict_img_size": False}}
+SWIN_ARGS = {"strict_img_size": False}
+SWIN = {"model_name": "swin_tiny_patch4_window7_224", "model_args": SWIN_ARGS}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,19 @@ def test_maps_are_what_output_shape_says(settings, channels):
         stride = 2 ** int(name.removeprefix("res"))
         assert stride == shapes[name].stride
         assert features.shape == (2, shapes[name].channels, 64 // stride, 96 // stride)
+
+
+def test_shifted_windows_do_not_join_opposite_edges():
+    """Of a Swin on a map that its windows do not divide, as on all images of other sizes."""
+    torch.manual_seed(0)
+    backbone = TimmBackbone("swin_tiny_patch4_window7_224", ["res2"], False, model_args=SWIN_ARGS)
+    image = torch.rand(1, 3, 128, 128)
+    changed = image.clone()
+    changed[..., -4:, :] = 0
+    with torch.no_grad():
+        one, two = (backbone.eval()(x)["res2"] for x in (image, changed))
+    rows = (one - two).abs().amax((0, 1, 3)) > 1e-6
+    assert rows[-1] and not rows[:16].any()
 
 
 def test_a_plain_vit_gives_a_pyramid():

@@ -8,6 +8,7 @@ from pickle import UnpicklingError
 
 import timm
 import torch
+import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from huggingface_hub import hf_hub_url
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from timm.layers import freeze_batch_norm_2d
 from timm.models import PretrainedCfg
+from timm.models.swin_transformer import SwinTransformerBlock
 
 from detection.checkpoint.files import fetch
 from detection.checkpoint.reading import explain, refuse_damaged
@@ -94,6 +96,9 @@ class TimmBackbone(Backbone):
         # good; where they must move, as on X-rays, freeze_norm=False with 8 images a GPU or more.
         if freeze_norm:
             self.net = freeze_batch_norm_2d(self.net)
+        for module in self.net.modules():
+            if type(module) is SwinTransformerBlock:
+                module.__class__ = _SwinBlock
         if gradient_checkpointing:
             self._checkpoint_gradients(model_name)
         self._names = list(out_features)
@@ -148,6 +153,19 @@ class TimmBackbone(Backbone):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.requires_grad_(gradient is None)
         keep_frozen_statistics(self)
+
+
+class _SwinBlock(SwinTransformerBlock):
+    """
+    A block that pads its map before the windows are shifted, as Swin's authors do.
+
+    timm pads afterwards, and its mask then lets pixels of opposite edges see each other.
+    """
+
+    def _attn(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[1:3]
+        down, right = -height % self.window_size[0], -width % self.window_size[1]
+        return super()._attn(F.pad(x, (0, 0, 0, right, 0, down)))[:, :height, :width]
 
 
 def pixel_statistics(model_name: str, of: str) -> list[float]:
