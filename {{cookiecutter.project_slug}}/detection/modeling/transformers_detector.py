@@ -24,6 +24,8 @@ class TransformersDetector(nn.Module):
     relative to the canvas, which squares fill.
     """
 
+    reduces_losses = True  # over all processes, within the forward pass
+
     def __init__(
         self,
         model_type: str,
