@@ -1,6 +1,7 @@
 """detection/engine/trainer.py and the hooks that need it, in real trainings of a few numbers."""
 
 import errno
+import json
 import math
 import multiprocessing
 import os
@@ -13,17 +14,22 @@ import pytest
 import torch
 from detection.engine.checkpoint_hooks import BestCheckpointer, EarlyStopping
 from detection.engine.hooks import EvalHook, PeriodicWriter
+from detection.engine.launch import launch
+from detection.engine.memory import require_no_exchange
 from detection.engine.trainer import Trainer
 from detection.modeling.build import to_device
 from detection.modeling.freezing import freeze
 from detection.solver.ema import EMAHook
 from detection.solver.precision import amp_dtype
+from detection.utils.arguments import parse_args
 from detection.utils.errors import UserError
 from detection.utils.failures import explained
 from detection.utils.output_lock import locked_file, locked_output
 from detection.writers.files import JSONWriter
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, hooks
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.utils import comm
 from omegaconf import OmegaConf
 
 
@@ -500,3 +506,65 @@ def test_out_of_memory_of_a_single_image_is_one_line():
     with pytest.raises(UserError, match="short_edge_length") as error:
         trainer.train(0, 1)
     assert "\n" not in str(error.value)
+
+
+class OnlyFitsInParts(torch.nn.Module):
+    """A mean over images; on one of the processes, more than two do not fit."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+        self.unused = torch.nn.Parameter(torch.ones(1))
+        self.most = most
+
+    def forward(self, batch):
+        if len(batch) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return {"loss": torch.stack([image["slope"] for image in batch]).mean(0) @ self.weight}
+
+
+def train_with_one_short_of_memory(args) -> None:
+    rank = comm.get_rank()
+    results = []
+    for most in (4, 2 if rank else 4):  # enough everywhere, and too little on the second
+        model = OnlyFitsInParts(most)
+        ddp = create_ddp_model(model, find_unused_parameters=True)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=0.1)
+        batches = [images(*(rank + k * step for k in range(4))) for step in (1.0, 2.0)]
+        trainer = Trainer(ddp, batches, optimizer, accumulate="auto")
+        trainer.train(0, 2)
+        results.append((trainer.accumulate, model.weight.tolist(), model.unused.item()))
+    refused = []
+    for layer in (torch.nn.SyncBatchNorm(1), torch.nn.Identity()):
+        layer.reduces_losses = isinstance(layer, torch.nn.Identity)
+        try:
+            require_no_exchange(layer, {})
+        except UserError as e:
+            refused.append(str(e))
+    model = OnlyFitsInParts(2 if rank else 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    try:
+        ddp = create_ddp_model(model, find_unused_parameters=True)
+        Trainer(ddp, [images(1.0)], optimizer, accumulate="auto").train(0, 1)
+    except UserError as e:
+        refused.append(str(e))
+    (args.folder / f"{rank}.json").write_text(json.dumps([results, refused]))
+
+
+def test_processes_agree_that_memory_ran_out(tmp_path):
+    """All of them repeat the iteration in more parts, and learn the same as with enough memory."""
+    args = parse_args(["--num-gpus", "2"])
+    args.folder = tmp_path
+    launch(train_with_one_short_of_memory, args)
+    (results, refused), (others, refused_too) = (
+        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)
+    )
+    assert results == others
+    (parts, whole, unused), (more_parts, weights, _) = results
+    assert (parts, more_parts, unused) == (1, 2, 1.0)
+    assert weights == pytest.approx(whole, abs=1e-6)
+    # the weight decay is of this optimizer; slopes are means over both processes
+    assert whole[0] == pytest.approx((1 - 0.1 - 2.0) * 0.9 - 3.5)
+    for messages in (refused, refused_too):
+        assert len(messages) == 3 and "SyncBatchNorm" in messages[0] and "Identity" in messages[1]
+        assert "short_edge_length" in messages[2] and "\n" not in messages[2]

@@ -136,13 +136,7 @@ def check(args: argparse.Namespace, cfg: DictConfig) -> None:
 def _check_accumulate(cfg: DictConfig) -> None:
     parts, images = cfg.train.accumulate, cfg.dataloader.train.get("total_batch_size", 1)
     share = max(1, images // comm.get_world_size())
-    if parts == "auto":
-        if comm.get_world_size() > 1:
-            raise UserError(
-                "train.accumulate=auto is for one process: one alone could run out of memory; give "
-                f"a number up to {share}"
-            )
-    elif not isinstance(parts, int) or not 1 <= parts <= share:
+    if parts != "auto" and (not isinstance(parts, int) or not 1 <= parts <= share):
         raise UserError(
             f"train.accumulate={parts}: give auto, or a number from 1 to {share}, the images of an "
             "iteration in each process"

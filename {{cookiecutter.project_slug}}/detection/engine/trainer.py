@@ -15,6 +15,13 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 
+from detection.engine.memory import (
+    average_gradients,
+    is_out_of_memory,
+    random_state,
+    require_no_exchange,
+    set_random_state,
+)
 from detection.solver.precision import amp_dtype
 from detection.utils.errors import UserError
 from detection.utils.failures import explained
@@ -28,7 +35,14 @@ def build_trainer(
     loader: Iterable[list[dict]],
     optimizer: torch.optim.Optimizer,
 ) -> "Trainer":
-    """Build the training loop with `train.{ddp,amp,accumulate,clip_grad}`."""
+    """
+    Build the training loop with `train.{ddp,amp,accumulate,clip_grad}`.
+
+    Raises:
+        UserError: `accumulate="auto"` in several processes with a model that cannot do so.
+    """
+    if cfg.train.accumulate == "auto" and comm.get_world_size() > 1:
+        require_no_exchange(model, cfg.train.ddp)
     # processes share the CPU, but not a GPU
     devices = {"device_ids": None} if cfg.train.device == "cpu" else {}
     return Trainer(
@@ -81,6 +95,8 @@ class Trainer(SimpleTrainer):
         self._clip_value = value
         self._is_auto = accumulate == "auto"
         self.accumulate = 1 if self._is_auto else accumulate
+        # with "auto" the processes agree on whether memory ran out before they exchange gradients
+        self._is_shared = self._is_auto and comm.get_world_size() > 1
         self._output_dir = output_dir
         # Create the iterator now: detectron2's main would create it during the first iteration and
         # so change that iteration's random numbers.
@@ -141,19 +157,29 @@ class Trainer(SimpleTrainer):
 
     def _backward_within_memory(self, batch: list[dict]) -> dict[str, torch.Tensor]:
         """`_backward`; with "auto", repeated in twice as many parts when memory runs out."""
-        random_state = _random_state(self._device) if self._is_auto else None
+        if not self._is_auto:
+            return self._backward(batch)
+        start, reason = random_state(self._device), ""
         while True:
+            losses = None
             try:
-                return self._backward(batch)
+                losses = self._backward(batch)
             except (RuntimeError, MemoryError) as e:
-                is_divisible = self._is_auto and self.accumulate < len(batch)
-                if not is_divisible or not _is_out_of_memory(e):
+                if not is_out_of_memory(e):
                     raise
+                reason = str(e)
             # outside of `except`, whose error keeps the tensors of the failed attempt alive
+            has_failed = losses is None
+            if self._is_shared:  # all processes repeat it, or none
+                has_failed = average_gradients(self.model.parameters(), has_failed)
+            if not has_failed:
+                return losses
             self.optimizer.zero_grad()
             if self._device == "cuda":
                 torch.cuda.empty_cache()
-            _set_random_state(self._device, random_state)
+            if self.accumulate >= len(batch):
+                raise MemoryError(reason or "out of memory in another process")
+            set_random_state(self._device, start)
             self.accumulate = min(2 * self.accumulate, len(batch))
             logger.warning(
                 f"iteration {self.iter}: out of memory ({self._device}); repeating it with "
@@ -165,13 +191,14 @@ class Trainer(SimpleTrainer):
         self.optimizer.zero_grad()
         losses = {}
         parts = self._parts(batch)
+        model = self.model.module if self._is_shared else self.model
         for number, (part, share) in enumerate(parts, start=1):
             # DDP averages the gradients of all processes once, in the last part
             is_last = number == len(parts)
-            exchange = nullcontext if is_last else getattr(self.model, "no_sync", nullcontext)
+            exchange = nullcontext if is_last else getattr(model, "no_sync", nullcontext)
             with exchange():
                 with torch.autocast(self._device, self._dtype) if self._dtype else nullcontext():
-                    found = self.model(part)
+                    found = model(part)
                 if isinstance(found, torch.Tensor):
                     found = {"total_loss": found}
                 self._scaler.scale(share * sum(found.values())).backward()
@@ -237,7 +264,7 @@ class Trainer(SimpleTrainer):
                 logger.error(message)  # the main process raises for its own losses only
             raise UserError(message) from e
         except (RuntimeError, MemoryError) as e:
-            if not _is_out_of_memory(e):
+            if not is_out_of_memory(e):
                 raise
             model = getattr(self.model, "module", self.model)  # wrapped for several processes
             resized = " and model.multi_scale" if getattr(model, "multi_scale", None) else ""
@@ -252,19 +279,3 @@ class Trainer(SimpleTrainer):
                 + ("" if self._dtype else ", or set train.amp.enabled=True")
                 + "; --resume continues from the last checkpoint"
             ) from e
-
-
-def _random_state(device: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state() if device == "cuda" else None
-
-
-def _set_random_state(device: str, state: tuple[torch.Tensor, torch.Tensor | None]) -> None:
-    torch.set_rng_state(state[0])
-    if device == "cuda":
-        torch.cuda.set_rng_state(state[1])
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # CUDA's "out of memory", and those of the CPU's allocator on Linux and Windows
-    texts = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)
