@@ -39,7 +39,8 @@ def build_trainer(
     Build the training loop with `train.{ddp,amp,accumulate,clip_grad}`.
 
     Raises:
-        UserError: `accumulate="auto"` in several processes with a model that cannot do so.
+        UserError: `accumulate="auto"` in several processes with a model that exchanges data in its
+            forward pass.
     """
     if cfg.train.accumulate == "auto" and comm.get_world_size() > 1:
         require_no_exchange(model, cfg.train.ddp)

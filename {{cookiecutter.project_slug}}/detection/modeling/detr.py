@@ -18,6 +18,8 @@ class Detr(nn.Module):
     it predicts on it (`predict`) and what it loses (`layer_losses`).
     """
 
+    reduces_losses = True  # over all processes, within the forward pass
+
     def __init__(
         self,
         num_classes: int,

@@ -21,8 +21,6 @@ class TransformersDetector(Detr):
     (RT-DETR and D-FINE) relative to the canvas, which squares fill.
     """
 
-    reduces_losses = True  # over all processes, within the forward pass
-
     def __init__(
         self,
         model_type: str,
