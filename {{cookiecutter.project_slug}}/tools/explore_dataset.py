@@ -83,6 +83,7 @@ def explore(args: argparse.Namespace) -> list[str]:
     # slow to import
     from detection.config import load_config
     from detection.workshop.analysis.anchors import find_anchors, resize_factors, write_anchors
+    from detection.workshop.analysis.rare_classes import rare_class_section
     from detection.workshop.analysis.tiling import tile_note
     from detection.workshop.reports.contact_sheet import sheet_section
     from detection.workshop.reports.crops import example_strips
@@ -111,6 +112,7 @@ def explore(args: argparse.Namespace) -> list[str]:
     if args.write_anchors and anchors is None:
         raise UserError(f"{model}: the model has no anchors; name a config of one that has some")
     page |= anchor_section(class_names, splits[0], anchors, factors, model)
+    page |= rare_class_section(class_names, splits[0])
     page["notes"].append(tile_note(cfg, splits[0]))
     roots = [sources[split.name][1] for split in splits]
     page["strips"] = example_strips(class_names, splits[0], roots[0]) if args.count else []

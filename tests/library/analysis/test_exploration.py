@@ -183,7 +183,7 @@ def test_best_iou_of_any_shape():
 
 def test_suggested_anchors_do_what_the_page_says(data, page):
     promised = re.search(r"would leave out ([\d.]+%) of them, and", page.text)[1]
-    overrides = re.search(r"<pre>(.*?)</pre>", page.html, re.S)[1].split()
+    overrides = re.findall(r"<pre>(.*?)</pre>", page.html, re.S)[-1].split()
     files = [str(data / "train.json"), "--image-root", str(data), "--count", "0", "--sample", "0"]
     better = explore(data / "better.html", *files, *SMOKE, *overrides)
     shares = [re.search(r"([\d.]+)% of the boxes \(", p.text)[1] for p in (page, better)]
