@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from detection.data.copy_paste import CopyPaste
-from detection.workshop.analysis.dataset_statistics import Split, count_classes
+from detection.workshop.analysis.dataset_statistics import RARE, Split, count_classes
 
 HIGHEST_WEIGHT = 4.0  # more makes a training unsteady
 
@@ -16,11 +16,11 @@ def rare_class_section(class_names: list[str], split: Split) -> dict:
 
     The classes that fewer images show than the median class are repeated, by the square root of
     that ratio (Gupta et al., LVIS, arXiv:1908.03195). Weights are the square root of the ratio of
-    boxes, up to HIGHEST_WEIGHT. Both are nothing where there is one class.
+    boxes, up to HIGHEST_WEIGHT. Nothing is shown where no class is rare.
     """
     boxes, images = count_classes(split, len(class_names))
     shown = np.flatnonzero(images)
-    if len(shown) < 2:
+    if len(shown) < 2 or boxes[shown].max() < RARE * boxes[shown].min():
         return {"rare_rows": [], "rare_lines": []}
     threshold = float(f"{np.median(images[shown]) / len(split.file_names):.2g}")
     shares = images[shown] / len(split.file_names)
