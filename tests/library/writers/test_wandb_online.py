@@ -160,7 +160,7 @@ def test_online_run(server, train, output_dir, names, said, capfd):
     assert summary["val/bbox_mAP"] == {"max": pytest.approx(0.3), "last": pytest.approx(0.05)}
     assert json.loads(run.config)["lr"] == {"value": 0.1}
     sent = {k for upsert in run.upserts for k, v in upsert.items() if v is not None}
-    assert sent == {"name", "project", "entity", "config", "displayName"}
+    assert sent == {"name", "project", "entity", "config", "displayName", "jobType"}
     assert sorted(set(run.uploads)) == ["config.yaml", "wandb-summary.json"]
     assert not any("otel" in request for request in server.requests)
 
