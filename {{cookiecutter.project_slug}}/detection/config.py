@@ -196,8 +196,12 @@ def _choose_fold(cfg: DictConfig, overridden: set[str]) -> None:
             if split == "val" and "dataset.val.image_root" not in overridden:
                 cfg.dataset.val.image_root = cfg.dataset.train.image_root  # it is part of train
     if "train.output_dir" not in overridden:
-        suffix = f"fold{fold}" if fold.isdigit() else fold
-        cfg.train.output_dir = f"{cfg.train.output_dir.rstrip('/')}_{suffix}"
+        cfg.train.output_dir = cfg.train.output_dir.rstrip("/") + fold_suffix(fold)
+
+
+def fold_suffix(fold: int | str) -> str:
+    """What ends the name of a run on a fold: "_fold0", "_holdout"."""
+    return f"_fold{fold}" if str(fold).isdigit() else f"_{fold}"
 
 
 def _exists(cfg: DictConfig, key: str) -> bool:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from detection.data.resizing import resize
-from detection.data.samples import Sample, as_bitmaps, joined
+from detection.data.samples import Sample, as_bitmaps, hull, joined
 
 PLACES = 10  # tried for each object
 
@@ -79,7 +79,7 @@ class CopyPaste:
             if len(objects):
                 number = np.random.choice(objects)
                 part = self._cut_out(source, number, sample.image.shape, min_visibility)
-                box = _hull(part.boxes)
+                box = hull(part.boxes)
                 if np.prod(box[2:] - box[:2]) >= min_area:
                     sample = self._paste(sample, part)
         return sample
@@ -111,7 +111,7 @@ class CopyPaste:
         (height, width), (h, w) = sample.image.shape[:2], part.image.shape[:2]
         for _ in range(PLACES):
             left, top = np.random.randint(width - w + 1), np.random.randint(height - h + 1)
-            placed = np.add(_hull(part.boxes), (left, top, left, top))
+            placed = np.add(hull(part.boxes), (left, top, left, top))
             covered = _covered(sample.boxes, placed)
             if (covered <= self.max_covered).all():
                 break
@@ -132,11 +132,6 @@ class CopyPaste:
         return joined(image, [sample, part])
 
 
-def _hull(boxes: np.ndarray) -> np.ndarray:
-    """The box (4,) around boxes (N, 4)."""
-    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
-
-
 def _covered(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
     """The part of each box (N, 4) that another box (4,) hides, from 0 to 1."""
     sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
@@ -149,7 +144,7 @@ def _opacity(part: Sample) -> np.ndarray:
     if part.masks is not None:
         (mask,) = as_bitmaps(part.masks, height, width)
         return cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0)
-    x1, y1, x2, y2 = _hull(part.boxes)
+    x1, y1, x2, y2 = hull(part.boxes)
     across, down = (
         np.interp(np.arange(length) + 0.5, (0, start, end, length), (0, 1, 1, 0))
         for length, start, end in ((width, x1, x2), (height, y1, y2))

@@ -159,3 +159,8 @@ def _moved(
     shift = (0.5 - np.array(origin)) * factors - 0.5
     matrix = np.array([[factors[0], 0, shift[0]], [0, factors[1], shift[1]]])
     return cv2.warpAffine(mask, matrix, size[::-1], flags=cv2.INTER_NEAREST)
+
+
+def hull(boxes: np.ndarray) -> np.ndarray:
+    """The box (4,) around boxes (N, 4)."""
+    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])

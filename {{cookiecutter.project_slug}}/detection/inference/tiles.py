@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 
 from detection.data.batching import detect
 from detection.data.mapper import planes
+from detection.data.samples import hull
 from detection.data.tiles import Tiles, Window
 from detection.utils.images import read_image
 
@@ -230,11 +231,6 @@ def merge(
     for group in {id(group): group for group in groups.values()}.values():
         members = sorted(group, key=lambda k: -scores[k])
         whole = [k for k in members if not is_cut[k]]
-        box = boxes[whole[0]] if whole else _hull(boxes[members])
+        box = boxes[whole[0]] if whole else hull(boxes[members])
         objects.append((box, members))
     return objects
-
-
-def _hull(boxes: np.ndarray) -> np.ndarray:
-    """The box (4,) around boxes (N, 4)."""
-    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import OmegaConf
 
-from detection.config import to_plain
+from detection.config import fold_suffix, to_plain
 from detection.utils.errors import UserError
 from detection.utils.files import read_record, write_record
 from detection.utils.wandb_files import find_parts, newest_id, read_rows, sync_command
@@ -287,5 +287,4 @@ def grouping(name: str, fold: object) -> tuple[str | None, list[str]]:
     """
     if fold is None:
         return None, []
-    suffix = f"_fold{fold}" if str(fold).isdigit() else f"_{fold}"
-    return name.removesuffix(suffix), [f"fold {fold}"]
+    return name.removesuffix(fold_suffix(fold)), [f"fold {fold}"]
