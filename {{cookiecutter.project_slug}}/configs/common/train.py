@@ -14,7 +14,7 @@ train = dict(
     hours=None,
     amp=dict(enabled=False, precision="fp16"),  # or bf16, on CPUs too
     # parts of a batch that go through the model one by one, to save memory: 4 means 2 images at a
-    # time of a batch of 8. The learning rate stays. "auto": 1, doubled when memory runs out
+    # time of a batch of 8. The learning rate stays. "auto": as few as the largest batch fits in
     accumulate=1,
     # the layout in memory; None: on CPUs, where it is a little faster. Try True on GPUs with amp
     channels_last=None,

@@ -129,10 +129,10 @@ class ResumableBatchSampler(Sampler):
             repeats: how often each image is used per epoch, on average; None: once.
         """
         self._size = size
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._seed = seed
         self._start_iter = start_iter
-        self._is_wide = is_wide
+        self.is_wide = is_wide
         self._repeats = None if repeats is None else np.asarray(repeats, dtype=float)
 
     @property
@@ -148,9 +148,9 @@ class ResumableBatchSampler(Sampler):
         groups = {False: [], True: []}
         mine = itertools.islice(self._images(), comm.get_rank(), None, comm.get_world_size())
         for position, index in mine:
-            group = groups[self._is_wide[index] if self._is_wide else False]
+            group = groups[self.is_wide[index] if self.is_wide else False]
             group.append((position, index))
-            if len(group) == self._batch_size:
+            if len(group) == self.batch_size:
                 yield group.copy()
                 group.clear()
 
@@ -178,8 +178,8 @@ class SeededMapDataset(Dataset):
         seed: int,
         total_batch_size: int,
     ):
-        self._dataset = dataset
-        self._mapper = mapper
+        self.dataset = dataset
+        self.mapper = mapper
         self._seed = seed
         self._total_batch_size = total_batch_size
         # in memory that the loading processes share, as a plan of `train.hours` may change
@@ -190,12 +190,12 @@ class SeededMapDataset(Dataset):
         self._images_in_all[0] = max_iter * self._total_batch_size
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self.dataset)
 
     def __getitem__(self, at: tuple[int, int]) -> dict:
         position, index = at
-        if (count := self._images_in_all.item()) and hasattr(self._mapper, "progress"):
-            self._mapper.progress = position / count
+        if (count := self._images_in_all.item()) and hasattr(self.mapper, "progress"):
+            self.mapper.progress = position / count
         rng = np.random.default_rng((self._seed, position))
         # detectron2's augmentations draw from NumPy's global generator, torchvision's from
         # PyTorch's, and others from Python's
@@ -204,10 +204,10 @@ class SeededMapDataset(Dataset):
         with torch.random.fork_rng(devices=[]):  # without workers, the model draws from it too
             torch.default_generator.manual_seed(int(rng.integers(2**63)))
             for _ in range(1000):
-                sample = self._mapper(self._dataset[index])
+                sample = self.mapper(self.dataset[index])
                 if sample is not None:
                     return sample
-                index = int(rng.integers(len(self._dataset)))
+                index = int(rng.integers(len(self.dataset)))
         raise RuntimeError("the mapper returned None for 1000 images")
 
 

@@ -69,7 +69,7 @@ class BoxMapper:
                 " and use dataloader.train.mapper.transforms, or train a model of boxes"
             )
         self._is_train = is_train
-        self._augmentations = T.AugmentationList(list(augmentations))
+        self.augmentations = T.AugmentationList(list(augmentations))
         self._is_bgr = image_format == "BGR"
         self._mixing = list(mixing)
         self._augment_until = augment_until
@@ -116,7 +116,7 @@ class BoxMapper:
             for pipeline in self._pipelines:
                 sample = pipeline(sample)
         augmented = T.AugInput(sample.image, boxes=sample.boxes)
-        transforms = self._augmentations(augmented)
+        transforms = self.augmentations(augmented)
 
         output = {key: value for key, value in record.items() if key != "annotations"}
         output["image"] = torch.from_numpy(planes(augmented.image, self._is_bgr))

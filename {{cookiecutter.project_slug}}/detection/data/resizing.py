@@ -71,13 +71,14 @@ class ResizeSquare(T.Augmentation):
         """
         super().__init__()
         is_one = isinstance(short_edge_length, int)
-        self._sides = [short_edge_length] if is_one else list(short_edge_length)
+        self.short_edge_length = [short_edge_length] if is_one else list(short_edge_length)
         self._letterbox = letterbox
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """A transform for an image (H, W, 3)."""
         height, width = image.shape[:2]
-        side = self._sides[0] if len(self._sides) == 1 else int(np.random.choice(self._sides))
+        sides = self.short_edge_length
+        side = sides[0] if len(sides) == 1 else int(np.random.choice(sides))
         size = side, side
         if self._letterbox:
             factor = side / max(height, width)

@@ -1,8 +1,10 @@
-"""Running out of memory: how it is recognized, repeated without it, and agreed on by processes."""
+"""Running out of memory: how it is recognized, tried out, repeated without it, and agreed on."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
+from detectron2.utils.events import EventStorage
 from torch import distributed
 
 from detection.utils.errors import UserError
@@ -16,6 +18,27 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)
 
 
+def advice_on_memory(
+    model: torch.nn.Module, batch: list[dict], accumulate: int, is_mixed: bool
+) -> str:
+    """What a batch of model inputs consists of, and which settings need less memory."""
+    model = getattr(model, "module", model)  # wrapped for several processes
+    resized = " and model.multi_scale" if getattr(model, "multi_scale", None) else ""
+    smaller = "lower dataloader.train.total_batch_size"
+    if accumulate < len(batch):
+        smaller = "set train.accumulate=auto, lower dataloader.train.total_batch_size"
+    return (
+        f"with {len(batch)} images of {', '.join(map(pixels, batch))} pixels; {smaller} or "
+        f"dataloader.train.mapper.augmentations.0.short_edge_length{resized}"
+        + ("" if is_mixed else ", or set train.amp.enabled=True")
+    )
+
+
+def pixels(image: dict) -> str:
+    """The width and the height of a model input."""
+    return "×".join(map(str, reversed(image["image"].shape[1:])))
+
+
 def random_state(device: str) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The state of the generators that a model on this type of device draws from."""
     return torch.get_rng_state(), torch.cuda.get_rng_state() if device == "cuda" else None
@@ -25,6 +48,45 @@ def set_random_state(device: str, state: tuple[torch.Tensor, torch.Tensor | None
     torch.set_rng_state(state[0])
     if device == "cuda":
         torch.cuda.set_rng_state(state[1])
+
+
+@contextmanager
+def rehearsal(model: torch.nn.Module, device: str) -> Iterator[None]:
+    """
+    Try a step with room to spare, and leave no trace in the model or in random numbers.
+
+    While it lasts, a GPU has a tenth of its memory less, and all devices less what an optimizer
+    such as AdamW keeps. A model that resizes its batches takes its largest size.
+    """
+    random = random_state(device)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    values = [
+        (module, name, getattr(module, name))
+        for module in model.modules()
+        for name in ("loss_normalizer", "multi_scale")
+        if getattr(module, name, None)
+    ]
+    for module, name, value in values:
+        if name == "multi_scale":
+            module.multi_scale = [max(value)]
+    spare = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    if device == "cuda":
+        spare += torch.cuda.mem_get_info()[1] // 10
+    try:
+        held = torch.empty(spare, dtype=torch.uint8, device=device)
+    except (RuntimeError, MemoryError):
+        held = None  # a step will not fit either
+    try:
+        with EventStorage():
+            yield
+    finally:
+        del held
+        set_random_state(device, random)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        for module, name, value in values:
+            setattr(module, name, value)
 
 
 def require_no_exchange(model: torch.nn.Module, ddp: dict) -> None:

@@ -15,10 +15,14 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
 
+from detection.data.largest import largest_batch
 from detection.engine.memory import (
+    advice_on_memory,
     average_gradients,
     is_out_of_memory,
+    pixels,
     random_state,
+    rehearsal,
     require_no_exchange,
     set_random_state,
 )
@@ -53,6 +57,7 @@ def build_trainer(
         amp_dtype(**cfg.train.amp, device=cfg.train.device),
         **cfg.train.clip_grad,
         accumulate=cfg.train.accumulate,
+        rehearsed=largest_batch(loader) if cfg.train.accumulate == "auto" else None,
         output_dir=cfg.train.output_dir,
     )
 
@@ -73,6 +78,7 @@ class Trainer(SimpleTrainer):
         norm: float | None = None,
         value: float | None = None,
         accumulate: int | Literal["auto"] = 1,
+        rehearsed: list[dict] | None = None,
         output_dir: str = ".",
     ):
         """
@@ -86,6 +92,7 @@ class Trainer(SimpleTrainer):
             value: the largest absolute value of each gradient; None: no limit.
             accumulate: parts of a batch that go through the model one after another; their
                 gradients add up to the batch's. "auto": 1, doubled each time memory runs out.
+            rehearsed: with "auto", the largest batch, which has to fit before training starts.
             output_dir: what hooks write to.
         """
         super().__init__(model, data_loader, optimizer)
@@ -95,6 +102,7 @@ class Trainer(SimpleTrainer):
         self._clip_norm = norm
         self._clip_value = value
         self._is_auto = accumulate == "auto"
+        self._rehearsed = rehearsed
         self.accumulate = 1 if self._is_auto else accumulate
         # with "auto" the processes agree on whether memory ran out before they exchange gradients
         self._is_shared = self._is_auto and comm.get_world_size() > 1
@@ -126,6 +134,8 @@ class Trainer(SimpleTrainer):
             try:
                 with explained(self._output_dir):
                     self.before_train()
+                    if self._rehearsed:
+                        self._rehearse(self._rehearsed)
                     while self.iter < self.max_iter:
                         self.before_step()
                         self.run_step()
@@ -155,6 +165,21 @@ class Trainer(SimpleTrainer):
             self._clip()
             self._scaler.step(self.optimizer)
             self._scaler.update()
+
+    def _rehearse(self, batch: list[dict]) -> None:
+        """Double `accumulate` until a batch fits, with memory to spare, and say so."""
+        size = f"the largest batch, {len(batch)} images of {pixels(batch[0])} pixels"
+        try:
+            with rehearsal(self.model, self._device):
+                self._backward_within_memory(batch)
+            logger.info(f"train.accumulate=auto: {self.accumulate}, by {size}")
+        except (RuntimeError, MemoryError) as e:
+            if not is_out_of_memory(e):
+                raise
+            logger.warning(f"train.accumulate=auto: {self.accumulate}, but {size}, may not fit")
+        self.optimizer.zero_grad()
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
 
     def _backward_within_memory(self, batch: list[dict]) -> dict[str, torch.Tensor]:
         """`_backward`; with "auto", repeated in twice as many parts when memory runs out."""
@@ -229,7 +254,7 @@ class Trainer(SimpleTrainer):
                 "the settings of the original run"
             ) from e
         if self._is_auto:
-            self.accumulate = state_dict.get("accumulate", 1)
+            self.accumulate, self._rehearsed = state_dict.get("accumulate", 1), None
         # {} if the run was without it
         if self._scaler.is_enabled() and state_dict.get("grad_scaler"):
             self._scaler.load_state_dict(state_dict["grad_scaler"])
@@ -267,16 +292,8 @@ class Trainer(SimpleTrainer):
         except (RuntimeError, MemoryError) as e:
             if not is_out_of_memory(e):
                 raise
-            model = getattr(self.model, "module", self.model)  # wrapped for several processes
-            resized = " and model.multi_scale" if getattr(model, "multi_scale", None) else ""
-            sizes = ["×".join(map(str, reversed(image["image"].shape[1:]))) for image in batch]
-            smaller = "lower dataloader.train.total_batch_size"
-            if self.accumulate < len(batch):
-                smaller = "set train.accumulate=auto, lower dataloader.train.total_batch_size"
+            advice = advice_on_memory(self.model, batch, self.accumulate, bool(self._dtype))
             raise UserError(
-                f"iteration {self.iter}: out of memory ({self._device}) with {len(batch)} images "
-                f"of {', '.join(sizes)} pixels; {smaller} or "
-                f"dataloader.train.mapper.augmentations.0.short_edge_length{resized}"
-                + ("" if self._dtype else ", or set train.amp.enabled=True")
-                + "; --resume continues from the last checkpoint"
+                f"iteration {self.iter}: out of memory ({self._device}) {advice}; --resume "
+                "continues from the last checkpoint"
             ) from e
