@@ -239,7 +239,8 @@ def test_container_is_built_from_what_is_there(bake, source):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no make")
 @pytest.mark.parametrize(
-    ("cuda", "backend"), [("11.4", "auto"), ("12.8", "auto"), ("13.0", None), (None, None)]
+    ("cuda", "backend"),
+    [("12.0", "cu126"), ("12.4", "cu126"), ("12.8", "auto"), ("13.0", None), (None, None)],
 )
 def test_setup_takes_the_pytorch_for_an_older_driver(bake, tmp_path, cuda, backend):
     """PyTorch's builds on the package index need a driver of CUDA 13."""
@@ -258,3 +259,17 @@ def test_setup_takes_the_pytorch_for_an_older_driver(bake, tmp_path, cuda, backe
     assert found == ([backend] if backend else [])
     assert ("uv sync" in commands()) == (not backend)
     assert "--torch-backend cpu" in commands("UV_TORCH_BACKEND=cpu")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no make")
+def test_setup_refuses_a_driver_that_no_pytorch_runs_on(bake, tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho '| Driver Version: 520.61.05   CUDA Version: 11.8     |'\n")
+    smi.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("UV_TORCH_BACKEND", None)
+    make = ["make", "setup", "UV=false"]
+    run = subprocess.run(make, cwd=bake(), env=environment, capture_output=True, text=True)
+    assert run.returncode == 2
+    line = run.stderr.splitlines()[0]
+    assert "11.8" in line and "525" in line and "UV_TORCH_BACKEND=cpu" in line
