@@ -41,6 +41,11 @@ VARIANTS = {
         *("train.precise_bn.enabled=True", "train.precise_bn.num_iter=2"),
         "train.val_loss.enabled=True",
     ],
+    "tiles": [  # and parts of a batch, mixing that ends early
+        *(EQUAL + WORKERS),
+        *("tiles.enabled=True", "tiles.size=80", "train.accumulate=auto"),
+        "dataloader.train.mapper.augment_until=0.5",
+    ],
     "two": [*EQUAL, "--num-gpus", "2", "--dist-url", "auto"],  # processes, over Gloo
 }
 TIMES = re.compile(r"time|eta_seconds|^_")
@@ -121,9 +126,9 @@ class Trainings:
         import atexit
 
         import train_net
-        from detection import config
-        from detection.engine import launch as launching
-        from detection.utils import errors
+        from detection.engine.launch import launch
+        from detection.utils.arguments import parse_args
+        from detection.utils.errors import UserError
         from wandb.sdk.data_types._private import MEDIA_TMP
 
         # made when it was imported, it goes with the first process to end
@@ -133,8 +138,8 @@ class Trainings:
             watch(Path(arguments[-1].partition("=")[2]), point, trace)
         code = 0
         try:  # as the last lines of train_net.py
-            launching.launch(train_net.main, config.parse_args(arguments))
-        except errors.UserError as e:
+            launch(train_net.main, parse_args(arguments))
+        except UserError as e:
             print(f"error: {e}", file=sys.stderr)
             code = 1
         except KeyboardInterrupt:
