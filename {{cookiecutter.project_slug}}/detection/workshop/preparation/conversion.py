@@ -115,9 +115,11 @@ def to_coco(
             notes.append(f"left out, {what}")
             pairs = [(image, path) for image, path in pairs if path is not None]
         elif lost := [i for i in missing if i.size is None or i.is_relative]:
+            has_dicom = any(ending in folder.passed_over for ending in (".dcm ", ".dicom "))
+            remedy = "tools/convert_dicom.py makes PNGs of DICOM files, " * has_dicom
             raise UserError(
                 f"{lost[0].where}: there is no {lost[0].names[0]} in {folder.folder} ({len(lost)} "
-                "such); --images names another folder, --skip-missing leaves them out"
+                f"such); {remedy}--images names another folder, --skip-missing leaves them out"
             )
         else:
             notes.append(f"kept with the size that the annotations say, {what}")
