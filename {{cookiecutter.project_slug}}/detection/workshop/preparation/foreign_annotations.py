@@ -18,6 +18,7 @@ from detection.workshop.preparation.foreign_images import (
     read_numbers,
     read_size,
     read_text,
+    reading,
 )
 
 # what a column may be called, in lower case without underscores and blanks
@@ -180,8 +181,9 @@ def read_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
 
     def parse() -> Iterator[list[str]]:
         try:
-            yield from filter(None, csv.reader(io.StringIO(read_text(path), newline="")))
-        except (csv.Error, ValueError) as e:
+            with reading(path), path.open(encoding="utf-8-sig", newline="") as f:
+                yield from filter(None, csv.reader(f))
+        except csv.Error as e:
             raise UserError(f"{path}: has no rows that can be read ({e})") from e
 
     rows = parse()

@@ -3,7 +3,8 @@
 import math
 import reprlib
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -90,14 +91,21 @@ def around(points: Iterable[Sequence[float]]) -> tuple[float, ...]:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8; UserError if it cannot be read or is in another encoding."""
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise a UserError where a file cannot be read or is not in UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        yield
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
     except UnicodeDecodeError as e:
         raise UserError(f"{path}: is not in UTF-8; save it in UTF-8") from e
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8; UserError if it cannot be read or is in another encoding."""
+    with reading(path):
+        return path.read_text(encoding="utf-8-sig")
 
 
 def read_json(path: Path) -> object:

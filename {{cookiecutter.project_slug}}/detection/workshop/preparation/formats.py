@@ -1,4 +1,11 @@
-"""Recognises the format of annotations, and the splits that an export has."""
+"""
+Recognises the format of annotations, and the splits that an export has.
+
+The readers are this project's own. datumaro 1.13 and globox 2.9, which fit best of the converters,
+both lose `iscrowd` on the way from COCO to COCO, ignore EXIF, read neither Supervisely's projects
+of images nor DICOM, and do not name the item in their errors; datumaro wants older OpenCV and
+Pillow, and globox drops the turn of CVAT's boxes, and its polygons, without a word.
+"""
 
 import csv
 import re

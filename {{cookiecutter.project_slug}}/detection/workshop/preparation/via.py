@@ -25,7 +25,6 @@ from detection.workshop.preparation.foreign_images import (
     read_json,
     read_label,
     read_numbers,
-    records,
     turned,
 )
 
@@ -66,8 +65,10 @@ def read_via(source: Path, attribute: str | None = None) -> Iterator[ForeignImag
         if not isinstance(name, str) or not name:
             raise UserError(f"{where} has no filename; export it again")
         regions = record.get("regions") or []
-        # version 1 numbers them
-        regions = records([*regions.values()] if isinstance(regions, dict) else regions)
+        if isinstance(regions, dict):  # version 1 numbers them
+            regions = list(regions.values())
+        if not isinstance(regions, list) or not all(isinstance(r, dict) for r in regions):
+            raise UserError(f"{where} has regions that are not records; export it again")
         found.append((where, name, regions))
     attributes = [_attributes(region) for _, _, regions in found for region in regions]
     attribute = attribute or _class_attribute(source, attributes)
@@ -174,10 +175,12 @@ def _read_project(source: Path, data: dict, attribute: str | None) -> Iterator[F
     known = data.get("attribute")
     known = known if isinstance(known, dict) else {}
     known = {k: a for k, a in known.items() if isinstance(a, dict)}
+    if not all(isinstance(region, dict) for region in data["metadata"].values()):
+        raise UserError(f"{source}: its metadata are not records; save the project again")
     regions = [
         (f"{source}: metadata {key}", region, _named(region.get("av"), known))
         for key, region in data["metadata"].items()
-        if isinstance(region, dict) and region.get("xy")
+        if region.get("xy")  # without a place, it is of the whole image
     ]
     attribute = attribute or _class_attribute(source, [values for *_, values in regions])
     for where, region, values in regions:
