@@ -378,6 +378,16 @@ def test_via_class_is_named_or_ticked(root, via_images):
     assert_via(convert(root, source, "--images", via_images, "--columns", "class=kind"))
 
 
+def test_via_of_one_class_needs_no_attribute(root, capsys, via_images, monkeypatch):
+    source = write(root / "via.json", via_records({}))
+    assert "region 1: 'class' has no label" in refusal(capsys, root, source, "--images", via_images)
+    monkeypatch.setattr(tool, "CLASSES", [CAT])
+    assert run(root, source, "--images", via_images) == 0
+    coco = json.loads((root / "train.json").read_text(encoding="utf-8"))
+    assert [c["name"] for c in coco["categories"]] == [CAT]
+    assert len(coco["annotations"]) == len(VIA_SHAPES)
+
+
 # -- Supervisely -----------------------------------------------------------------------------------
 
 
@@ -434,7 +444,7 @@ def test_supervisely(root, capsys):
 
 
 def test_keypoints_are_refused_or_counted(root, capsys):
-    graph = sly_object("graph", nodes={"a": {"loc": [1, 2]}, "b": {"loc": [5, 6]}})
+    graph = sly_object("graph", "joints", nodes={"a": {"loc": [1, 2]}, "b": {"loc": [5, 6]}})
     project = supervisely(root, [sly_object("rectangle", points=[[1, 2], [3, 4]]), graph])
     error = refusal(capsys, root, project)
     assert "같은.jpg.json: a shape (graph) of the class" in error and "--skip-points" in error

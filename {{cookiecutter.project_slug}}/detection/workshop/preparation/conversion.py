@@ -51,22 +51,22 @@ def choose_boxes(
                 what = f"a shape{f' ({box.shape[:40]})' if box.shape else ''} of the class"
                 name = box.label[:60]
                 raise UserError(
-                    f"{image.where}: {what} {name!r} is a point or a line, which has no box; "
+                    f"{image.where}: {what} {name!r} has no box, as a point or a line; "
                     "remove it, leave all such out with --skip-points, or leave the class out with "
                     f"--skip {quote(name)}"
                 )
-            (drawn if box.corners else points)[box.shape[:40]] += 1
+            (drawn if box.corners else points)[box.shape[:40] or "box"] += 1
         image.boxes = [box for box in image.boxes if box.corners]
-    refused = [n for n, _ in counts.most_common() if n not in {*classes, *skip}]
-    if refused:
-        unknown = listed([f"{name[:60]!r} ({counts[name]})" for name in refused], MANY)
+    left = Counter(box.label for image in images for box in image.boxes)
+    unknown = [f"{n[:60]!r} ({times})" for n, times in left.most_common() if n not in classes]
+    if unknown:
         raise UserError(
-            f"names that are not in detection/classes.py: {unknown}; add them there, rename them "
-            "in the data, give a file of names to --names, or leave them out with --skip NAME or "
-            "--skip-others"
+            f"names that are not in detection/classes.py: {listed(unknown, MANY)}; add them there, "
+            "rename them in the data, give a file of names to --names, or leave them out with "
+            "--skip NAME or --skip-others"
         )
     left_out = {n[:60]: times for n, times in counts.most_common() if n in skip}
-    del drawn[""]
+    del drawn["box"]
     notes = {
         "left out, boxes of the classes to skip": left_out,
         "left out, shapes without an area": dict(points.most_common()),

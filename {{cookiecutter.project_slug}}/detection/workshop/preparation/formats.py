@@ -161,13 +161,13 @@ def read_part(
         return list(READERS[part.format](part.source)), []
     if part.format == "coco":
         return read_coco_export(part.source, classes)
+    only_class = classes[0] if len(classes) == 1 else None
     if part.format == "via":
-        return list(read_via(part.source, columns.get("class"))), []
+        return list(read_via(part.source, columns.get("class"), only_class)), []
     path = Path(names_file) if names_file else _names_file(part.source)
     names, keypoint_values = read_names(path) if path else ({}, 0)
     notes = [f"class names from {path}"] if path and not names_file else []
     if part.format == "csv":
-        only_class = classes[0] if len(classes) == 1 else None
         return list(read_csv(part.source, columns, names, only_class)), notes
     if not names:
         notes = ["no data.yaml or classes.txt: class numbers count detection/classes.py from 0"]

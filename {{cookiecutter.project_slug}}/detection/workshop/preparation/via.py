@@ -35,7 +35,9 @@ POINT, RECTANGLE, CIRCLE, ELLIPSE, LINE, POLYLINE, POLYGON, EXTREMES = range(1, 
 SHAPES = {CIRCLE: "circle", ELLIPSE: "ellipse", POLYGON: "polygon", POINT: "point", LINE: "line"}
 
 
-def read_via(source: Path, attribute: str | None = None) -> Iterator[ForeignImage]:
+def read_via(
+    source: Path, attribute: str | None = None, only_class: str | None = None
+) -> Iterator[ForeignImage]:
     """
     Read a json or csv of VIA.
 
@@ -43,6 +45,7 @@ def read_via(source: Path, attribute: str | None = None) -> Iterator[ForeignImag
         source: the file.
         attribute: which of the regions' attributes is the class; None: the only one, or the one
             with a usual name, such as "class".
+        only_class: the class of all regions if none has an attribute; None: they need one.
 
     Raises:
         UserError: the file is not of VIA, or a region lacks its class or its place; several
@@ -53,7 +56,7 @@ def read_via(source: Path, attribute: str | None = None) -> Iterator[ForeignImag
     else:
         data = read_json(source)
         if json_kind(data) == "via3":
-            yield from _read_project(source, data, attribute)
+            yield from _read_project(source, data, attribute, only_class)
             return
         if json_kind(data) != "via":
             raise UserError(f"{source}: is not json of the VGG Image Annotator; export it again")
@@ -72,11 +75,13 @@ def read_via(source: Path, attribute: str | None = None) -> Iterator[ForeignImag
         found.append((where, name, regions))
     attributes = [_attributes(region) for _, _, regions in found for region in regions]
     attribute = attribute or _class_attribute(source, attributes)
+    only_class = None if any(attributes) else only_class
     for where, name, regions in found:
         image = ForeignImage(_image_names(name), where, is_from_tool=True)
         for number, region in enumerate(regions, 1):
             at = f"{where}, region {number}"
-            label = _label(_attributes(region).get(attribute), f"{at}: {attribute!r}")
+            value = _attributes(region).get(attribute, only_class)
+            label = _label(value, f"{at}: {attribute!r}")
             shape = region.get("shape_attributes")
             shape = shape if isinstance(shape, dict) else {}
             kind = str(shape.get("name", ""))
@@ -160,7 +165,9 @@ def _corners(kind: str, shape: dict, where: str) -> tuple[float, ...]:
     return ()
 
 
-def _read_project(source: Path, data: dict, attribute: str | None) -> Iterator[ForeignImage]:
+def _read_project(
+    source: Path, data: dict, attribute: str | None, only_class: str | None
+) -> Iterator[ForeignImage]:
     """Version 3: regions are of views, and views are of files."""
     images = {}  # of each view
     for key, view in data["view"].items():
@@ -182,11 +189,13 @@ def _read_project(source: Path, data: dict, attribute: str | None) -> Iterator[F
         for key, region in data["metadata"].items()
         if region.get("xy")  # without a place, it is of the whole image
     ]
-    attribute = attribute or _class_attribute(source, [values for *_, values in regions])
+    attributes = [values for *_, values in regions]
+    attribute = attribute or _class_attribute(source, attributes)
+    only_class = None if any(attributes) else only_class
     for where, region, values in regions:
         if (image := images.get(str(region.get("vid")))) is None:
             raise UserError(f"{where} is of a view that is not there; remove it in VIA")
-        label = _label(values.get(attribute), f"{where}: {attribute!r}")
+        label = _label(values.get(attribute, only_class), f"{where}: {attribute!r}")
         xy = region["xy"] if isinstance(region["xy"], list) else [None]
         kind, *numbers = read_numbers(xy, where)
         corners = _project_corners(kind, numbers, where)
