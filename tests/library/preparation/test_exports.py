@@ -205,6 +205,32 @@ def test_roboflow_csv_and_voc(root):
     assert boxes(read(root / "val.json"))[f"{export.name}/valid/a.jpg"] == [(CAT, 3, 4, 10, 20)]
 
 
+def test_images_of_a_split_may_be_behind_a_link(root, tmp_path):
+    for split in ("train", "valid"):
+        draw(tmp_path / "disk" / split / "a.jpg")
+        write(root / "export" / split / "labels" / "a.txt", "0 .5 .5 1 1")
+        images = root / "export" / split / "images"
+        images.symlink_to(tmp_path / "disk" / split, target_is_directory=True)
+    write(root / "export" / "data.yaml", yaml.safe_dump({"names": CLASSES}))
+    assert list(boxes(convert(root, root / "export"))) == ["export/train/images/a.jpg"]
+    assert list(boxes(read(root / "val.json"))) == ["export/valid/images/a.jpg"]
+
+
+def test_a_coco_file_is_converted_where_asked_to(root, capsys):
+    """As Label Studio exports it: the names of its own disk, Windows' or another."""
+    draw(root / "export" / "images" / "0a1b-한.jpg")
+    path = "..\\..\\media\\upload\\1\\0a1b-한.jpg"
+    source = coco_json([path], [{"image_id": 0, "category_id": 2, "bbox": [1, 2, 3, 4]}])
+    source["annotations"][0].pop("bbox")  # but it has a polygon
+    source["annotations"][0]["segmentation"] = [[1, 2, 21, 2, 11, 12]]
+    write(root / "export" / "result.json", source)
+    assert "is a COCO json already" in refusal(capsys, root, root / "export" / "result.json")
+    expected = {"export/images/0a1b-한.jpg": [(CAT, 1, 2, 20, 10)]}
+    assert boxes(convert(root, root / "export")) == expected
+    args = ["--format=coco", f"--images={root}/export"]
+    assert boxes(convert(root, root / "export" / "result.json", *args)) == expected
+
+
 def test_what_is_beside_splits_is_not_lost(root):
     """Annotations in another folder: these are not splits."""
     for folder in ("train", "valid", "more"):
@@ -599,9 +625,10 @@ def test_what_yolo_lacks_is_left_out_and_said(root, capsys):
     coco = own_json(root, "train", 1)
     first = coco["annotations"][0]
     coco["annotations"] += [
-        first | {"id": 20, "iscrowd": 1},
+        first | {"id": 20, "iscrowd": 1, "segmentation": {"counts": [0, 2400], "size": [40, 60]}},
         first | {"id": 21, "bbox": [100, 2, 3, 4]},
-        first | {"id": 22, "bbox": [50, 30, 40, 20]},  # cut at the border
+        # cut at the border
+        first | {"id": 22, "bbox": [50, 30, 40, 20], "segmentation": [[50, 30, 90, 30, 60, 50]]},
     ]
     coco["images"].append({"id": 99, "file_name": "lost.jpg", "width": 5, "height": 5})
     write(root / "train.json", coco)
@@ -610,7 +637,9 @@ def test_what_yolo_lacks_is_left_out_and_said(root, capsys):
     assert run(root, *args, "--skip-missing") == 0
     shown = capsys.readouterr().out
     assert "3 images, 3 boxes; left out: crowds 1, boxes outside of the image" in shown
-    assert "missing images 1" in shown and "data.yaml lacks val" in shown
+    assert (
+        "missing images 1; of 1 masks the boxes alone" in shown and "data.yaml lacks val" in shown
+    )
     lines = (root / "yolo/labels/train/a/train 한 글.txt").read_text().splitlines()
     np.testing.assert_allclose(
         [float(v) for v in lines[-1].split()[1:]], [11 / 12, 7 / 8, 1 / 6, 0.25]

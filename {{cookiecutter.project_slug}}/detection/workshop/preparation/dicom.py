@@ -19,7 +19,7 @@ from detection.utils.text import printable
 if TYPE_CHECKING:
     import pydicom
 
-INSTALL = '`uv sync --extra dicom`, or `pip install -e ".[dicom]"`, installs it'
+INSTALL = 'use `uv run --extra dicom python …`, or `pip install -e ".[dicom]"`'
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 
 
@@ -81,7 +81,7 @@ def load_pydicom():
         import pydicom
         import pydicom.pixels
     except ImportError as e:
-        raise UserError(f"DICOM is read with pydicom, which is missing: {INSTALL}") from e
+        raise UserError(f"pydicom, which reads DICOM, is missing: {INSTALL}") from e
     # values that break a rule of the standard, but can be read, are common
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     warnings.filterwarnings("ignore", module="pydicom")

@@ -16,6 +16,7 @@ from detection.workshop.preparation.dicom import check_header, load_pydicom, rea
 
 ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
 SHOWN = 5  # files left out that are listed
+MOST_THREADS = 8  # each may hold several copies of a large image
 
 
 def find_files(folder: Path) -> dict[PurePosixPath, Path]:
@@ -83,7 +84,7 @@ def convert(
                 raise
             return e
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
         looks = pool.map(lambda path: attempt(check_header, (path,)), todo.values())
         looks = list(progress(looks, len(todo), "reading headers"))
         bad = [e for e in looks if isinstance(e, UserError)]

@@ -8,6 +8,7 @@ Pillow, and globox drops the turn of CVAT's boxes, and its polygons, without a w
 """
 
 import csv
+import os
 import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
@@ -252,9 +253,9 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _with_images(folder: Path) -> Path | None:
-    """The folder, if there is an image in it."""
-    found = any(path.suffix.lower() in EXTENSIONS for path in folder.rglob("*"))
-    return folder if found else None
+    """The folder, if there is an image in it or below, behind links too."""
+    names = (name for _, _, names in os.walk(folder, followlinks=True) for name in names)
+    return folder if any(Path(name).suffix.lower() in EXTENSIONS for name in names) else None
 
 
 def _image_folder(labels: Path) -> Path | None:

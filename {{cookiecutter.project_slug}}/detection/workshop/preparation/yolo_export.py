@@ -63,11 +63,12 @@ def write_yolo(
         counts["missing images"] = len(missing)
         images |= {place: Path(root, name) for name, place in places.values()}
         labels |= {places[id_][1].with_suffix(".txt"): text for id_, text in texts.items()}
-        num_boxes = counts.pop("boxes", 0)
+        num_boxes, num_masks = counts.pop("boxes", 0), counts.pop("masks", 0)
         left_out = listed([f"{what} {times}" for what, times in counts.items() if times])
         lines.append(
             f"{output / 'images' / split}: {len(places)} images, {num_boxes} boxes"
             + f"; left out: {left_out}" * bool(left_out)
+            + f"; of {num_masks} masks the boxes alone" * bool(num_masks)
         )
     data = {split: f"images/{split}" for split in splits} | {"names": dict(enumerate(classes))}
     _write(output, images, labels, yaml.safe_dump(data, allow_unicode=True, sort_keys=False))
@@ -125,6 +126,7 @@ def _texts(
             counts["boxes outside of the image or without an area"] += 1
         else:
             counts["boxes"] += 1
+            counts["masks"] += bool(annotation.get("segmentation"))
             values = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
             number = positions[annotation["category_id"]]
             lines[id_].append(" ".join([str(number), *(f"{v:.9f}" for v in values)]) + "\n")
