@@ -45,7 +45,6 @@ from detection.workshop.preparation.yolo_export import write_yolo
 def recognised(parts: list[Part]) -> str:
     """What was recognised, in one line."""
     kinds = " and ".join(dict.fromkeys(FORMATS[part.format] for part in parts))
-    parts = sorted(parts, key=lambda part: ("train", "val", "test", "").index(part.split))
     splits = [
         part.folder if part.folder == part.split else f"{part.folder} as {part.split}"
         for part in parts

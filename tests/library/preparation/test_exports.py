@@ -205,6 +205,29 @@ def test_roboflow_csv_and_voc(root):
     assert boxes(read(root / "val.json"))[f"{export.name}/valid/a.jpg"] == [(CAT, 3, 4, 10, 20)]
 
 
+def test_roboflow_darknet(root, capsys):
+    """The images beside the labels; each split has a file of names, in an order of its own."""
+    for split, names in (("train", [DOG, CAT, CAR]), ("valid", [CAR, DOG, CAT])):
+        draw(root / "export" / split / "a.jpg")
+        write(root / "export" / split / "a.txt", "0 0.5 0.5 1 1")
+        write(root / "export" / split / "_darknet.labels", "\n".join(names))
+    assert boxes(convert(root, root / "export")) == {"export/train/a.jpg": [(DOG, 0, 0, 60, 40)]}
+    assert boxes(read(root / "val.json")) == {"export/valid/a.jpg": [(CAR, 0, 0, 60, 40)]}
+    assert "passed over" not in capsys.readouterr().out
+
+
+def test_yolo_with_years_and_a_list_of_images(root):
+    """As COCO's labels for YOLO are: labels/train2017, and train2017.txt beside."""
+    for split in ("train2017", "val2017"):
+        draw(root / "coco" / "images" / split / "1.jpg")
+        write(root / "coco" / "labels" / split / "1.txt", "2 0.5 0.5 1 1\n")
+        write(root / "coco" / f"{split}.txt", f"./images/{split}/1.jpg\n")
+    write(root / "coco" / "data.yaml", yaml.safe_dump({"names": CLASSES}))
+    expected = {"coco/images/train2017/1.jpg": [(CAR, 0, 0, 60, 40)]}
+    assert boxes(convert(root, root / "coco")) == expected
+    assert list(boxes(read(root / "val.json"))) == ["coco/images/val2017/1.jpg"]
+
+
 def test_images_of_a_split_may_be_behind_a_link(root, tmp_path):
     for split in ("train", "valid"):
         draw(tmp_path / "disk" / split / "a.jpg")
@@ -237,6 +260,11 @@ def test_what_is_beside_splits_is_not_lost(root):
         draw(root / "l" / folder / f"{folder}.jpg")
         write(root / "l" / folder / f"{folder}.txt", "0 .5 .5 1 1")
     coco = convert(root, root / "l")
+    assert len(coco["annotations"]) == 3 and not (root / "val.json").exists()
+    for folder, name in (("labels/train", "a"), ("labels/valid", "b"), ("more labels/train", "c")):
+        write(root / "m" / folder / f"{name}.txt", "0 .5 .5 1 1")
+        draw(root / "m" / "images" / f"{name}.jpg")
+    coco = convert(root, root / "m", "--force")
     assert len(coco["annotations"]) == 3 and not (root / "val.json").exists()
 
 

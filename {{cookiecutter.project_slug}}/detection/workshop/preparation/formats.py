@@ -2,9 +2,9 @@
 Recognises the format of annotations, and the splits that an export has.
 
 The readers are this project's own. datumaro 1.13 and globox 2.9, which fit best of the converters,
-both lose `iscrowd` on the way from COCO to COCO, ignore EXIF, read neither Supervisely's projects
-of images nor DICOM, and do not name the item in their errors; datumaro wants older OpenCV and
-Pillow, and globox drops the turn of CVAT's boxes, and its polygons, without a word.
+both lose `iscrowd` on the way from COCO to COCO, and read neither Supervisely's projects of images
+nor DICOM. datumaro wants older OpenCV and Pillow, and drops YOLO's images without a txt; globox
+ignores EXIF and the turn of CVAT's boxes, and drops its polygons. None of this is said.
 """
 
 import csv
@@ -58,14 +58,17 @@ READERS = {
     "supervisely": read_supervisely,
 }
 OF_ONE_FILE = ("coco", "csv", "label_studio", "via")
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
-    ("val", "valid", "validation"), "val"
-)
+ORDER = ("train", "val", "test")
+SPLITS = {  # and with a year after it
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 OPEN_IMAGES = re.compile(
     r"(?:oidv\d+-)?(train|validation|test)-annotations-bbox\.csv", re.IGNORECASE
 )
 CLASS_DESCRIPTIONS = "*class-descriptions*.csv"  # Open Images'
-NAME_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
+NAME_FILES = "data.yaml data.yml dataset.yaml classes.txt obj.names _darknet.labels".split()
 ENDINGS = (".csv", ".json", ".txt", ".xml")
 WAYS_OUT = {
     "coco": "is a COCO json already: call it datasets/train.json, or set dataset.train.json_file, "
@@ -123,19 +126,22 @@ def find_parts(source: Path, format_: str | None = None) -> tuple[list[Part], li
         return [Part(kind, source)], []
     files = _annotation_files(source)
     if parts := [
-        Part("csv", path, source, SPLITS[found[1].lower()], path.name)
+        Part("csv", path, source, _split(found[1]), path.name)
         for path in files.get(".csv", ())
         if (found := OPEN_IMAGES.fullmatch(path.name))
     ]:
         return parts, []
     for base in (source, source / "labels"):
-        folders = [f for f in _folders(base) if f.name.lower() in SPLITS]
-        of_base = [path for paths in files.values() for path in paths if base in path.parents]
-        inside = {f: [path for path in of_base if f in path.parents] for f in folders}
-        if of_base and sum(map(len, inside.values())) == len(of_base):
+        folders = [f for f in _folders(base) if _split(f.name)]
+        # beside `labels`, a list of the images may be
+        beside = [] if base == source else [source]
+        every = [p for paths in files.values() for p in paths if p.parent not in beside]
+        inside = {f: [path for path in every if f in path.parents] for f in folders}
+        if every and sum(map(len, inside.values())) == len(every):
             empty = [f.name for f in folders if not inside[f]]
             notes = [f"left out, folders without annotations: {', '.join(empty)}"] if empty else []
-            return [_of_split(f, format_) for f in folders if inside[f]], notes
+            parts = [_of_split(f, format_) for f in folders if inside[f]]
+            return sorted(parts, key=lambda part: ORDER.index(part.split)), notes
     return [_part(source, files, format_)], []
 
 
@@ -185,10 +191,14 @@ def _names_file(source: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def _split(name: str) -> str:
+    return SPLITS.get(re.sub(r"\d{4}$", "", name.lower()), "")
+
+
 def _of_split(folder: Path, format_: str | None) -> Part:
     labels = folder / "labels" if (folder / "labels").is_dir() else folder
     part = _part(labels, _annotation_files(labels), format_)
-    part.split, part.folder = SPLITS[folder.name.lower()], folder.name
+    part.split, part.folder = _split(folder.name), folder.name
     part.images = _with_images(folder) or part.images
     return part
 
