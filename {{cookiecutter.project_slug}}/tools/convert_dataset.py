@@ -102,7 +102,8 @@ def to_coco_files(args: argparse.Namespace) -> bool:
         root = roots[output] = args.image_root or config_root(load_dataset(), str(output), split)
         folder = image_folder(part, args.images, root)
         # in YOLO's format, an image without a file is one without objects
-        add_unlisted = args.add_unlisted or (part.format == "yolo" and str(folder.folder) != root)
+        has_folder = (args.images or part.images) is not None
+        add_unlisted = args.add_unlisted or (part.format == "yolo" and has_folder)
         coco, new = to_coco(
             images, folder, CLASSES, args.first_pixel, args.skip_missing, add_unlisted
         )
@@ -148,7 +149,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--to", choices=("coco", "yolo"), default="coco", help="what to write (default: coco)"
     )
-    parser.add_argument("--images", help="the folder of the images (default: --image-root)")
+    parser.add_argument(
+        "--images",
+        help="the folder of the images, or of the splits' (default: the source if it has images, "
+        "YOLO's images beside labels, else --image-root)",
+    )
     parser.add_argument(
         "--image-root",
         help="what file_name will be relative to (default: image_root in the config's dataset)",
