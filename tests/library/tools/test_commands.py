@@ -22,6 +22,7 @@ ARGUMENTS = {
     "check_dataset": [NAME],
     "check_submission": [NAME, NAME],
     "convert_dataset": [NAME],
+    "convert_dicom": [NAME, "."],
     "create_sweep": [NAME],
     "doctor": [NAME],
     "draw_predictions": [NAME, ".", NAME],

@@ -129,7 +129,9 @@ EXTENSIONS = set(
 
 
 # what is often beside images and is not missed
-OTHERS = set(".cache .csv .db .html .ini .json .md .names .txt .xml .yaml .yml .zip".split()) | {""}
+OTHERS = {""} | set(
+    ".cache .csv .db .html .ini .json .labels .md .names .txt .xml .yaml .yml .zip".split()
+)
 
 
 class ImageFolder:

@@ -7,10 +7,76 @@ from shlex import quote
 from detection.utils.errors import UserError
 from detection.utils.image_files import ImageFolder
 from detection.utils.text import listed
-from detection.workshop.preparation.foreign_annotations import ForeignImage
+from detection.workshop.preparation.foreign_images import ForeignImage
 
 SHOWN = 5  # examples a note names
 MANY = 50  # classes a line names
+
+
+def choose_boxes(
+    images: Sequence[ForeignImage],
+    classes: Sequence[str],
+    skip: Sequence[str] = (),
+    skip_others: bool = False,
+    skip_points: bool = False,
+) -> list[str]:
+    """
+    Take what is not wanted out of the images' boxes.
+
+    Args:
+        images: what was read.
+        classes: the names of the categories.
+        skip: classes in the annotations whose boxes are left out.
+        skip_others: whether boxes of all that is not in `classes` are left out too.
+        skip_points: whether shapes without an area are left out too.
+
+    Returns:
+        Notes for the user: what was left out, and what was no upright box.
+
+    Raises:
+        UserError: a name to skip that no box has, a shape without an area, or a name that is not
+            in `classes`.
+    """
+    counts = Counter(box.label for image in images for box in image.boxes)
+    for name in skip:
+        if name not in counts:
+            known = listed(list(counts), MANY)
+            raise UserError(f"--skip {name[:60]}: no box has this class; the classes are {known}")
+    skip = {*skip, *(counts.keys() - set(classes) if skip_others else ())}
+    drawn, points = Counter(), Counter()
+    for image in images:
+        image.boxes = [box for box in image.boxes if box.label not in skip]
+        for box in image.boxes:
+            if not box.corners and not skip_points:
+                what = f"a shape{f' ({box.shape[:40]})' if box.shape else ''} of the class"
+                name = box.label[:60]
+                raise UserError(
+                    f"{image.where}: {what} {name!r} has no box, as a point or a line; "
+                    "remove it, leave all such out with --skip-points, or leave the class out with "
+                    f"--skip {quote(name)}"
+                )
+            (drawn if box.corners else points)[box.shape[:40] or "box"] += 1
+        image.boxes = [box for box in image.boxes if box.corners]
+    left = Counter(box.label for image in images for box in image.boxes)
+    unknown = [f"{n[:60]!r} ({times})" for n, times in left.most_common() if n not in classes]
+    if unknown:
+        raise UserError(
+            f"names that are not in detection/classes.py: {listed(unknown, MANY)}; add them there, "
+            "rename them in the data, give a file of names to --names, or leave them out with "
+            "--skip NAME or --skip-others"
+        )
+    left_out = {n[:60]: times for n, times in counts.most_common() if n in skip}
+    del drawn["box"]
+    notes = {
+        "left out, boxes of the classes to skip": left_out,
+        "left out, shapes without an area": dict(points.most_common()),
+        "taken, the upright boxes around other shapes": dict(drawn.most_common()),
+    }
+    return [
+        f"{what}: {listed([f'{name} {times}' for name, times in found.items()], MANY)}"
+        for what, found in notes.items()
+        if found
+    ]
 
 
 def to_coco(
@@ -20,31 +86,27 @@ def to_coco(
     first_pixel: int = 0,
     skip_missing: bool = False,
     add_unlisted: bool = False,
-    skip: Sequence[str] = (),
 ) -> tuple[dict, list[str]]:
     """
     Convert annotations; ids of images, annotations and categories run from 1, in order.
 
     Args:
-        images: what was read.
+        images: what `choose_boxes` has left.
         folder: where their images are; sizes come from the images themselves.
         classes: the names of the categories.
         first_pixel: 0 if corners are where a box begins and ends; 1 if they are the numbers, from
             1, of its first and last pixel, as in VOC's own data: (1, 1, W, H) is the whole image.
         skip_missing: leave out images that are not in `folder`.
         add_unlisted: add images of `folder` that the annotations do not mention, without boxes.
-        skip: classes in the annotations whose boxes are left out.
 
     Returns:
         The json, boxes as (x, y, w, h) in pixels to a thousandth, and notes for the user.
 
     Raises:
-        UserError: names that are not classes, a name to skip that no box has, a shape without a
-            box, an image listed twice, or one that is missing and whose size is not known.
+        UserError: an image is listed twice, or missing without a size that is known.
     """
     images = list(images)
     notes = [folder.passed_over] if folder.passed_over else []
-    notes += _skip(images, skip)
     pairs = [(image, folder.find(*image.names)) for image in images]
     missing = [image for image, path in pairs if path is None]
     if missing:
@@ -53,9 +115,11 @@ def to_coco(
             notes.append(f"left out, {what}")
             pairs = [(image, path) for image, path in pairs if path is not None]
         elif lost := [i for i in missing if i.size is None or i.is_relative]:
+            has_dicom = any(ending in folder.passed_over for ending in (".dcm ", ".dicom "))
+            remedy = "tools/convert_dicom.py makes PNGs of DICOM files, " * has_dicom
             raise UserError(
                 f"{lost[0].where}: there is no {lost[0].names[0]} in {folder.folder} ({len(lost)} "
-                "such); --images names another folder, --skip-missing leaves them out"
+                f"such); {remedy}--images names another folder, --skip-missing leaves them out"
             )
         else:
             notes.append(f"kept with the size that the annotations say, {what}")
@@ -76,7 +140,6 @@ def to_coco(
         )
     known = [path for _, path in pairs if path is not None]
     sizes = dict(zip(known, folder.sizes(known), strict=True))
-    _refuse_unknown(images, classes)
     coco = {
         "images": [],
         "categories": [{"id": k, "name": name} for k, name in enumerate(classes, 1)],
@@ -106,10 +169,9 @@ def _add_image(
     """Add an image of (width, height) `size` and its boxes."""
     width, height = size
     image_id = len(coco["images"]) + 1
-    coco["images"].append(
-        {"id": image_id, "file_name": file_name, "width": width, "height": height}
-    )
-    for name, (x1, y1, x2, y2), is_crowd in image.boxes:
+    record = {"id": image_id, "file_name": file_name, "width": width, "height": height}
+    coco["images"].append(image.fields | record)
+    for name, (x1, y1, x2, y2), is_crowd, _, fields in image.boxes:
         if image.is_relative:
             x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
         else:
@@ -123,38 +185,8 @@ def _add_image(
                 "bbox": box,
                 "area": round(box[2] * box[3], 3),
                 "iscrowd": int(is_crowd),
+                **(fields or {}),
             }
-        )
-
-
-def _skip(images: Sequence[ForeignImage], names: Sequence[str]) -> list[str]:
-    """Take boxes of these names out of the images; returns a note on it."""
-    counts = Counter(name for image in images for name, *_ in image.boxes)
-    for name in names:
-        if name not in counts:
-            known = listed(list(counts), MANY)
-            raise UserError(f"--skip {name[:60]}: no box has this class; the classes are {known}")
-    for image in images:
-        image.boxes = [box for box in image.boxes if box[0] not in names]
-        for name, corners, _ in image.boxes:
-            if not corners:
-                raise UserError(
-                    f"{image.where}: a shape of the class {name[:60]!r} is a point or a line, "
-                    "which has no box; remove it, or leave the class out with --skip "
-                    f"{quote(name[:60])}"
-                )
-    left_out = listed([f"{name} {counts[name]}" for name in names], MANY)
-    return [f"left out, boxes of the classes to skip: {left_out}"] if names else []
-
-
-def _refuse_unknown(images: Sequence[ForeignImage], classes: Sequence[str]) -> None:
-    counts = Counter(name for image in images for name, *_ in image.boxes)
-    unknown = [f"{n[:60]!r} ({times})" for n, times in counts.most_common() if n not in classes]
-    if unknown:
-        raise UserError(
-            f"names that are not in detection/classes.py: {listed(unknown, MANY)}; add them there, "
-            "rename them in the data, give a file of names to --names, or leave them out with "
-            "--skip NAME"
         )
 
 
@@ -203,6 +235,19 @@ def _first_pixel_note(coco: dict, first_pixel: int, is_from_tool: bool) -> list[
         "--first-pixel 1; not if a tool made the files that merely writes 1 for 0 at the image's "
         "border, as LabelImg does, since that would shift every box"
     ]
+
+
+def join(parts: Sequence[dict]) -> dict:
+    """One COCO json of several of `to_coco`, with ids that run on."""
+    joined = {**parts[0], "images": [], "annotations": []}
+    for part in parts:
+        first_image, first_annotation = len(joined["images"]), len(joined["annotations"])
+        joined["images"] += [{**i, "id": i["id"] + first_image} for i in part["images"]]
+        joined["annotations"] += [
+            {**a, "id": a["id"] + first_annotation, "image_id": a["image_id"] + first_image}
+            for a in part["annotations"]
+        ]
+    return joined
 
 
 def _some(items: Iterable[str]) -> str:

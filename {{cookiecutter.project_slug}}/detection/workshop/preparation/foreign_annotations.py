@@ -1,22 +1,25 @@
-"""
-Reads Pascal VOC, YOLO and CSV annotations, to convert them to COCO.
-
-With the standard library's parsers. globox 2.9, which fits best of the converters, names no file in
-its errors, reads in the machine's own encoding and numbers annotations from 0, in no fixed order.
-"""
+"""Reads Pascal VOC, YOLO and CSV annotations, to convert them to COCO."""
 
 import csv
 import io
 import math
-import reprlib
-import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
 from detection.utils.errors import UserError
+from detection.utils.image_files import EXTENSIONS
+from detection.workshop.preparation.foreign_images import (
+    Box,
+    ForeignImage,
+    around,
+    parse_xml,
+    read_numbers,
+    read_size,
+    read_text,
+    reading,
+)
 
 # what a column may be called, in lower case without underscores and blanks
 COLUMNS = {
@@ -40,29 +43,6 @@ NO_LABELS = set(
     "classes.txt labels.txt notes.txt readme.dataset.txt readme.roboflow.txt readme.txt".split()
 )
 LARGEST_NAMES = 2**20  # bytes of a file of class names
-
-
-@dataclass
-class ForeignImage:
-    """
-    What a file says of one image.
-
-    Attributes:
-        names: what the image may be called, the likeliest first.
-        where: the file and the place in it, for errors.
-        size: (width, height) in pixels or None.
-        boxes: (class, (x1, y1, x2, y2), is crowd), corners in pixels; of a shape without an area,
-            no corners.
-        is_relative: whether corners are fractions of the image's sides instead.
-        is_from_tool: whether a drawing tool wrote the file; none numbers pixels from 1.
-    """
-
-    names: list[str]
-    where: str
-    size: tuple[int, int] | None = None
-    boxes: list[tuple[str, tuple[float, ...], bool]] = field(default_factory=list)
-    is_relative: bool = False
-    is_from_tool: bool = False
 
 
 def read_voc(folder: Path) -> Iterator[ForeignImage]:
@@ -89,13 +69,15 @@ def read_voc(folder: Path) -> Iterator[ForeignImage]:
                     f"{where} has no <name> or no <bndbox>; add it or remove the object"
                 )
             corners = [box.findtext(key, "") for key in ("xmin", "ymin", "xmax", "ymax")]
-            image.boxes.append((label.strip(), read_numbers(corners, where), False))
+            image.boxes.append(Box(label.strip(), read_numbers(corners, where)))
         yield image
 
 
-def read_yolo(folder: Path, names: dict[str, str]) -> Iterator[ForeignImage]:
+def read_yolo(
+    folder: Path, names: dict[str, str], keypoint_values: int = 0
+) -> Iterator[ForeignImage]:
     """
-    Read a folder of YOLO txt files, in the order of their names.
+    Read a folder of YOLO txt files, in the order of their names; lists of images are passed over.
 
     A line is `class x y w h`, x and y the centre, or `class x1 y1 x2 y2 x3 y3 …`, a polygon whose
     box is taken; all as fractions of the image's sides.
@@ -103,6 +85,8 @@ def read_yolo(folder: Path, names: dict[str, str]) -> Iterator[ForeignImage]:
     Args:
         folder: of the txt files; each has its image's name.
         names: {class number as text: name}.
+        keypoint_values: how many numbers of keypoints follow each box, of which only the box is
+            taken.
 
     Raises:
         UserError: a line is something else, or has a class number without a name.
@@ -111,12 +95,19 @@ def read_yolo(folder: Path, names: dict[str, str]) -> Iterator[ForeignImage]:
         if path.name.lower() in NO_LABELS:
             continue
         beside = path.relative_to(folder).with_suffix("").as_posix()
+        lines = read_text(path).splitlines()
+        if lines and Path(lines[0].strip()[-255:]).suffix.lower() in EXTENSIONS:
+            continue  # train.txt, as CVAT and darknet have it
         image = ForeignImage([beside, path.stem], str(path), is_relative=True)
-        for number, line in enumerate(read_text(path).splitlines(), 1):
+        for number, line in enumerate(lines, 1):
             if not (parts := line.split()):
                 continue
             where = f"{path}: line {number}"
-            if len(parts) != 5 and (len(parts) < 7 or len(parts) % 2 == 0):
+            if keypoint_values and len(parts) == 5 + keypoint_values:
+                parts, shape = parts[:5], "box with keypoints"
+            else:
+                shape = "" if len(parts) == 5 else "polygon"
+            if len(parts) != 5 and (len(parts) < 7 or len(parts) % 2 == 0 or keypoint_values):
                 raise UserError(
                     f"{where} has {len(parts)} values; a box is `class x y w h`, a polygon "
                     "`class x1 y1 x2 y2 x3 y3 …`"
@@ -131,7 +122,7 @@ def read_yolo(folder: Path, names: dict[str, str]) -> Iterator[ForeignImage]:
             if len(values) == 4:
                 x, y, w, h = values
                 corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-            image.boxes.append((names[parts[0]], corners, False))
+            image.boxes.append(Box(names[parts[0]], corners, shape=shape))
         yield image
 
 
@@ -153,10 +144,7 @@ def read_csv(
     Raises:
         UserError: a column is missing, or something is not a number.
     """
-    try:
-        header, *rows = filter(None, csv.reader(io.StringIO(read_text(path), newline="")))
-    except (csv.Error, ValueError) as e:
-        raise UserError(f"{path}: has no rows that can be read ({e})") from e
+    header, rows = read_rows(path)
     at, box = _find_columns(path, header, columns, only_class is None)
     images = {}
     for number, row in enumerate(rows, 2):
@@ -180,11 +168,28 @@ def read_csv(
             values = (*values[:2], values[0] + values[2], values[1] + values[3])
         label = row[at["class"]].strip() if "class" in at else only_class
         is_crowd = "crowd" in at and row[at["crowd"]].strip().lower() in ("1", "true")
-        image.boxes.append((names.get(label, label), values, is_crowd))
-    highest = max((v for i in images.values() for _, b, _ in i.boxes for v in b), default=math.inf)
+        image.boxes.append(Box(names.get(label, label), values, is_crowd))
+    boxes = (box for image in images.values() for box in image.boxes)
+    highest = max((v for box in boxes for v in box.corners), default=math.inf)
     for image in images.values():
         image.is_relative = highest <= 1
         yield image
+
+
+def read_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
+    """The first row of a csv, and the rest that is not empty; UserError if it has no rows."""
+
+    def parse() -> Iterator[list[str]]:
+        try:
+            with reading(path), path.open(encoding="utf-8-sig", newline="") as f:
+                yield from filter(None, csv.reader(f))
+        except csv.Error as e:
+            raise UserError(f"{path}: has no rows that can be read ({e})") from e
+
+    rows = parse()
+    if (header := next(rows, None)) is None:
+        raise UserError(f"{path}: has no rows that can be read; it is empty")
+    return header, rows
 
 
 def _find_columns(
@@ -215,23 +220,28 @@ def _find_columns(
     return at, box
 
 
-def read_names(path: Path) -> dict[str, str]:
+def read_names(path: Path) -> tuple[dict[str, str], int]:
     """
     Read class names: a yaml with `names`, a txt with a name per line, or a csv of `class,name`.
 
     Returns:
-        {class as the annotations have it, such as "0": name}.
+        {class as the annotations have it, such as "0": name}, and how many numbers of keypoints
+        each object has, as a yaml for poses says.
 
     Raises:
         UserError: the file holds no names.
     """
+    keypoint_values = 0
     if path.is_file() and path.stat().st_size > LARGEST_NAMES:
         raise UserError(f"{path}: is too large for class names; name their file with --names")
     text = read_text(path)
     try:
         if path.suffix.lower() in (".yaml", ".yml"):
             # all scalars as the text that they are: `no` is a name, not a truth value
-            names = yaml.load(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))["names"]
+            content = yaml.load(text, getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+            names, pose = content["names"], content.get("kpt_shape")
+            if isinstance(pose, list) and all(type(n) is str and n.isdecimal() for n in pose):
+                keypoint_values = math.prod(int(n[:9]) for n in pose)
             items = list(names.items() if isinstance(names, dict) else enumerate(names))
             if type(names) not in (dict, list) or not all(type(n) is str for _, n in items):
                 raise TypeError("they are not a list of texts")
@@ -246,50 +256,4 @@ def read_names(path: Path) -> dict[str, str]:
     found = {str(key).strip(): str(name).strip() for key, name in items}
     if not found:
         raise UserError(f"{path}: holds no class names")
-    return found
-
-
-# -- shared with tool_exports --------------------------------------------------------------------
-
-
-def parse_xml(path: Path) -> ET.Element:
-    """The root of an xml file; UserError if it cannot be read or is invalid."""
-    try:
-        return ET.fromstring(path.read_bytes())
-    except (ET.ParseError, LookupError, OSError, ValueError) as e:
-        raise UserError(f"{path}: is not valid xml ({e}); write it again") from e
-
-
-def read_numbers(values: Sequence[object], where: str | Path) -> tuple[float, ...]:
-    """Finite numbers, or texts of them, as floats; else a UserError that names `where`."""
-    try:
-        numbers = tuple(float(value) for value in values)
-        if all(map(math.isfinite, numbers)):
-            return numbers
-    except (OverflowError, TypeError, ValueError):
-        pass
-    raise UserError(
-        f"{where} should have finite numbers, it has {reprlib.repr(list(values))}; correct it"
-    )
-
-
-def read_size(sides: Sequence[str], where: str | Path) -> tuple[int, int] | None:
-    """(width, height) of texts of numbers, None if one is below 1; UserError if one is not one."""
-    width, height = read_numbers(sides, where)
-    return (int(width), int(height)) if min(width, height) >= 1 else None
-
-
-def around(points: Iterable[Sequence[float]]) -> tuple[float, ...]:
-    """The box (x1, y1, x2, y2) around points (x, y)."""
-    xs, ys = zip(*points, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
-
-
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8; UserError if it cannot be read or is in another encoding."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as e:
-        raise UserError(f"{path}: cannot be read ({e.strerror or e})") from e
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}: is not in UTF-8; save it in UTF-8") from e
+    return found, keypoint_values

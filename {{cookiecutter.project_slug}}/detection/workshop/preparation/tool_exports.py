@@ -8,23 +8,29 @@ an area, such as a point, gets no corners: `to_coco` refuses it unless its class
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from detection.data.coco import parse_json
 from detection.utils.errors import UserError
 from detection.utils.image_files import EXTENSIONS
-from detection.workshop.preparation.foreign_annotations import (
+from detection.workshop.preparation.foreign_images import (
+    EXPORT_COCO,
+    Box,
     ForeignImage,
     around,
+    files_in,
+    json_kind,
     parse_xml,
+    read_json,
+    read_label,
     read_numbers,
+    read_points,
     read_size,
-    read_text,
+    records,
+    turned,
 )
 
-EXPORT_COCO = "choose COCO, or Pascal VOC, where the tool exports"
 # what Label Studio puts before the name of a file that was uploaded
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
@@ -34,7 +40,7 @@ def read_labelme(source: Path) -> Iterator[ForeignImage]:
     Read labelme's json, or a folder of them in the order of their names; UserError if a file is not
     such a json, or a shape lacks its label or points.
     """
-    for path in _files(source, "*.json"):
+    for path in files_in(source, "*.json"):
         data = read_json(path)
         if json_kind(data) != "labelme":
             raise UserError(f'{path}: is not labelme json, it has no list "shapes"; move it away')
@@ -48,14 +54,15 @@ def read_labelme(source: Path) -> Iterator[ForeignImage]:
         for number, shape in enumerate(data["shapes"], 1):
             where = f"{path}: shape {number}"
             shape = shape if isinstance(shape, dict) else {}
-            points = _points(shape.get("points"), where)
+            points = read_points(shape.get("points"), where)
             corners, kind = around(points), shape.get("shape_type") or "polygon"
             if kind == "circle" and len(points) == 2:  # its centre, and a point on it
                 (x, y), radius = points[0], math.dist(*points)
                 corners = (x - radius, y - radius, x + radius, y + radius)
-            has_area = kind in ("circle", "mask", "polygon", "rectangle")
-            label = _label(shape.get("label"), where)
-            image.boxes.append((label, corners if has_area else (), False))
+            has_area = kind in ("circle", "mask", "polygon", "rectangle", "rotation")
+            label = read_label(shape.get("label"), where)
+            drawn = "" if kind == "rectangle" else kind
+            image.boxes.append(Box(label, corners if has_area else (), shape=drawn))
         yield image
 
 
@@ -79,7 +86,7 @@ def read_label_studio(source: Path) -> Iterator[ForeignImage]:
         image = ForeignImage([], where, is_relative=True)
         texts = [t for t in texts if any(e in t.lower() for e in EXTENSIONS)] or texts
         image.names = list(dict.fromkeys(n for text in texts for n in _image_names(text)))
-        annotations = _records(task.get("annotations"))
+        annotations = records(task.get("annotations"))
         annotations = [a for a in annotations if not a.get("was_cancelled")]
         annotations = [a for a in annotations if a.get("ground_truth")] or annotations
         if len(annotations) > 1:
@@ -87,7 +94,7 @@ def read_label_studio(source: Path) -> Iterator[ForeignImage]:
                 f"{where} ({image.names[0]}) is annotated {len(annotations)} times; make one of "
                 "them the ground truth in Label Studio, and export again"
             )
-        regions = [r for a in annotations for r in _records(a.get("result"))]
+        regions = [r for a in annotations for r in records(a.get("result"))]
         labels = {str(r.get("id")): label for r in regions if (label := _region_label(r))}
         seen = set()
         for index, region in enumerate(regions, 1):
@@ -99,8 +106,10 @@ def read_label_studio(source: Path) -> Iterator[ForeignImage]:
                 continue
             seen.add(key)
             at = f"{where}, region {index}"
-            label = _label(labels.get(key) or _region_label(region), at)
-            image.boxes.append((label, _region_corners(region, value, at), False))
+            label = read_label(labels.get(key) or _region_label(region), at)
+            kind = str(region.get("type", "")).removesuffix("labels").removesuffix("rectangle")
+            kind = "turned box" if not kind and value.get("rotation") else kind
+            image.boxes.append(Box(label, _region_corners(region, value, at), shape=kind))
         yield image
 
 
@@ -109,7 +118,7 @@ def read_cvat(source: Path) -> Iterator[ForeignImage]:
     Read the xml that CVAT calls "CVAT for images", or a folder of them; UserError if a file is not
     such an xml, or a shape lacks its label or place.
     """
-    for path in _files(source, "*.xml"):
+    for path in files_in(source, "*.xml"):
         root = parse_xml(path)
         if root.tag != "annotations" or root.find("track") is not None:
             what = 'is not xml of "CVAT for images"'
@@ -122,59 +131,11 @@ def read_cvat(source: Path) -> Iterator[ForeignImage]:
             image.size = read_size([node.get("width", "0"), node.get("height", "0")], where)
             for shape in node:
                 if shape.tag != "tag":  # which is of the whole image
-                    label = _label(shape.get("label"), where)
-                    image.boxes.append((label, _cvat_corners(shape, where), False))
+                    label = read_label(shape.get("label"), where)
+                    is_turned = read_numbers([shape.get("rotation", "0")], where) != (0,)
+                    kind = ("turned box" if is_turned else "") if shape.tag == "box" else shape.tag
+                    image.boxes.append(Box(label, _cvat_corners(shape, where), shape=kind))
             yield image
-
-
-def json_kind(data: object) -> str:
-    """What wrote a parsed json: coco, results (COCO's), labelme, label_studio; empty if unknown."""
-    first = data[0] if isinstance(data, list) and data else None
-    if isinstance(data, dict) and isinstance(data.get("shapes"), list):
-        return "labelme"
-    if isinstance(data, dict) and isinstance(data.get("categories"), list):
-        return "coco"
-    if isinstance(first, dict) and first.keys() >= {"data", "annotations"}:
-        return "label_studio"
-    if isinstance(first, dict) and first.keys() >= {"image_id", "category_id", "bbox"}:
-        return "results"
-    return ""
-
-
-def read_json(path: Path) -> object:
-    """Parse a json; UserError if it cannot be read or is invalid."""
-    return parse_json(read_text(path), path)
-
-
-def _files(source: Path, pattern: str) -> list[Path]:
-    return sorted(source.rglob(pattern)) if source.is_dir() else [source]
-
-
-def _records(value: object) -> list[dict]:
-    return [r for r in value if isinstance(r, dict)] if isinstance(value, list) else []
-
-
-def _label(label: object, where: str) -> str:
-    if not isinstance(label, str) or not label.strip():
-        raise UserError(f"{where} has no label; give it one or remove it")
-    return label.strip()
-
-
-def _points(points: object, where: str) -> list[tuple[float, ...]]:
-    if not isinstance(points, list) or not points:
-        raise UserError(f"{where} has no points; remove it")
-    pairs = [p if isinstance(p, list) and len(p) == 2 else [None] for p in points]
-    return [read_numbers(pair, where) for pair in pairs]
-
-
-def _turned(corners: Sequence[float], degrees: float, pivot: Sequence[float]) -> tuple[float, ...]:
-    """The box around a box that is turned clockwise about a point."""
-    if not degrees:
-        return corners
-    x1, y1, x2, y2 = corners
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    offsets = [(x - pivot[0], y - pivot[1]) for x in (x1, x2) for y in (y1, y2)]
-    return around((pivot[0] + x * cos - y * sin, pivot[1] + x * sin + y * cos) for x, y in offsets)
 
 
 def _image_names(text: str) -> list[str]:
@@ -201,7 +162,7 @@ def _region_label(region: dict) -> str | None:
 def _region_corners(region: dict, value: dict, where: str) -> tuple[float, ...]:
     """As fractions of the image's sides; Label Studio has percent."""
     if "points" in value:
-        return tuple(v / 100 for v in around(_points(value["points"], where)))
+        return tuple(v / 100 for v in around(read_points(value["points"], where)))
     is_ellipse = "radiusX" in value
     keys = ("x", "y", "radiusX", "radiusY") if is_ellipse else ("x", "y", "width", "height")
     if not value.keys() >= set(keys[2:]):
@@ -213,7 +174,7 @@ def _region_corners(region: dict, value: dict, where: str) -> tuple[float, ...]:
     # turned in pixels, where angles are what they seem
     x, w, y, h = x * width / 100, w * width / 100, y * height / 100, h * height / 100
     corners = (x - w, y - h, x + w, y + h) if is_ellipse else (x, y, x + w, y + h)
-    x1, y1, x2, y2 = _turned(corners, turn, (x, y))
+    x1, y1, x2, y2 = turned(corners, turn, (x, y))
     return x1 / width, y1 / height, x2 / width, y2 / height
 
 
@@ -223,7 +184,7 @@ def _cvat_corners(shape: ET.Element, where: str) -> tuple[float, ...]:
 
     if shape.tag == "polygon":
         pairs = [pair.split(",") for pair in shape.get("points", "").split(";")]
-        return around(_points(pairs, where))
+        return around(read_points(pairs, where))
     if shape.tag == "mask":
         x, y, w, h = numbers("left", "top", "width", "height")
         return x, y, x + w, y + h
@@ -235,4 +196,4 @@ def _cvat_corners(shape: ET.Element, where: str) -> tuple[float, ...]:
     else:
         return ()
     (turn,) = read_numbers([shape.get("rotation", "0")], where)
-    return _turned(corners, turn, ((corners[0] + corners[2]) / 2, (corners[1] + corners[3]) / 2))
+    return turned(corners, turn, ((corners[0] + corners[2]) / 2, (corners[1] + corners[3]) / 2))
