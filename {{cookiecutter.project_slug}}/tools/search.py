@@ -161,7 +161,15 @@ def search(argv: list[str] | None) -> None:
     if args.folds != [None] and any(p.name == "dataset.fold" for p in space):
         raise UserError(f"{args.file}: parameters.dataset.fold: remove it, or --folds")
     metric, is_min, has_wandb = load_settings(args.file, sweep, space, args.folds)
-    from detection.workshop.search.study import GridSampler, Search, open_study, read_pruner
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from detection.workshop.search.study import (
+        GridSampler,
+        Search,
+        first_line,
+        open_study,
+        read_pruner,
+    )
     from detection.workshop.search.trials import Plan, run_trials
 
     samplers = {
@@ -185,10 +193,17 @@ def search(argv: list[str] | None) -> None:
     plan = Plan(space, args.folds, metric, is_min, folder, partial(training_command, sweep))
     group = [f"writers.wandb.group={name}"] if has_wandb else []
     say = partial(print, flush=True)
+    if trials == float("inf") and sweep["method"] != "grid":
+        say("neither run_cap nor --trials says how many trials: Ctrl-C ends the search")
     try:
         run_trials(found, plan, group, say)
-    finally:
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as e:
+        reason = first_line(e.__cause__ or e)
+        raise UserError(f"study {name}: {reason}; the same command continues the search") from e
+    except (UserError, KeyboardInterrupt):
         report(plan, found, sweep)
+        raise
+    report(plan, found, sweep)
 
 
 def main(argv: list[str] | None = None) -> int:

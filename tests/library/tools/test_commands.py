@@ -37,6 +37,7 @@ ARGUMENTS = {
     "pseudo_label": [NAME, NAME],
     "report": [NAME, NAME],
     "score_results": [NAME, NAME],
+    "search": [NAME],
     "show_config": ["--config-file", NAME],
     "split_dataset": [NAME],
     "submit": ["--config-file", NAME],

@@ -10,18 +10,17 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 PATIENCE = 90  # seconds that an interrupted training has to close its W&B run
 
 
 def main() -> int:
     """Run the command of the command line; returns its status."""
-    options = {}
-    if os.name == "posix":
-        # a search in the background ignores Ctrl-C, and so would the training
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        options["start_new_session"] = True  # its own processes end with it
-    process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, **options)
+    # a search in the background ignores Ctrl-C, and so would the training
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # in a session of its own, so that its own processes end with it
+    process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
     threading.Thread(target=_follow, args=(process,), daemon=True).start()
     status = process.wait()
     return status if status >= 0 else 128 - status
@@ -31,11 +30,14 @@ def _follow(process: subprocess.Popen) -> None:
     # not sys.stdin, which Python closes at its end, and would wait for this
     if os.read(0, 1) and os.name == "posix":
         _signal(process, signal.SIGINT)
-        try:
-            process.wait(PATIENCE)
-            return
-        except subprocess.TimeoutExpired:
-            pass
+        timer = threading.Timer(PATIENCE, _kill, (process,))
+        timer.daemon = True
+        timer.start()
+        os.read(0, 1)  # until the parent has ended, or does not want to wait
+    _kill(process)
+
+
+def _kill(process: subprocess.Popen) -> None:
     if os.name == "posix":
         _signal(process, signal.SIGKILL)
     else:
@@ -43,10 +45,8 @@ def _follow(process: subprocess.Popen) -> None:
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass
 
 
 if __name__ == "__main__":

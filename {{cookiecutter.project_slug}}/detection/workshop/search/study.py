@@ -1,11 +1,12 @@
 """Optuna's study of a search: which trial a worker gets, and that each counts once."""
 
+import json
 import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from detection.utils.errors import UserError
@@ -38,11 +40,20 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 @dataclass
 class Claim:
-    """A trial that is this worker's."""
+    """
+    A trial that is this worker's.
+
+    Attributes:
+        trial: Optuna's.
+        lock: its file, locked; None if the disk has no locks.
+        is_resumed: another worker has begun it.
+        reported: the steps of the evaluations that the study has.
+    """
 
     trial: optuna.Trial
     lock: TextIO | None
-    is_resumed: bool
+    is_resumed: bool = False
+    reported: set[int] = field(default_factory=set)
 
 
 class Search:
@@ -93,12 +104,13 @@ class Search:
             except BlockingIOError:  # another worker was quick to take it over
                 continue
             self.beat(trial)
-            if self._rank(trial.number) >= self._trials:
+            is_new = _REPEATS not in trial.user_attrs
+            if is_new and self._rank(trial.number) >= self._trials:
                 trial.set_user_attr(_SURPLUS, True)
                 self.study.tell(trial, state=TrialState.FAIL)
                 self._release(trial.number, lock)
                 continue
-            return Claim(trial, lock, is_resumed=False)
+            return Claim(trial, lock)
         return None
 
     @property
@@ -110,6 +122,10 @@ class Search:
         """The trials in some states, or all; those that never were are left out."""
         found = self.study.get_trials(deepcopy=False, states=states or None)
         return [trial for trial in found if _SURPLUS not in trial.user_attrs]
+
+    def trial(self, number: int) -> FrozenTrial:
+        """A trial as it is now."""
+        return self.study.get_trials(deepcopy=False)[number]
 
     def beat(self, trial: optuna.Trial) -> None:
         """Show other machines that a trial's worker lives."""
@@ -132,7 +148,7 @@ class Search:
         """Mark a claimed trial as failed, and let it be done again from the start."""
         number = claim.trial.number
         self.finish(claim, TrialState.FAIL, error=error)
-        _repeat(self.study, self.study.get_trials(deepcopy=False)[number])
+        _repeat(self.study, self.trial(number))
 
     def release(self, claim: Claim) -> None:
         """Leave a claimed trial as it is, to be resumed."""
@@ -150,13 +166,12 @@ class Search:
         except BlockingIOError:
             return None
         # it may have ended since
-        fresh = self.study.get_trials(deepcopy=False)[frozen.number]
-        if lock is None or fresh.state != TrialState.RUNNING:
+        if lock is None or self.trial(frozen.number).state != TrialState.RUNNING:
             self._release(None, lock)
             return None
         trial = optuna.Trial(self.study, frozen._trial_id)
         self.beat(trial)
-        return Claim(trial, lock, is_resumed=True)
+        return Claim(trial, lock, True, set(frozen.intermediate_values))
 
     def _rank(self, number: float) -> int:
         """How many trials came before; those that repeat another do not count."""
@@ -243,13 +258,14 @@ def open_study(
             )
             break
         except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as e:
-            raise UserError(f"--storage: {_first_line(e)}; as in postgresql://USER@HOST/DB") from e
+            raise UserError(f"--storage: {first_line(e)}; as in postgresql://USER@HOST/DB") from e
         except SQLAlchemyError as e:
             # two workers that start at once create the same tables
             if attempt == _ATTEMPTS - 1 or (storage and attempt == 3):
                 where = "--storage" if storage else str(folder / STUDY)
-                raise UserError(f"{where}: cannot be used ({_first_line(e)})") from e
+                raise UserError(f"{where}: cannot be used ({first_line(e)})") from e
             time.sleep(0.1 + 0.1 * attempt)
+    settings = json.loads(json.dumps(settings, default=str))
     recorded = study.user_attrs.get("settings")
     if recorded is None:
         study.set_user_attr("settings", settings)
@@ -295,7 +311,8 @@ def _storage(url: str | None, folder: Path) -> optuna.storages.RDBStorage:
     if url is None:
         folder.mkdir(parents=True, exist_ok=True)
         return optuna.storages.RDBStorage(
-            f"sqlite:///{folder / STUDY}", engine_kwargs={"connect_args": {"timeout": 60}}
+            URL.create("sqlite", database=str(folder / STUDY)).render_as_string(),
+            engine_kwargs={"connect_args": {"timeout": 60}},
         )
     return optuna.storages.RDBStorage(
         url,
@@ -316,6 +333,6 @@ def _grid(space: Sequence[Parameter]) -> dict[str, list]:
     return {p.name: p.grid() for p in space if p.grid()}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """An error's first line; a URL in it may have a password."""
     return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]

@@ -12,7 +12,6 @@ from detection.utils.errors import UserError
 from detection.utils.paths import PROJECT_ROOT
 from detection.utils.text import printable
 from detection.workshop.analysis.runs import read_config, read_history
-from detection.workshop.search.follow import PATIENCE
 
 CONSOLE = "console.txt"  # in the output directory: what the training prints
 PERIOD = 1.0  # seconds between two looks at the scores
@@ -59,10 +58,10 @@ class Training:
             self._process.stdin.write(b".")
             self._process.stdin.flush()
         try:
-            self._process.wait(PATIENCE + 10)
-        finally:  # a second Ctrl-C
+            self._process.wait()
+        finally:  # also at a second Ctrl-C
             with suppress(OSError):
-                self._process.stdin.close()
+                self._process.stdin.close()  # which kills it
             self._process.wait()
 
     def wait(self, look: Callable[[], bool]) -> int | None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
@@ -138,7 +137,7 @@ def _run(
     for fold in plan.folds:
         key, output_dir = str(fold), plan.output_dir(number, fold)
         if key not in scores:
-            falls_behind = partial(_report, search, plan, claim.trial, fold, scores, steps)
+            falls_behind = partial(_report, search, plan, claim, fold, scores, steps)
             if not (claim.is_resumed and is_done(output_dir)):
                 command = plan.command(_of_training(plan, number, fold, overrides))
                 command += ["--resume"] if claim.is_resumed else []
@@ -167,18 +166,19 @@ def _run(
 def _report(
     search: Search,
     plan: Plan,
-    trial: optuna.Trial,
+    claim: Claim,
     fold: str | None,
     scores: dict[str, float],
     steps: int,
 ) -> bool:
     """Report the new evaluations on a fold to the study; returns whether the trial is to stop."""
+    trial = claim.trial
     search.beat(trial)
     curve = plan.curve(trial.number, fold)
-    known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
     for k, (iteration, _) in enumerate(curve, start=1):
-        if steps + k in known:
+        if steps + k in claim.reported:
             continue
+        claim.reported.add(steps + k)
         trial.report(_mean([*scores.values(), plan.best(curve[:k])]), steps + k)
         is_last = fold == plan.folds[-1]
         is_end = is_last and iteration + 1 >= max_iter_of(plan.output_dir(trial.number, fold))
