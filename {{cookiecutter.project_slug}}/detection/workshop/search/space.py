@@ -135,7 +135,7 @@ def _parameter(name: str, spec: object) -> Parameter:
         raise ValueError("nested parameters are W&B's alone; write their keys with dots")
     kind = spec.get("distribution") or _default(spec)
     if kind not in _KEYS:
-        raise ValueError(f"distribution: Optuna has no {kind}; there are {', '.join(_KEYS)}")
+        raise ValueError(f"distribution: {kind} is W&B's alone; there are {', '.join(_KEYS)}")
     if unknown := spec.keys() - _KEYS[kind] - {"distribution"}:
         raise ValueError(f"{sorted(unknown)[0]}: {kind} has none")
     if missing := _KEYS[kind] - spec.keys() - {"q"}:
