@@ -12,7 +12,7 @@ has early_terminate. The same command continues a search that was interrupted or
 trial within it from its last checkpoint. Workers share the study through a file in its folder, on
 several machines through a database:
 
-    python tools/search.py --storage postgresql://USER@HOST/DATABASE
+    python tools/search.py --storage postgresql+psycopg://USER@HOST/DATABASE
 """
 
 import argparse
@@ -29,6 +29,7 @@ from tabulate import tabulate
 from detection.utils.arguments import parse_args as parse_training
 from detection.utils.cli import command_parser, exit_status, positive_int
 from detection.utils.errors import UserError
+from detection.utils.failures import explained
 from detection.utils.paths import in_project
 from detection.utils.text import printable
 from detection.workshop.search.sweep import (
@@ -39,6 +40,7 @@ from detection.workshop.search.sweep import (
 )
 
 BEST = 10  # trials in the table
+CONTINUES = "the same command continues the search"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -112,13 +114,13 @@ def _name_in_files(path: str, name: str, val_metric: str, cfg) -> str:
     return found
 
 
-def report(plan, found, sweep: dict) -> None:
+def report(search, plan, sweep: dict) -> None:
     """Print the best trials, how the others ended, and how to train as the best did."""
     from optuna.trial import TrialState
 
     from detection.workshop.search.trials import table
 
-    trials = found.trials()
+    trials = search.trials()
     head, rows = table(plan, trials, BEST)
     if rows:
         print()
@@ -143,11 +145,12 @@ def report(plan, found, sweep: dict) -> None:
 
 
 def search(argv: list[str] | None) -> None:
+    """Read what is to be searched, and search."""
     args = parse_args(argv)
     sweep, _ = read_sweep_file(args.file)
     check_sweep(args.file, sweep)
     try:
-        import optuna
+        import optuna  # noqa: F401
     except ImportError as e:
         raise UserError(
             f"{e}; uv sync --group search installs it, pip install --group search too"
@@ -161,55 +164,59 @@ def search(argv: list[str] | None) -> None:
     if args.folds != [None] and any(p.name == "dataset.fold" for p in space):
         raise UserError(f"{args.file}: parameters.dataset.fold: remove it, or --folds")
     metric, is_min, has_wandb = load_settings(args.file, sweep, space, args.folds)
+    from detection.workshop.search.trials import Plan  # imports torch
+
+    folder = Path(in_project(args.output)) / name
+    plan = Plan(space, args.folds, metric, is_min, folder, partial(training_command, sweep))
+    with explained(str(folder), remedy=CONTINUES):
+        run(args, sweep, plan, [f"writers.wandb.group={name}"] if has_wandb else [])
+
+
+def run(args: argparse.Namespace, sweep: dict, plan, overrides: list[str]) -> None:
+    """Run trials, with some overrides for all of them, and report."""
+    import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    from detection.workshop.search.study import (
-        GridSampler,
-        Search,
-        first_line,
-        open_study,
-        read_pruner,
-    )
-    from detection.workshop.search.trials import Plan, run_trials
+    from detection.workshop.search import study
+    from detection.workshop.search.sampling import build_sampler, read_pruner
+    from detection.workshop.search.trials import run_trials
 
-    samplers = {
-        "grid": partial(GridSampler, space),
-        "random": optuna.samplers.RandomSampler,
-        "bayes": partial(optuna.samplers.TPESampler, constant_liar=True),
-    }
-    folder = Path(in_project(args.output)) / name
-    study = open_study(
-        name,
-        args.storage,
-        folder,
-        {key: sweep.get(key) for key in ("program", "command", "method", "parameters")}
-        | {"metric": metric, "is_min": is_min, "folds": args.folds},
-        samplers[sweep["method"]](),
-        read_pruner(args.file, sweep),
-        "minimize" if is_min else "maximize",
-    )
+    name = plan.folder.name
+    settings = {key: sweep.get(key) for key in ("program", "command", "method", "parameters")}
+    settings |= {"metric": plan.metric, "is_min": plan.is_min, "folds": plan.folds}
     trials = args.trials or sweep.get("run_cap", float("inf"))
-    found = Search(study, space, folder, trials, is_local=args.storage is None)
-    plan = Plan(space, args.folds, metric, is_min, folder, partial(training_command, sweep))
-    group = [f"writers.wandb.group={name}"] if has_wandb else []
-    say = partial(print, flush=True)
     if trials == float("inf") and sweep["method"] != "grid":
-        say("neither run_cap nor --trials says how many trials: Ctrl-C ends the search")
+        print("neither run_cap nor --trials says how many trials: Ctrl-C ends the search")
+    pruner = read_pruner(args.file, sweep)
     try:
-        run_trials(found, plan, group, say)
+        search = study.Search(
+            study.open_study(
+                name,
+                args.storage,
+                plan.folder,
+                settings,
+                build_sampler(sweep["method"], plan.space),
+                pruner,
+                "minimize" if plan.is_min else "maximize",
+            ),
+            plan.folder,
+            trials,
+            is_local=args.storage is None,
+        )
+        try:
+            run_trials(search, plan, overrides, partial(print, flush=True))
+        except (UserError, KeyboardInterrupt):
+            report(search, plan, sweep)
+            raise
+        report(search, plan, sweep)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as e:
-        reason = first_line(e.__cause__ or e)
-        raise UserError(f"study {name}: {reason}; the same command continues the search") from e
-    except (UserError, KeyboardInterrupt):
-        report(plan, found, sweep)
-        raise
-    report(plan, found, sweep)
+        reason = study.first_line(e.__cause__ or e)
+        raise UserError(f"study {name}: {reason}; {CONTINUES}") from e
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the search as a worker; returns an exit status."""
-    interrupted = "interrupted; the same command continues the search"
-    return exit_status(lambda: search(argv), interrupted)
+    return exit_status(lambda: search(argv), f"interrupted; {CONTINUES}")
 
 
 if __name__ == "__main__":

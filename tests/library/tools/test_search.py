@@ -14,8 +14,9 @@ import pytest
 import yaml
 from conftest import PROJECT_ROOT, read_metrics, read_wandb_records
 from detection.utils.errors import UserError
+from detection.workshop.search.sampling import build_sampler
 from detection.workshop.search.space import read_space
-from detection.workshop.search.study import GridSampler, Search, open_study
+from detection.workshop.search.study import Search, open_study
 from tools import search
 
 METRIC = "competition/planted"
@@ -288,10 +289,9 @@ def test_trial_of_a_machine_that_is_gone_is_repeated(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/shared.db"
 
     def worker(name: str) -> Search:
-        settings = ("a", url, tmp_path / name, {}, GridSampler(space))
+        settings = ("a", url, tmp_path / name, {}, build_sampler("grid", space))
         study = open_study(*settings, optuna.pruners.NopPruner(), "maximize")
-        (tmp_path / name).mkdir()
-        return Search(study, space, tmp_path / name, float("inf"), is_local=False)
+        return Search(study, tmp_path / name, float("inf"), is_local=False)
 
     gone, here = worker("gone"), worker("here")
     claims = [gone.claim(), here.claim()]

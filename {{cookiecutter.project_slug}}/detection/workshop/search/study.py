@@ -4,16 +4,13 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL
@@ -21,17 +18,16 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from detection.utils.errors import UserError
 from detection.utils.output_lock import try_lock
-from detection.workshop.search.space import Parameter
+from detection.workshop.search.sampling import REPEATS, SURPLUS, GridSampler, rank_of
 
 STUDY = "study.db"  # in the folder of a search
 HEARTBEAT, GRACE = 60, 300  # seconds: a worker that has been silent for longer is dead
+AS_IN = "as in postgresql+psycopg://USER@HOST/DATABASE"
 _ATTEMPTS = 20  # at a database that another worker is creating
 
 # user attributes of a trial
 SCORES = "scores"  # {fold: value} of the folds that are done
 ERROR = "error"  # why it failed
-_REPEATS = "repeats"  # the number of the trial that a kill cut off
-_SURPLUS = "surplus"  # it came when another worker had taken the last
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 warnings.filterwarnings("ignore", message="Heartbeat of storage")
@@ -68,7 +64,6 @@ class Search:
     def __init__(
         self,
         study: optuna.Study,
-        space: Sequence[Parameter],
         folder: Path,
         trials: float,
         is_local: bool,
@@ -76,19 +71,16 @@ class Search:
         """
         Args:
             study: as `open_study` opens it.
-            space: what it searches.
             folder: of the trials' output.
             trials: how many there are to be, of all workers together; may be infinite.
             is_local: the study is in this folder too.
         """
         self.study = study
-        self._space = space
         self._folder = folder
         self._is_local = is_local
         self._trials = trials
-        points = _grid(space)
         if isinstance(study.sampler, GridSampler):
-            self._trials = min(trials, math.prod(map(len, points.values())))
+            self._trials = min(trials, study.sampler.size)
         self._beat = -math.inf
 
     def claim(self) -> Claim | None:
@@ -104,9 +96,9 @@ class Search:
             except BlockingIOError:  # another worker was quick to take it over
                 continue
             self.beat(trial)
-            is_new = _REPEATS not in trial.user_attrs
-            if is_new and self._rank(trial.number) >= self._trials:
-                trial.set_user_attr(_SURPLUS, True)
+            is_new = REPEATS not in trial.user_attrs
+            if is_new and rank_of(self.trials(), trial.number) >= self._trials:
+                trial.set_user_attr(SURPLUS, True)
                 self.study.tell(trial, state=TrialState.FAIL)
                 self._release(trial.number, lock)
                 continue
@@ -116,12 +108,12 @@ class Search:
     @property
     def is_open(self) -> bool:
         """Whether trials are left to be started."""
-        return self._rank(math.inf) < self._trials
+        return rank_of(self.trials(), math.inf) < self._trials
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials in some states, or all; those that never were are left out."""
         found = self.study.get_trials(deepcopy=False, states=states or None)
-        return [trial for trial in found if _SURPLUS not in trial.user_attrs]
+        return [trial for trial in found if SURPLUS not in trial.user_attrs]
 
     def trial(self, number: int) -> FrozenTrial:
         """A trial as it is now."""
@@ -173,12 +165,6 @@ class Search:
         self.beat(trial)
         return Claim(trial, lock, True, set(frozen.intermediate_values))
 
-    def _rank(self, number: float) -> int:
-        """How many trials came before; those that repeat another do not count."""
-        return sum(
-            trial.number < number and _REPEATS not in trial.user_attrs for trial in self.trials()
-        )
-
     def _lock_path(self, number: int) -> Path:
         return self._folder / f"trial{number}.lock"
 
@@ -188,40 +174,6 @@ class Search:
         if number is not None:
             with suppress(OSError):
                 self._lock_path(number).unlink()
-
-
-class GridSampler(optuna.samplers.BaseSampler):
-    """
-    Goes through a grid once.
-
-    Optuna's own counts a trial that is repeated twice, and lets workers that have nothing left
-    to do repeat those of others.
-    """
-
-    def __init__(self, space: Sequence[Parameter]):
-        self._points = _grid(space)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
-    ) -> dict:
-        return {}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> object:
-        number = trial.user_attrs.get(_REPEATS, trial.number)
-        attributes = [t.user_attrs for t in study.get_trials(deepcopy=False)[:number]]
-        rank = sum(_REPEATS not in a and _SURPLUS not in a for a in attributes)
-        shape = [len(values) for values in self._points.values()]
-        place = np.unravel_index(rank % math.prod(shape), shape)
-        return self._points[param_name][place[list(self._points).index(param_name)]]
 
 
 def open_study(
@@ -246,6 +198,12 @@ def open_study(
     Raises:
         UserError: the database cannot be used, or the study has other settings.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"{folder}: cannot be created ({e.strerror}); --output names another place"
+        ) from e
     for attempt in range(_ATTEMPTS):
         try:
             study = optuna.create_study(
@@ -257,8 +215,10 @@ def open_study(
                 load_if_exists=True,
             )
             break
-        except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as e:
-            raise UserError(f"--storage: {first_line(e)}; as in postgresql://USER@HOST/DB") from e
+        except ImportError as e:
+            raise UserError(f"--storage: {e.__cause__ or e}; install that package") from e
+        except (ArgumentError, NoSuchModuleError, ValueError) as e:
+            raise UserError(f"--storage: {first_line(e)}; {AS_IN}") from e
         except SQLAlchemyError as e:
             # two workers that start at once create the same tables
             if attempt == _ATTEMPTS - 1 or (storage and attempt == 3):
@@ -273,43 +233,13 @@ def open_study(
         changed = [k for k in settings if settings[k] != recorded.get(k)]
         raise UserError(
             f"study {name}: was started with other settings ({', '.join(changed)}); --study NAME "
-            f"starts another study"
+            "starts another study"
         )
     return study
 
 
-def read_pruner(path: str, sweep: dict) -> optuna.pruners.BasePruner:
-    """
-    Optuna's counterpart of W&B's hyperband, which is successive halving, or one that stops nothing.
-
-    Args:
-        path: of the sweep, for errors.
-        sweep: of it. The steps of `early_terminate` are evaluations, over all folds.
-
-    Raises:
-        UserError: a malformed `early_terminate`.
-    """
-    given = sweep.get("early_terminate")
-    if given is None:
-        return optuna.pruners.NopPruner()
-    where = f"{path}: early_terminate"
-    if not isinstance(given, dict) or given.get("type") != "hyperband":
-        raise UserError(f"{where}.type: has to be hyperband")
-    if unknown := given.keys() - {"type", "min_iter", "max_iter", "s", "eta"}:
-        key = sorted(unknown)[0]
-        raise UserError(f"{where}.{key}: a search without W&B has none; remove it")
-    values = {"eta": 3, **given}
-    needed = ("min_iter",) if "min_iter" in given else ("max_iter", "s")
-    for key, lowest in (("eta", 2), *((key, 1) for key in needed)):
-        if type(values.get(key)) is not int or values[key] < lowest:
-            raise UserError(f"{where}.{key}: has to be a whole number from {lowest} up")
-    first = values.get("min_iter") or max(1, values["max_iter"] // values["eta"] ** values["s"])
-    return optuna.pruners.SuccessiveHalvingPruner(first, reduction_factor=values["eta"])
-
-
 def _storage(url: str | None, folder: Path) -> optuna.storages.RDBStorage:
     if url is None:
-        folder.mkdir(parents=True, exist_ok=True)
         return optuna.storages.RDBStorage(
             URL.create("sqlite", database=str(folder / STUDY)).render_as_string(),
             engine_kwargs={"connect_args": {"timeout": 60}},
@@ -324,13 +254,9 @@ def _storage(url: str | None, folder: Path) -> optuna.storages.RDBStorage:
 
 def _repeat(study: optuna.Study, failed: FrozenTrial) -> None:
     """Queue a trial like one that failed."""
-    original = failed.user_attrs.get(_REPEATS, failed.number)
+    original = failed.user_attrs.get(REPEATS, failed.number)
     params = {**failed.system_attrs.get("fixed_params", {}), **failed.params}
-    study.enqueue_trial(params, user_attrs={_REPEATS: original})
-
-
-def _grid(space: Sequence[Parameter]) -> dict[str, list]:
-    return {p.name: p.grid() for p in space if p.grid()}
+    study.enqueue_trial(params, user_attrs={REPEATS: original})
 
 
 def first_line(error: Exception) -> str:

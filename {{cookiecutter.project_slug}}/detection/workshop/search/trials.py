@@ -65,7 +65,7 @@ class _Failed(Exception):
 
 
 def run_trials(
-    search: Search, plan: Plan, group: Sequence[str], say: Callable[[str], None]
+    search: Search, plan: Plan, others: Sequence[str], say: Callable[[str], None]
 ) -> None:
     """
     Run trials until none is left, as one of any number of workers.
@@ -73,7 +73,7 @@ def run_trials(
     Args:
         search: which trials.
         plan: what they train.
-        group: overrides for all trainings, e.g. of their group in W&B.
+        others: overrides of all trainings beside the parameters.
         say: prints a line.
 
     Raises:
@@ -81,35 +81,23 @@ def run_trials(
     """
     failures = 0
     while claim := search.claim():
-        number = claim.trial.number
-        title = f"trial {number}"
+        title = f"trial {claim.trial.number}"
         overrides = plan.overrides(claim.trial)
         say(f"{title}{' resumes' if claim.is_resumed else ''}: {' '.join(overrides)}")
         started = time.monotonic()
         try:
-            value = _run(search, plan, claim, [*overrides, *group], say)
-        except UpdateFinishedTrialError:  # this machine had been silent for minutes
-            say(f"{title}: another machine has taken it over")
-            search.finish(claim, TrialState.FAIL)
-            continue
+            value = _run(search, plan, claim, [*overrides, *others], say)
         except _Failed as e:
-            output_dir, status = e.args
-            lines = last_lines(output_dir)
-            error = lines[-1] if lines else f"status {status}"
-            is_mistake = status == 2 and not search.trials(TrialState.COMPLETE, TrialState.PRUNED)
-            if is_mistake:
-                search.repeat(claim, error)
-                raise UserError(error.partition(".py: ")[2] or error) from None
-            say(f"{title} failed (status {status}); the end of {output_dir / CONSOLE}:")
-            for line in lines:
-                say(f"    {line}")
-            search.finish(claim, TrialState.FAIL, error=error)
+            error = _fail(search, claim, *e.args, say)
             failures += 1
             if failures == MOST_FAILURES:
                 raise UserError(
-                    f"{failures} trials in a row have failed, the last with: {error}; the same "
-                    "command continues the search"
+                    f"{failures} trials in a row have failed, the last with: {error}"
                 ) from None
+            continue
+        except UpdateFinishedTrialError:  # this machine had been silent for minutes
+            say(f"{title}: another machine repeats it")
+            search.finish(claim, TrialState.FAIL)
             continue
         except UserError as e:
             search.repeat(claim, str(e))
@@ -125,6 +113,22 @@ def run_trials(
         else:
             say(f"{title}: {plan.metric} {value:.4f}; {minutes:.1f} minutes")
             search.finish(claim, TrialState.COMPLETE, value)
+
+
+def _fail(
+    search: Search, claim: Claim, output_dir: Path, status: int, say: Callable[[str], None]
+) -> str:
+    """Record a failure and show why; UserError if it is a user's mistake, and the first trial."""
+    lines = last_lines(output_dir)
+    error = lines[-1] if lines else f"status {status}"
+    if status == 2 and not search.trials(TrialState.COMPLETE, TrialState.PRUNED):
+        search.repeat(claim, error)
+        raise UserError(error.partition(".py: ")[2] or error) from None
+    say(f"trial {claim.trial.number} failed (status {status}); the end of {output_dir / CONSOLE}:")
+    for line in lines:
+        say(f"    {line}")
+    search.finish(claim, TrialState.FAIL, error=error)
+    return error
 
 
 def _run(
