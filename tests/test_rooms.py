@@ -13,7 +13,8 @@ import pytest
 ROOMS = (
     *("utils", "classes", "config", "checks", "data", "checkpoint", "modeling", "solver"),
     *("evaluation", "inference", "writers", "engine"),
-    *("workshop.preparation", "workshop.submission", "workshop.analysis", "workshop.reports"),
+    *("workshop.preparation", "workshop.submission", "workshop.analysis", "workshop.search"),
+    "workshop.reports",
 )
 WORKSHOP = [room for room in ROOMS if room.startswith("workshop.")]
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.utils.cli import command_parser, tool
 from detection.utils.errors import UserError
-from detection.utils.paths import in_project
+from detection.workshop.search.sweep import read_sweep_file
 
 
 def read_sweep(path: str) -> dict:
@@ -27,14 +27,7 @@ def read_sweep(path: str) -> dict:
     The sweep of a YAML file, with what it leaves out filled in from the config of its command;
     UserError if the file cannot be read, or its command has no config with `writers.wandb`.
     """
-    try:
-        sweep = yaml.safe_load(Path(in_project(path)).read_text(encoding="utf-8"))
-        command = sweep["command"]
-        config_file = command[command.index("--config-file") + 1]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise UserError(f"{path}: cannot be read: {' '.join(str(e).split())}") from e
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
-        raise UserError(f"{path}: its command has to name a --config-file") from e
+    sweep, config_file = read_sweep_file(path)
     # slow to import
     from detectron2.data import MetadataCatalog
 

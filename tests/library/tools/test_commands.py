@@ -1,6 +1,7 @@
 """All commands start and end alike: at once, with one line for a mistake, in any encoding."""
 
 import errno
+import functools
 import importlib
 import os
 import re
@@ -38,6 +39,7 @@ ARGUMENTS = {
     "pseudo_label": [NAME, NAME],
     "report": [NAME, NAME],
     "score_results": [NAME, NAME],
+    "search": [NAME],
     "show_config": ["--config-file", NAME],
     "split_dataset": [NAME],
     "submit": ["--config-file", NAME],
@@ -81,11 +83,44 @@ def test_all_are_here():
     assert set(ARGUMENTS) == {*TOOLS, *PROGRAMS}
 
 
+@functools.cache
+def help_of(name: str) -> subprocess.CompletedProcess:
+    return run(*command(name, "-X", "importtime"), "--help")
+
+
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_help_needs_no_torch(name):
-    process = run(*command(name, "-X", "importtime"), "--help")
+    process = help_of(name)
     assert process.returncode == 0 and "--help" in process.stdout and not answer(process)
     assert "argparse" in imported(process) and "torch" not in imported(process)
+
+
+def recipes() -> dict[str, list[str]]:
+    """The Python scripts that each target of the Makefile runs, in order."""
+    makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = " ".join(re.findall(r"^\.PHONY:(.*)", makefile, re.MULTILINE)).split()
+    texts = {t: re.search(rf"^{t}:.*\n((?:\t.*\n)*)", makefile, re.MULTILINE) for t in targets}
+    return {t: re.findall(r"python (\S+\.py)", found[1]) for t, found in texts.items() if found}
+
+
+@pytest.mark.parametrize("target", sorted(recipes().keys() - {"help"}))
+def test_readme_has_the_plain_form_of_each_target(target):
+    """With the scripts that `make` runs, and with options that they have."""
+    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{target}` \| (.*) \|$", readme, re.MULTILINE)
+    forms = re.findall(r"`([^`]+)`", row)
+    assert forms
+    scripts = []
+    for form in forms:
+        if script := re.match(r"python (\S+)\.py", form):
+            scripts.append(f"{script[1]}.py")
+            shown = help_of(script[1].removeprefix("tools/"))
+            assert shown.returncode == 0
+            assert all(option in shown.stdout for option in re.findall(r" (--[\w-]+)", form))
+        else:
+            assert form.startswith(("python -m pytest", "python -m ruff", "uv sync")), form
+    recipe = recipes()[target]
+    assert set(scripts) <= set(recipe) and scripts[-1:] == recipe[-1:]
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

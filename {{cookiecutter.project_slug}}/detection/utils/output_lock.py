@@ -65,6 +65,27 @@ def locked_file(path: Path) -> Iterator[None]:
                 lock.unlink()
 
 
+def try_lock(path: Path) -> TextIO | None:
+    """
+    Lock a file at once, for as long as it is open and this process lives.
+
+    Returns:
+        The open file; None if the disk has no locks.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    file = path.open("a+", encoding="utf-8")
+    try:
+        _lock(file)
+    except OSError as e:
+        file.close()
+        if e.errno in _HELD:
+            raise BlockingIOError(e.errno, f"{path}: in use") from None
+        return None
+    return file
+
+
 def _take(path: Path, name: str, option: str) -> TextIO:
     """
     Lock a file; it is unlocked when it is closed, and when the process ends in whatever way.

@@ -107,6 +107,10 @@ class MetricNames:
         new, factor = self._names.get(name) or self._unnamed(name)
         return new, value * factor
 
+    def original(self, shown: str) -> str | None:
+        """detectron2's name for one of the preset's; None where it has none."""
+        return next((old for old, (new, _) in self._names.items() if new == shown), None)
+
     @staticmethod
     def is_evaluation(name: str) -> bool:
         """Whether detectron2's `name` is of an evaluation, not of training."""

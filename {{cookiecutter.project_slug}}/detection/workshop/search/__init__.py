@@ -1,0 +1,1 @@
+"""Searches for better settings without a server: Optuna's studies of a sweep.yaml."""
