@@ -17,6 +17,7 @@ from detection.utils.bounded import within
 from detection.utils.errors import UserError
 from detection.utils.files import read_record, write_record
 from detection.utils.mlflow_runs import open_run
+from detection.utils.text import shortened
 from detection.utils.wandb_runs import without_secrets
 from detection.writers.metric_names import MetricNames, SafeNames
 from detection.writers.scalars import UnwrittenScalars, read_metrics
@@ -26,10 +27,11 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 RECORD = "mlflow_run.json"
-_ENVIRONMENT = {  # nothing is reported to MLflow's authors; a silent server is asked twice, briefly
+_ENVIRONMENT = {  # nothing goes to MLflow's authors; a silent server is asked twice, briefly
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _MOST = 1000  # metrics of a request
 
@@ -115,6 +117,8 @@ class MLflowWriter(EventWriter):
         self._client, self._run_id, last = opened
         self._last = max((step for step, _ in last.values()), default=-1)
         self._best = {name: value for name, (_, value) in last.items()}
+        place = self._uri.rpartition("@")[2]  # without a password
+        logger.info(f"MLflow: run {self._run_id} of {self._experiment}, in {place}")
         write_record(self._output_dir / RECORD, {"id": self._run_id})
         json_file = OmegaConf.select(cfg, "writers.json.json_file") if is_resumed else None
         for iteration, scalars in sorted(read_metrics(json_file).items() if json_file else ()):
@@ -176,6 +180,6 @@ class MLflowWriter(EventWriter):
         try:
             return within(self._timeout, call)
         except Exception as e:
-            reason = str(e).partition("\n")[0]
+            reason = shortened(str(e).partition("\n")[0], 200)
             logger.warning(f"MLflow: {type(e).__name__}: {reason}; it records no more")
             self._client = self.pictures = None
