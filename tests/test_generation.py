@@ -124,7 +124,7 @@ def test_pyproject_says_what_was_answered(bake, name):
 
 def test_a_project_cannot_take_the_name_of_a_dependency(bake):
     data = tomllib.loads((bake() / "pyproject.toml").read_text(encoding="utf-8"))
-    requirements = [*data["project"]["dependencies"], *data["dependency-groups"]["dev"]]
+    requirements = sum(data["dependency-groups"].values(), data["project"]["dependencies"])
     assert {re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in requirements} == DEPENDENCIES
 
 

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from detection.utils.arguments import find_config, split_override
 from detection.utils.errors import UserError
 from detection.utils.paths import PROJECT_ROOT, in_project
+from detection.utils.utf8_files import UTF8Handler  # noqa: F401  before a config is read
 
 
 def load_config(

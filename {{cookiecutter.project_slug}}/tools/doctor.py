@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"Python    {platform.python_version()}, {sys.executable}")
     print(f"packages  {', '.join(map(_version, PACKAGES))}")
     _disks(folder, wrong)
+    _long_paths(folder, wrong)
     _devices(wrong)
     for line in wrong:
         print(f"wrong     {line}")
@@ -80,6 +82,20 @@ def _disks(output: Path, wrong: list[str]) -> None:
         wrong.append(
             "/dev/shm: the processes that load images need more; start the container with "
             "`--shm-size 8g`, or set dataloader.train.num_workers=0"
+        )
+
+
+def _long_paths(output: Path, wrong: list[str]) -> None:
+    """Write a file with a path of more than 300 characters, as trackers name theirs."""
+    try:
+        with tempfile.TemporaryDirectory(dir=output, prefix=".doctor") as folder:
+            deep = Path(folder, *["x" * 100] * 3)
+            deep.mkdir(parents=True)
+            (deep / "x").write_bytes(b"")
+    except OSError as e:
+        wrong.append(
+            f"{output}: long paths cannot be written there ({e.strerror}); on Windows enable them "
+            "(LongPathsEnabled in the registry), or keep the project in a folder with a short path"
         )
 
 

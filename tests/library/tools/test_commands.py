@@ -20,6 +20,7 @@ SMOKE = "configs/debug/smoke.py"
 NAME = "종이 – 없다.json"  # a file's name
 # the arguments of each command, with NAME for a file that it reads
 ARGUMENTS = {
+    "card": [NAME, NAME, "--run", "."],
     "check_dataset": [NAME],
     "check_submission": [NAME, NAME],
     "convert_dataset": [NAME],

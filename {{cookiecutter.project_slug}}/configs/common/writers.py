@@ -4,9 +4,14 @@ from detectron2.config import LazyCall as L
 
 from detection.writers.files import JSONWriter, TensorboardWriter
 from detection.writers.metric_names import MetricNames
+from detection.writers.mlflow_writer import MLflowWriter
 from detection.writers.terminal import TqdmMetricPrinter
 from detection.writers.wandb_writer import WandbWriter
 
+names = L(MetricNames)(
+    preset="{{ cookiecutter.metric_names }}",  # mmdet2, mmdet3 or detectron2
+    dataset_name="${dataloader.evaluator.dataset_name}",
+)
 writers = dict(
     tqdm=L(TqdmMetricPrinter)(
         max_iter="${train.max_iter}",
@@ -26,13 +31,21 @@ writers = dict(
         notes=None,
         output_dir="${train.output_dir}",
         period="${train.log_period}",
-        metric_names=L(MetricNames)(
-            preset="{{ cookiecutter.metric_names }}",  # mmdet2, mmdet3 or detectron2
-            dataset_name="${dataloader.evaluator.dataset_name}",
-        ),
+        metric_names=names,
         mode=None,  # online, offline, disabled; None: online if a key is configured
         init_timeout=15,  # seconds until a silent server means offline
         finish_timeout=60,  # seconds at the end for what is still to be sent
         capture=[],  # what else to record: code, console, git, machine, requirements, stats
+    ),
+    mlflow=L(MLflowWriter)(
+        enabled=False,  # True: MLflow too, which `uv sync --group mlflow` installs
+        tracking_uri=None,  # a server or a folder; None: MLFLOW_TRACKING_URI, else output/mlruns
+        experiment="{{ cookiecutter.project_slug }}",
+        name=None,  # None: the output directory's name
+        tags={},
+        output_dir="${train.output_dir}",
+        period="${train.log_period}",
+        metric_names=names,
+        timeout=30,  # seconds that a silent server may hold up a training, once
     ),
 )

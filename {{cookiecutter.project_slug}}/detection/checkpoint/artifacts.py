@@ -56,7 +56,8 @@ class WandbArtifactHandler(PathHandler):
         return self._local_paths[path]
 
     def _open(self, path, mode="r", buffering=-1, **kwargs):
-        return open(self._get_local_path(path, **kwargs), mode, buffering)
+        encoding = None if "b" in mode else "utf-8"
+        return open(self._get_local_path(path, **kwargs), mode, buffering, encoding)
 
     def _download(self, path: str, cache_dir: str) -> str:
         entity, project, name, file = _parse(path)

@@ -51,7 +51,8 @@ class HubHandler(PathHandler):
         return local
 
     def _open(self, path, mode="r", buffering=-1, **kwargs):
-        return open(self._get_local_path(path, **kwargs), mode, buffering)
+        encoding = None if "b" in mode else "utf-8"
+        return open(self._get_local_path(path, **kwargs), mode, buffering, encoding)
 
 
 def license_of(folder: Path) -> str:

@@ -43,6 +43,8 @@ def shorten(cfg: DictConfig) -> None:
     train.precise_bn.num_iter = 1
     if cfg.writers.get("wandb") is not None:
         cfg.writers.wandb.mode = "offline"
+    if cfg.writers.get("mlflow") is not None:
+        cfg.writers.mlflow.tracking_uri = f"{train.output_dir}/mlruns"
 
     evaluator, test = dataloader.evaluator, dataloader.test
     if "names" in test.dataset:  # the evaluator's name usually refers to it, and it moves below

@@ -7,13 +7,13 @@ import torch
 from detectron2.config import instantiate
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from omegaconf import DictConfig
 from torch import distributed
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detection.data.loader import with_start_iter_0
+from detection.writers.writer import StartedWriter, Writer
 
 
 def is_cut_off(trainer: TrainerBase) -> bool:
@@ -129,18 +129,18 @@ class PeriodicWriter(hooks.PeriodicWriter):
     """
     Runs one writer at its own `period` and after each evaluation.
 
-    A writer may have `start(start_iter, cfg)`, which is called before training, and `period`.
+    `detection/writers/writer.py` says what a writer has.
     """
 
-    def __init__(self, writer: EventWriter, cfg):
+    def __init__(self, writer: Writer, cfg):
         """
         Args:
             writer: written every `writer.period` iterations, or every `cfg.train.log_period` if
-                it has no such attribute; its `start(start_iter, cfg)` is called before training,
-                and its `max_iter`, if it has one, is kept up to date.
+                it has no such attribute.
             cfg: the whole config.
         """
-        super().__init__([writer], period=getattr(writer, "period", cfg.train.log_period))
+        super().__init__([], period=getattr(writer, "period", cfg.train.log_period))
+        self._writers = [writer]  # upstream's asserts that it is an EventWriter
         self._cfg = cfg
         self._eval_period = cfg.train.get("eval_period", 0)
         self._started = False
@@ -149,7 +149,7 @@ class PeriodicWriter(hooks.PeriodicWriter):
         # includes the iteration before, if its evaluation is still due
         first = self.trainer.start_iter - is_cut_off(self.trainer)
         for writer in self._writers:
-            if hasattr(writer, "start"):
+            if isinstance(writer, StartedWriter):
                 writer.start(first, self._cfg)
         self._started = True
 

@@ -59,6 +59,13 @@ def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace)
     gpus = torch.cuda.device_count()
     if processes > gpus > 0:
         raise UserError(f"{processes} processes, but this machine has {gpus} GPU(s) for them")
+    if gpus and processes * args.num_machines > 1 and not distributed.is_nccl_available():
+        raise UserError(
+            "several GPUs need NCCL, which this PyTorch lacks, as on Windows: train on one, or in "
+            "WSL"
+        )
+    if os.name == "nt":  # whose wheels lack it, and wait for it in vain
+        os.environ.setdefault("USE_LIBUV", "0")
     if is_started:
         _join()
         _call(main, args)

@@ -1,4 +1,4 @@
-"""Images with ground truth and predictions at each evaluation, for W&B and TensorBoard."""
+"""Images with ground truth and predictions at each evaluation, for the writers that show them."""
 
 import logging
 import os
@@ -10,12 +10,13 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, TensorboardXWriter
+from detectron2.utils.events import TensorboardXWriter
 
 from detection.data.coco import read_coco
 from detection.utils.drawing import Box, BoxPainter
 from detection.utils.images import read_image
 from detection.writers.wandb_writer import WandbWriter
+from detection.writers.writer import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +27,15 @@ class PredictionImages(HookBase, DatasetEvaluator):
 
     W&B gets them as one list, `pictures`, with ground truth and predictions as boxes, to be
     switched by class and score in its pages; TensorBoard gets both drawn side by side, as
-    `pictures/1`, `pictures/2` …. The hook is also an evaluator,
-    which sees the predictions of an evaluation and makes none itself. It goes after EvalHook and
-    before the writers.
+    `pictures/1`, `pictures/2` …, as do writers with an attribute `pictures`. The hook is also an
+    evaluator, which sees the predictions of an evaluation and makes none itself. It goes after
+    EvalHook and before the writers.
     """
 
     def __init__(
         self,
         dataset_name: str,
-        writers: Sequence[EventWriter],
+        writers: Sequence[Writer],
         count: int = 8,
         max_size: int = 1024,
         min_score: float = 0.3,
@@ -52,6 +53,7 @@ class PredictionImages(HookBase, DatasetEvaluator):
         self._dataset_name = dataset_name
         self._wandb_writers = [w for w in writers if isinstance(w, WandbWriter)]
         self._has_tensorboard = any(isinstance(w, TensorboardXWriter) for w in writers)
+        self._picture_writers = [w for w in writers if getattr(w, "pictures", None) is not None]
         self._count = count
         self._max_size = max_size
         self._min_score = min_score
@@ -130,7 +132,7 @@ class PredictionImages(HookBase, DatasetEvaluator):
                     image["file_name"],
                 )
             )
-        if self._has_tensorboard:
+        if self._has_tensorboard or self._picture_writers:
             pixels = _shrink(pixels, self._max_size // 2, self._max_size)
             predictions = [box for box in predictions if box.score >= self._min_score]
             factors = np.array(pixels.shape[1::-1] * 2) / (size * 2)
@@ -143,7 +145,11 @@ class PredictionImages(HookBase, DatasetEvaluator):
                 f"predictions, score {self._min_score:g} and up": predictions,
             }
             picture = self._painter.side_by_side(pixels, halves)
-            self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
+            if self._has_tensorboard:
+                self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
+            for writer in self._picture_writers:
+                if writer.pictures is not None:  # it has not failed
+                    writer.pictures.setdefault(self.trainer.iter, {})[name] = picture
 
 
 def _choose(coco: dict, count: int) -> dict[int, dict]:

@@ -63,10 +63,17 @@ def resample(metric: str, coco: dict, results: Sequence[dict], seed: int = 0) ->
 
 def difference(one: Resamples, other: Resamples) -> Difference:
     """What `other` gains over `one`, resampled with one seed."""
-    gains = (other.values - one.values)[np.isfinite(other.values - one.values)]
+    return Difference(other.value - one.value, *interval(other.values - one.values))
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """From where to where COVERED percent of the finite values are; infinite without one."""
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return -np.inf, np.inf
     outside = (100 - COVERED) / 2
-    low, high = np.percentile(gains, [outside, 100 - outside]) if gains.size else (-np.inf, np.inf)
-    return Difference(other.value - one.value, float(low), float(high))
+    low, high = np.percentile(known, [outside, 100 - outside])
+    return float(low), float(high)
 
 
 def _resample_whole(

@@ -129,6 +129,6 @@ def named_path(text: str) -> tuple[str, str]:
     the path.
     """
     name, equals, path = text.partition("=")
-    if not equals or "/" in name or os.path.exists(text):
+    if not equals or "/" in name or os.sep in name or os.path.exists(text):
         return text, text
     return name or path, path

@@ -135,7 +135,9 @@ def nvidia_gpus() -> list[str]:
     names = []
     for file in Path("/proc/driver/nvidia/gpus").glob("*/information"):
         with suppress(OSError):
-            model = [x for x in file.read_text().splitlines() if x.startswith("Model:")]
+            model = [
+                x for x in file.read_text(encoding="utf-8").splitlines() if x.startswith("Model:")
+            ]
             names += [x.partition(":")[2].strip() for x in model] or ["NVIDIA GPU"]
     return names or [line.partition(",")[0] for line in query_smi("name")]
 
@@ -145,7 +147,9 @@ def query_smi(*fields: str) -> list[str]:
     command = shutil.which("nvidia-smi") or _WSL_SMI
     query = [command, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(
+            query, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=True
+        )
         return done.stdout.splitlines()
     return []
 

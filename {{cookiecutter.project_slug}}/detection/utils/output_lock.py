@@ -141,4 +141,6 @@ def _lock(file: TextIO) -> None:
 
 
 def _this_process() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %H:%M')}"
+    return (
+        f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M')}"
+    )

@@ -18,3 +18,11 @@ def in_project(path: str) -> str:
     if "://" in path:
         return path
     return str(PROJECT_ROOT / Path(path).expanduser())
+
+
+def from_here(path: str | Path) -> str:
+    """The path from the current folder; the absolute one where that is on another drive."""
+    try:
+        return os.path.relpath(path)
+    except ValueError:
+        return os.path.abspath(path)

@@ -1,9 +1,11 @@
 """Names in sentences: listed, shortened, printable, and compared regardless of their spelling."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
 LONGEST_NAME = 4096  # characters of a class's or a file's name; no file system takes more
+LONGEST_SAFE = 240  # characters of a name for other programs: MLflow takes 250
 
 
 def listed(items: Sequence[str], most: int = 10, longest: int = 80) -> str:
@@ -30,3 +32,12 @@ def composed(name: str) -> str:
 def folded(name: str) -> str:
     """The same for names that differ in case or in the form of their letters alone."""
     return composed(name).casefold()
+
+
+def safe_name(name: str) -> str:
+    """
+    The name as other programs take one: letters, digits, blanks and `_ . - /`, `_` for others and
+    for the parts of a path that are empty, `.` or `..`; LONGEST_SAFE characters at most.
+    """
+    parts = re.sub(r"[^\w .\-/]", "_", name)[:LONGEST_SAFE].split("/")
+    return "/".join("_" if part in ("", ".", "..") else part for part in parts)

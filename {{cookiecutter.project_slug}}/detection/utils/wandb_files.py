@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from detection.utils.paths import from_here
 
 if TYPE_CHECKING:
     import wandb
@@ -49,10 +50,10 @@ def sync_command(run: wandb.Run) -> str:
     """The command that sends what the server does not have of a run."""
     folder = Path(run.settings.sync_dir)
     if not run.offline:
-        return f"wandb sync --include-online {shlex.quote(os.path.relpath(folder))}"
+        return f"wandb sync --include-online {shlex.quote(from_here(folder))}"
     parts = [
         part
         for part in find_parts(folder.parents[1], run.id)
         if part.name.startswith("offline-") and not list(part.glob("*.synced"))
     ]
-    return shlex.join(["wandb", "sync", *map(os.path.relpath, parts)])
+    return shlex.join(["wandb", "sync", *map(from_here, parts)])

@@ -1,1 +1,1 @@
-"""Where metrics go: terminal, JSON, TensorBoard and Weights & Biases."""
+"""Where metrics go: terminal, JSON, TensorBoard, Weights & Biases and MLflow."""

@@ -2,12 +2,26 @@
 
 from detectron2.config import instantiate
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
 from omegaconf import DictConfig
 
+from detection.utils.errors import UserError
+from detection.writers.writer import Writer
 
-def build_writers(cfg: DictConfig) -> list[EventWriter]:
-    """Build those of `cfg.writers` that are not None; none off the main process."""
+
+def build_writers(cfg: DictConfig) -> list[Writer]:
+    """
+    Build those of `cfg.writers` that are not None; none off the main process.
+
+    Raises:
+        UserError: one of them is not a writer, or cannot be built.
+    """
     if not comm.is_main_process():
         return []
-    return [instantiate(writer) for writer in cfg.writers.values() if writer is not None]
+    writers = {name: instantiate(node) for name, node in cfg.writers.items() if node is not None}
+    for name, writer in writers.items():
+        if not isinstance(writer, Writer):
+            raise UserError(
+                f"writers.{name}: {type(writer).__name__} is not a writer: it needs the methods of "
+                "detection/writers/writer.py"
+            )
+    return list(writers.values())

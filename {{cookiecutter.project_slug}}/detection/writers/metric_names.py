@@ -8,11 +8,15 @@ scalars that a preset does not name go under `train/`. `competition/…` keeps i
 """
 
 import ast
+import logging
 import re
 from collections.abc import Sequence
 
 from detection.utils.errors import UserError
 from detection.utils.paths import PROJECT_ROOT
+from detection.utils.text import LONGEST_SAFE, printable, safe_name
+
+logger = logging.getLogger(__name__)
 
 # mmdetection's names: https://github.com/open-mmlab/mmdetection, `mmdet/models/*_heads` for losses
 _MMDET_LOSSES = {
@@ -127,6 +131,32 @@ class MetricNames:
             prefix = "val" if self._preset == "mmdet2" else "coco"
             return f"{prefix}/{name.replace('/', '_')}", 1
         return f"train/{name}", 1
+
+
+class SafeNames:
+    """
+    Gives each name the one that `safe_name` makes of it; of two that would share one, the second
+    gets a number. Reports each change once.
+    """
+
+    def __init__(self, tracker: str):
+        """
+        Args:
+            tracker: that takes no other names, for the log.
+        """
+        self._tracker = tracker
+        self._names = {}
+
+    def __call__(self, name: str) -> str:
+        if name not in self._names:
+            safe = safe_name(name)
+            taken, number = set(self._names.values()), 2
+            while safe in taken:
+                safe, number = f"{safe_name(name)[: LONGEST_SAFE - 4]}_{number}", number + 1
+            self._names[name] = safe
+            if safe != name:
+                logger.info(f"{self._tracker}: {printable(name)} is logged as {safe}")
+        return self._names[name]
 
 
 def find_collision(preset: str, classes: Sequence[str]) -> str:

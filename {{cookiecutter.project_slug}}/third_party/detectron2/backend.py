@@ -50,7 +50,7 @@ def fetch(source):
     from uv import find_uv_bin
 
     requirements = source / "requirements.txt"
-    requirements.write_text(f"{SDIST} --hash=sha256:{SHA256}\n")
+    requirements.write_text(f"{SDIST} --hash=sha256:{SHA256}\n", encoding="utf-8")
     site = source / "site"
     command = [find_uv_bin(), "pip", "install", "--python", sys.executable, "--target", str(site)]
     command += ["--no-deps", "--no-build-isolation", "--require-hashes", "-r", str(requirements)]

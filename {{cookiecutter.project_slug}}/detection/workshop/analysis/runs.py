@@ -59,7 +59,7 @@ def check_classes(run: str, names: Sequence[str]) -> None:
         UserError: the best model of a run is for other classes than these, in any order.
     """
     try:
-        recorded = json.loads((Path(run) / "model_best.json").read_text())["thing_classes"]
+        recorded = json.loads((Path(run) / "model_best.json").read_bytes())["thing_classes"]
         is_other = set(recorded) != set(names)
     except (KeyError, OSError, TypeError, ValueError):  # of an older run, or none
         return

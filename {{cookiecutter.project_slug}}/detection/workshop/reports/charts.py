@@ -26,6 +26,13 @@ SHADES = 8  # of a heat map
 # colours that stand for those of page.html.jinja, which differ in light and dark
 ACCENT, INK, MUTED, LINE, MARK = (f"#00000{k}" for k in range(1, 6))
 VARIABLES = {ACCENT: "accent", INK: "ink", MUTED: "muted", LINE: "line", MARK: "mark"}
+LIGHT = {  # as in page.html.jinja
+    "accent": "#0072b2",
+    "ink": "#1a1d21",
+    "muted": "#5b636d",
+    "line": "#dfe3e8",
+    "mark": "#b84a00",
+}
 STYLE = {
     "svg.fonttype": "none",  # text, which the page's font writes in any script
     "svg.hashsalt": "",  # the same chart is the same text
@@ -161,6 +168,16 @@ def lines(
         text = name.encode("utf-8", "replace").decode()  # half a surrogate pair has no glyph
         axes.text(1.02, y, text, va="center", transform=axes.transAxes)
     return _svg(axes, label)
+
+
+def standalone(chart: Markup) -> str:
+    """A chart as a file of its own, light, for where no page gives it colours and fonts."""
+    svg = str(chart)  # whose `replace` escapes nothing
+    for variable, color in LIGHT.items():
+        svg = svg.replace(f"var(--{variable})", color)
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    style = 'style="background: #fff; font-family: sans-serif"'
+    return svg.replace("<svg ", f"<svg {names} {style} ", 1)
 
 
 def _axes(
