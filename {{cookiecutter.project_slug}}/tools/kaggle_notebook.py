@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 
 from detection.utils.cli import command_parser, positive_int, tool
 from detection.utils.errors import UserError
+from detection.utils.paths import in_project
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         Settings(
             folder=Path(args.folder),
             inputs=args.inputs,
-            work=Path("output/scoring").resolve(),
+            work=Path(in_project("output/scoring")),
             output=args.output,
             images=args.images,
             sample=args.sample,

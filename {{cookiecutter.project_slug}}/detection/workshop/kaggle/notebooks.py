@@ -14,7 +14,7 @@ assert _exit_code == 0, "make the folder again with this image's list, as its RE
 !cp -r {folder}/project /tmp/project
 %cd /tmp/project"""
 RUN = """\
-!python tools/kaggle_notebook.py {folder} --output OUTPUT OPTIONS
+!python tools/kaggle_notebook.py {folder} --inputs /kaggle/input --output OUTPUT OPTIONS
 assert _exit_code == 0, "the reason is above\""""
 HEAD = "!head -c 500 /kaggle/working/FILE"
 FILES = "!ls -l /kaggle/working/output/*"
