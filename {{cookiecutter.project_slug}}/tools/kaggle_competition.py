@@ -22,6 +22,7 @@ from detection.utils.files import read_record
 from detection.utils.paths import DATASETS, in_project
 from detection.workshop.kaggle.command import run_kaggle
 from detection.workshop.kaggle.download import unpack
+from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -32,7 +33,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     for part in (download, submit):
         part.add_argument("competition", metavar="SLUG")
     download.add_argument("--output", default=in_project(DATASETS), help="default: datasets")
-    submit.add_argument("--file", default="submission.csv", help="default: %(default)s")
+    submission = f"submission{FORMATS[DEFAULT_FORMAT].suffix}"
+    submit.add_argument("--file", default=submission, help="default: %(default)s")
     submit.add_argument("--run", help="the training's output, for the message")
     submit.add_argument("--message", help="in place of the run's name and score")
     submit.add_argument("--kernel", help="NAME/NOTEBOOK, whose output --file is")
