@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -49,37 +50,46 @@ def gather_wheels(
     """
     for wheel in given:
         _copy(wheel, folder)
-    own = {name for name, _ in _wheels(folder)}
-    if "detectron2" not in own:
+    if "detectron2" not in dict(_wheels(folder)):
         _build_detectron2(folder)
-        own.add("detectron2")
-    pins = [pin for pin in _resolve(image, without) if pin.partition("==")[0] not in own]
-    _download(pins, folder, image)
+    _download(_resolve(image, without, folder), folder, image)
     found = dict(_wheels(folder))
     _check(folder, found, image, without)
     return sorted(f"{name}=={version}" for name, version in found.items())
 
 
-def _resolve(image: Image, without: Sequence[str]) -> list[str]:
-    """`name==version` of all that the image lacks or has at a version that does not fit."""
+def _resolve(image: Image, without: Sequence[str], folder: Path) -> list[str]:
+    """
+    `name==version` of all that the image lacks or has at a version that does not fit, but for the
+    wheels in a folder.
+    """
+    own = dict(_wheels(folder))
     with tempfile.TemporaryDirectory() as temporary:
         # uv prefers the versions in an output file that exists
-        output, excludes = Path(temporary, "pins.txt"), Path(temporary, "excludes.txt")
-        local = {n: v for n, v in image.packages.items() if not v.local and n not in KEPT}
-        output.write_text("".join(f"{name}=={version}\n" for name, version in local.items()))
+        output, excludes, constraints = (
+            Path(temporary, name) for name in ("pins.txt", "excludes.txt", "constraints.txt")
+        )
+        preferred = {n: v for n, v in image.packages.items() if not v.local and n not in KEPT}
+        output.write_text(_as_lines(preferred))
         excludes.write_text("".join(f"{name}\n" for name in (*KEPT, *without)))
-        command = ["pip", "compile", "pyproject.toml", "--output-file", output]
-        command += ["--excludes", excludes, "--python-version", image.python]
-        command += ["--python-platform", f"x86_64-manylinux_2_{GLIBC}", "--no-header"]
-        _run([_uv(), *command, "--no-annotate", "--quiet"], "cannot resolve pyproject.toml")
+        constraints.write_text(_as_lines(own))
+        command = ["pip", "compile", "pyproject.toml", "--output-file", output, "--quiet"]
+        command += ["--excludes", excludes, "--constraints", constraints, "--find-links", folder]
+        command += ["--no-sources-package", "detectron2", "--python-version", image.python]
+        command += ["--python-platform", f"x86_64-manylinux_2_{GLIBC}"]
+        command += ["--no-header", "--no-annotate"]
+        _run([_uv(), *command], "cannot resolve pyproject.toml")
         lines = output.read_text().splitlines()
-    pins = [line.split(";")[0].split() for line in lines if "==" in line]
-    pins = [Requirement(pin[0]) for pin in pins if pin]
+    pins = [Requirement(line) for line in lines if re.match(r"[\w.-]+==", line)]
     return [
         f"{canonicalize_name(pin.name)}{pin.specifier}"
         for pin in pins
-        if not image.has(pin.name, pin.specifier)
+        if not image.has(pin.name, pin.specifier) and canonicalize_name(pin.name) not in own
     ]
+
+
+def _as_lines(versions: dict[str, Version]) -> str:
+    return "".join(f"{name}=={version}\n" for name, version in versions.items())
 
 
 def _download(pins: list[str], folder: Path, image: Image) -> None:
