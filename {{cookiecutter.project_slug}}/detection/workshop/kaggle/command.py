@@ -41,13 +41,16 @@ def run_kaggle(*args: str, competition: str = "") -> str:
         )
     except OSError as e:
         raise UserError(f"{command}: does not start ({e.strerror or e}); {INSTALL}") from e
-    output = ""
+    output, has_progress = "", False
     with process:
         for line in process.stdout:  # a carriage return ends a line too
             if "%|" in line:
+                has_progress = True
                 print(f"\r{line.strip()}", end="", file=sys.stderr, flush=True)
             else:
                 output += line
+    if has_progress:
+        print(file=sys.stderr)
     if process.returncode:
         raise UserError(_explain(output, competition))
     return output
