@@ -115,27 +115,32 @@ class Machine:
             (folder / "pip").symlink_to(self._site / "pip")
         return folder
 
-    def run(self, notebook: Path, kaggle: Path) -> subprocess.CompletedProcess:
+    def run(
+        self, notebook: Path, kaggle: Path, replaced: Sequence[tuple[str, str]] = ()
+    ) -> subprocess.CompletedProcess:
         """
         Execute a notebook in a fresh environment.
 
         Args:
             notebook: as it was written; it says /kaggle and /tmp, ...
             kaggle: ... which are in this folder here.
+            replaced: other pairs of texts in it.
         """
         home = kaggle / f"machine{len(list(kaggle.glob('machine*')))}"
         venv = home / "venv"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
         (packages,) = venv.glob("lib/python*/site-packages")
         (packages / "image.pth").write_text(f"{self._site}\n")
-        for name in ("pip", "python"):
-            (venv / "bin" / name).unlink(missing_ok=True)
-        (venv / "bin/python").symlink_to("python3")
-        (venv / "bin/pip").write_text('#!/bin/sh\nexec python -m pip "$@"\n')
-        (venv / "bin/pip").chmod(0o755)
+        for name in ("cookiecutter", "pip"):
+            command = venv / "bin" / name
+            command.write_text(f'#!/bin/sh\nexec python -m {name} "$@"\n')
+            command.chmod(0o755)
         places = {"/kaggle/": f"{kaggle}/", "/tmp/": f"{home}/"}
         text = notebook.read_text(encoding="ascii")
         text = re.sub("|".join(places), lambda found: places[found[0]], text)
+        for old, new in replaced:
+            assert old in text, old
+            text = text.replace(old, new)
         (copy := home / "notebook.ipynb").write_text(text)
         command = [venv / "bin/python", "-c", EXECUTE, copy, home]
         if has_namespaces():
