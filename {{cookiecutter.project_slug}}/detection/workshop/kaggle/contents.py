@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from detection.config import load_config
 from detection.data.coco import read_coco
@@ -100,7 +100,8 @@ def add_training(data: Path, args: argparse.Namespace, title: str) -> str:
     """
     config = _within_project(find_config(args.train))
     cfg = load_config(args.train, args.overrides)
-    files = [cfg.dataset[split].json_file for split in ("train", "val", "pseudo")]
+    splits = [f"dataset.{split}.json_file" for split in ("train", "val", "pseudo")]
+    files = [OmegaConf.select(cfg, split) for split in splits]
     start = cfg.train.init_checkpoint
     files += [start] if start and "://" not in start else []
     for file in filter(None, files):
@@ -117,7 +118,8 @@ def add_training(data: Path, args: argparse.Namespace, title: str) -> str:
 
 
 def _add_categories(data: Path, given: str | None, cfg: DictConfig) -> None:
-    file = given or in_project(cfg.dataset.train.json_file)
+    own = OmegaConf.select(cfg, "dataset.train.json_file")
+    file = given or (in_project(own) if own else "the config's annotation file")
     if Path(file).is_file():
         coco = read_coco(str(file))
         categories = [{"id": c["id"], "name": c["name"]} for c in coco.get("categories", [])]

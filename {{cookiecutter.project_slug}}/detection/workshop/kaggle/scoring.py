@@ -57,7 +57,7 @@ def write_submission(settings: Settings) -> None:
     sample = settings.sample or find_sample(settings.inputs, str(settings.folder))
     if FORMATS[DEFAULT_FORMAT].suffix == ".json":
         sample = None
-    json_file, root = _list(settings, sample)
+    json_file, root = list_hidden(settings, sample)
     predictions = settings.work / "predictions"
     limit = ["--max-per-image", str(settings.max_per_image)]
     members = {}
@@ -93,8 +93,16 @@ def find_runs(folder: Path) -> dict[str, tuple[Path, Path]]:
     return runs
 
 
-def _list(settings: Settings, sample: str | None) -> tuple[Path, str]:
-    """Write the COCO json of the images to predict on; returns it and their root."""
+def list_hidden(settings: Settings, sample: str | None) -> tuple[Path, str]:
+    """
+    Write the COCO json of the images to predict on: the sample's, or all in a folder.
+
+    Returns:
+        The json, and what its names are relative to.
+
+    Raises:
+        UserError: there is neither, an image is missing, or cannot be read.
+    """
     if sample:
         names = names_in_sample(sample, FORMATS[DEFAULT_FORMAT])
         where = settings.images or settings.inputs

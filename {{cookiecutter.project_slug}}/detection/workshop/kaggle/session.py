@@ -65,7 +65,7 @@ def link_images(cfg: DictConfig, inputs: str, folder: str) -> None:
         UserError: they are not there.
     """
     for split in ("train", "val", "pseudo"):
-        node = cfg.dataset.get(split)
+        node = cfg.get("dataset", {}).get(split)
         if not node or not node.json_file:
             continue
         images = read_coco(in_project(node.json_file)).get("images", [])
