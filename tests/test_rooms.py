@@ -14,7 +14,7 @@ ROOMS = (
     *("utils", "classes", "config", "checks", "data", "checkpoint", "modeling", "solver"),
     *("evaluation", "inference", "writers", "engine"),
     *("workshop.preparation", "workshop.submission", "workshop.analysis", "workshop.search"),
-    "workshop.reports",
+    *("workshop.reports", "workshop.kaggle"),
 )
 WORKSHOP = [room for room in ROOMS if room.startswith("workshop.")]
 

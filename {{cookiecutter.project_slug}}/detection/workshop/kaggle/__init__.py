@@ -1,0 +1,1 @@
+"""Kaggle: a folder to upload, what its notebooks run, and the official command."""
