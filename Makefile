@@ -52,8 +52,8 @@ lint: setup
 	$(UV) run --no-sync ruff format --check
 
 docs: setup  ## the documentation, into build/site; a warning is an error
-	$(UV) run --group docs python scripts/build_docs.py build/docs
-	$(UV) run --group docs zensical build --clean --strict
+	$(UV) run --no-sync python scripts/build_docs.py build/docs
+	$(UV) run --no-sync zensical build --clean --strict
 
 benchmarks: setup  ## the time that a generation takes; after `make demo`, what the project claims
 	$(UV) run --no-sync python benchmarks/generation_time.py
