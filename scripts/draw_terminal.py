@@ -7,7 +7,7 @@ Draw a recorded terminal session as an animated SVG, for the README:
 
     uvx asciinema==2.4.0 rec --cols 100 --rows 30 --command "make demo" build/demo.cast
     uv run scripts/draw_terminal.py build/demo.cast docs/pictures/terminal.svg \\
-        --title "make demo" --columns 116 --shorten "$PWD/=" --shorten "$(dirname "$(command -v uv)")/="
+        --title "make demo" --columns 116 --shorten "$PWD/="
 
 What is shown is what was recorded; only time is compressed. Where nothing moves, by the reader's
 wish or for want of CSS, the last screen is shown.

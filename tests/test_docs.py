@@ -6,9 +6,9 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,6 +106,39 @@ def test_the_site_builds_without_warnings_and_needs_no_other_server():
         assert not [address for address in loaded if "//" in address], path
 
 
+def test_the_korean_page_says_the_same():
+    """Commands and pictures are the same, in the same order; and so is code, section by section."""
+    pages = [
+        (TEMPLATE / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md")
+    ]
+    assert "](README.ko.md)" in pages[0] and "](README.md)" in pages[1]
+    english, korean = (re.split("^## ", page, flags=re.MULTILINE) for page in pages)
+    assert len(english) == len(korean)
+    for ours, theirs in zip(english, korean, strict=True):
+        for pattern in (
+            r"^    ((?:uvx?|cd|make) [^#\n]*\S)",  # commands, without their comments
+            r"^    ( *[\w./]+)  ",  # the tree of a project
+            r"!\[[^]]*\]\(([^)]+)\)",  # pictures
+            r"^\|(?:.*\|){3,}$",  # rows of tables
+        ):
+            found = [re.findall(pattern, part, re.MULTILINE) for part in (ours, theirs)]
+            if pattern.endswith("$"):
+                found = [[row.count("|") for row in rows] for rows in found]
+            assert found[0] == found[1]
+        code = [sorted(re.findall(r"`[^`\n]+`", part)) for part in (ours, theirs)]
+        assert code[0] == code[1]
+
+
+def test_the_terminal_is_light_and_can_stand_still():
+    file = DOCS / "pictures/terminal.svg"
+    text = file.read_text(encoding="utf-8")
+    assert file.stat().st_size < 300_000
+    assert "prefers-reduced-motion" in text and "competition/mAP50" in text
+    assert all(target.startswith("#") for target in re.findall('href="([^"]*)', text))
+    assert "url(" not in text and "<image" not in text
+    ElementTree.fromstring(text)
+
+
 class Walk:
     """A project in which pages are followed."""
 
@@ -117,7 +150,7 @@ class Walk:
         """
         self.project = project
         self.python = str(project / ".venv/bin/python")
-        uv = os.environ.get("UV") or shutil.which("uv")
+        uv = os.environ["UV"]
         shim = folder / "uv"
         shim.write_text(f'#!/bin/sh\n[ "$1" = sync ] || exec {shlex.quote(uv)} "$@"\n')
         shim.chmod(0o755)
@@ -198,16 +231,20 @@ class Walk:
 
 
 def compare(wanted: str, shown: str, page: str) -> None:
-    """Each line of `wanted` is in `shown`, in that order; numbers may differ, `…` is anything."""
-    lines = [" ".join(line.split()) for line in shown.splitlines()]
-    at = 0
+    """
+    Check that the lines of `wanted` are in `shown`, in that order.
+
+    Numbers may differ, `…` is anything, and blanks, line ends and rules may be longer or shorter.
+    """
+    rest = " ".join(shown.split())
     for line in filter(None, (" ".join(line.split()) for line in wanted.splitlines())):
-        pattern = re.sub(r"\d[\d.:,/]*", "0", re.sub(r"\s*…\s*", "…", line))
-        pattern = re.escape(pattern).replace("0", r"[\d.:,/e+-]+").replace("…", ".*")
-        found = (k for k in range(at, len(lines)) if re.search(pattern, lines[k]))
-        position = next(found, None)
-        assert position is not None, f"{page} shows\n{line}\nwhich is not in\n{shown[-6000:]}"
-        at = position
+        parts = re.split(r"(\d[\d.:,/-]*|--+|\s*…\s*)", line)
+        wild = {"-": "-+", "…": ".*?"}
+        parts[1::2] = (wild.get(part.strip()[0], r"[\d.:,/e+-]+") for part in parts[1::2])
+        parts[::2] = map(re.escape, parts[::2])
+        found = re.search("".join(parts), rest)
+        assert found, f"{page} shows\n{line}\nwhich is not, or not there, in\n{shown[-6000:]}"
+        rest = rest[found.end() :]
 
 
 @pytest.fixture(scope="module")
