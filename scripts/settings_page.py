@@ -168,10 +168,11 @@ def _first_line(source: Source, node: ast.stmt) -> int:
 
 
 def _table(rows: list[Setting]) -> str:
-    lines = ["| key | default | |", "|---|---|---|"]
+    lines = ['<div class="settings" markdown>', "", "| key | default | |", "|---|---|---|"]
     for key, default, comment in rows:
-        lines.append(f"| {_code(key)} | {_code(default)} | {_text(comment)} |")
-    return "\n".join(lines) + "\n"
+        key = re.sub(r"(\.|\\_)", r"\1<wbr>", _code(key))  # where a narrow page may break it
+        lines.append(f"| {key} | {_code(default)} | {_text(comment)} |")
+    return "\n".join([*lines, "", "</div>", ""])
 
 
 def _code(text: str) -> str:
