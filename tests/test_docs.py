@@ -211,9 +211,9 @@ class Walk:
         """Check a command without running it; returns what it would give to train_net.py."""
         if command[0] == "make":
             recipe = self.run([*command, "--dry-run"]).stdout
-            lines = [line for line in recipe.splitlines() if "run --no-sync python" in line]
-            assert lines, recipe
-            return [argv for line in lines for argv in self.check(shlex.split(line))]
+            lines = recipe.replace("\\\n", " ").splitlines()
+            programs = [shlex.split(line) for line in lines if "run --no-sync python" in line]
+            return [argv for words in programs for argv in self.check(words)]
         if command[0] in ("cd", "docker", "uvx"):
             return []  # Docker, and what the network has
         assert Path(command[0]).name == "uv" and command[1] == "run", command
