@@ -21,7 +21,10 @@ BLOCK = re.compile(
     r"(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-PAGES = ["tutorial.md", *re.findall(r"how-to/[\w-]+\.md", (TEMPLATE / "zensical.toml").read_text())]
+PAGES = [
+    "tutorial.md",
+    *re.findall(r"how-to/[\w-]+\.md", (TEMPLATE / "zensical.toml").read_text("utf-8")),
+]
 CHECK_CONFIGS = """
 import json, sys
 from detection.config import all_keys, load_config
