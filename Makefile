@@ -14,7 +14,7 @@ DEMO := build/demo
 LIBRARY_TOOLS := $(CURDIR)/build/test/library_tools
 PYTHON ?= $(abspath $(PROJECT))/.venv/bin/python
 
-.PHONY: help setup demo test test-fast library-tests lint benchmarks
+.PHONY: help setup demo test test-fast library-tests lint docs benchmarks
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
@@ -51,6 +51,10 @@ library-tests: $(filter $(CURDIR)/%,$(UV))  ## the library's tests in PROJECT=â€
 lint: setup
 	$(UV) run --no-sync ruff check
 	$(UV) run --no-sync ruff format --check
+
+docs: setup  ## the documentation, into build/site; a warning is an error
+	$(UV) run --no-sync python scripts/build_docs.py build/docs
+	$(UV) run --no-sync zensical build --clean --strict
 
 benchmarks: setup  ## the time that a generation takes; after `make demo`, what the project claims
 	$(UV) run --no-sync python benchmarks/generation_time.py

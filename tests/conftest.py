@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,6 +39,10 @@ COMBINATIONS: dict[str, dict[str, str]] = {
         "wandb_project": "프로젝트 " + "x" * 120,
     },
 }
+# an installation downloads gigabytes, and the project's own tests take as long as they take
+LIMIT = 5400  # seconds
+# kept between runs, so that the environment is installed once
+WORKSHOP = TEMPLATE / "build" / "test"
 MATRIX = [
     dict(zip(CHOICES, answers, strict=True)) for answers in itertools.product(*CHOICES.values())
 ]
@@ -99,6 +104,50 @@ def bake(tmp_path_factory: pytest.TempPathFactory, config_file: Path) -> Callabl
         return made[key]
 
     return bake
+
+
+def run(
+    *command: str, cwd: Path, check: bool = True, **variables: str
+) -> subprocess.CompletedProcess:
+    """Run a command without the test's own environment; both outputs come as text."""
+    environment = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"} | variables
+    try:
+        result = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=LIMIT,
+        )
+    except subprocess.TimeoutExpired as e:
+        said = b"".join(filter(None, (e.stdout, e.stderr))).decode(errors="replace")
+        pytest.fail(f"{command} took longer than {LIMIT} s\n{said[-20000:]}")
+    if check:
+        assert result.returncode == 0, result.stdout[-20000:] + result.stderr[-8000:]
+    return result
+
+
+@pytest.fixture(scope="session")
+def project(bake) -> Path:
+    """The project of all the default answers, installed by its own Makefile."""
+    path = WORKSHOP / "project"
+    keep = path / ".venv"
+    if path.exists():
+        for old in path.iterdir():
+            if old != keep:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+    shutil.copytree(bake(), path, dirs_exist_ok=True)
+    run("make", "setup", cwd=path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def python(project) -> str:
+    """The interpreter of the installed project, which serves other projects too."""
+    venv = project / ".venv"
+    return str(venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
 @pytest.fixture(scope="session")

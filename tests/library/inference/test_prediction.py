@@ -15,7 +15,7 @@ import torch
 from conftest import PROJECT_ROOT
 from detection.checkpoint.load import load_weights
 from detection.classes import CLASSES
-from detection.config import load_config
+from detection.config import fold_suffix, load_config
 from detection.data.image_roots import config_root
 from detection.evaluation.matching import box_iou
 from detection.evaluation.validation_loss import with_validation_losses
@@ -181,6 +181,13 @@ def test_results_of_each_json_have_a_file_of_their_own(monkeypatch, source, name
     command = ["make", "-n", "predict", f"TEST={source}", "UV=uv"]
     planned = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True).stdout
     assert f"/predictions/{name}.json" in planned
+
+
+@pytest.mark.parametrize("fold", ["0", "12", "holdout"])
+def test_make_finds_the_run_of_a_fold(fold):
+    command = ["make", "-n", "predict", f"FOLD={fold}", "CONFIG=configs/x.py", "UV=uv"]
+    planned = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True).stdout
+    assert f" output/x{fold_suffix(fold)}/predictions/" in planned
 
 
 @pytest.mark.slow
