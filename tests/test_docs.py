@@ -157,6 +157,7 @@ class Walk:
             folder: empty; for a `uv` that leaves that installation as it is.
         """
         self.project = project
+        self._help = {}  # of the programs that are checked
         self.python = str(project / ".venv/bin/python")
         uv = os.environ["UV"]
         shim = folder / "uv"
@@ -232,9 +233,11 @@ class Walk:
             return []
         at = next(k for k, word in enumerate(after) if word.endswith(".py"))
         script, arguments = after[at], after[at + 1 :]
-        text = self.run([self.python, script, "--help"]).stdout
+        if script not in self._help:
+            self._help[script] = self.run([self.python, script, "--help"]).stdout
         for option in (word.partition("=")[0] for word in arguments if word.startswith("--")):
-            assert re.search(rf"(^|[\s,\[]){option}\b", text), f"{script} has no {option}"
+            known = re.search(rf"(^|[\s,\[]){option}\b", self._help[script])
+            assert known, f"{script} has no {option}"
         if "--config-file" not in arguments:
             return []
         at = arguments.index("--config-file")
