@@ -15,6 +15,7 @@ from detection.classes import CLASSES
 from detection.utils.cli import named_path
 from detection.utils.paths import from_here
 from detectron2.utils.file_io import PathManager
+from omegaconf import OmegaConf
 
 SMOKE = "configs/debug/smoke.py"
 NAMES = [f"종이 🗑 {name} – é" for name in CLASSES]
@@ -157,6 +158,37 @@ def test_paths_of_windows(monkeypatch, tmp_path):
     assert named_path(whole) == (whole, whole)
     monkeypatch.setattr(os.path, "relpath", other_drive)
     assert from_here(tmp_path) == str(tmp_path)
+
+
+def test_doctor_tries_long_paths(tmp_path):
+    import doctor
+
+    wrong = []
+    doctor._long_paths(tmp_path, wrong)
+    assert not wrong and not list(tmp_path.iterdir())
+    doctor._long_paths(tmp_path / "cannot be written", wrong)
+    assert "LongPathsEnabled" in wrong[0]
+
+
+def test_several_processes_on_a_mac_take_the_cpu(monkeypatch):
+    import torch
+    from detection.utils import devices
+    from detection.utils.errors import UserError
+    from detectron2.utils import comm
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "nvidia_gpus", lambda: [])
+    monkeypatch.setattr(devices, "failure_of", lambda *_: None)
+    cfg = OmegaConf.create({"train": {"device": "auto"}})
+    devices.set_device(cfg)
+    assert cfg.train.device == "mps"
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    with pytest.raises(UserError, match="one process"):
+        devices.set_device(cfg)
+    cfg.train.device = "auto"
+    devices.set_device(cfg)
+    assert cfg.train.device == "cpu"
 
 
 def test_without_nccl_several_gpus_are_one_line(monkeypatch):

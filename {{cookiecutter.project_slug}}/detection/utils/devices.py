@@ -10,15 +10,16 @@ import logging
 import os
 import shutil
 import subprocess
-import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+from detectron2.utils import comm
 from omegaconf import DictConfig
 from torchvision.ops import nms, roi_align
 
+from detection.utils.bounded import within
 from detection.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ def set_device(cfg: DictConfig) -> None:
     wanted, has_rois = str(cfg.train.device), "roi_heads" in cfg.get("model", {})
     if wanted == "auto":
         cfg.train.device = _choose(has_rois)
+    elif wanted.startswith("mps") and comm.get_world_size() > 1:
+        raise UserError("train.device=mps: is for one process; leave out --num-gpus, or give cpu")
     elif not wanted.startswith("cpu") and (failure := failure_of(wanted, has_rois)):
         raise UserError(f"train.device={wanted}: {failure}; {_REMEDY}")
 
@@ -52,7 +55,8 @@ def _choose(has_rois: bool) -> str:
         return "cuda"
     if gpus := nvidia_gpus():
         raise UserError(f"{gpus[0]}: {why_no_cuda()}; {_REMEDY}")
-    if torch.backends.mps.is_available():
+    # processes exchange tensors of the CPU or of CUDA only
+    if torch.backends.mps.is_available() and comm.get_world_size() == 1:
         if not (failure := failure_of("mps", has_rois)):
             return "mps"
         logger.warning(f"training on the CPU, not on MPS: {failure}")
@@ -95,23 +99,20 @@ def failure_of(device: str, has_rois: bool = True) -> str | None:
     Returns:
         None if all is right, else what is wrong; after TIME_LIMIT seconds, that nothing came.
     """
-    outcome = []
 
-    def compare() -> None:
-        try:
-            pairs = zip(_operations(device, has_rois), _operations("cpu", has_rois), strict=True)
-            # GPUs round the factors of a convolution to 10 bits
-            same = all(torch.allclose(one, other, rtol=0.02, atol=0.02) for one, other in pairs)
-            outcome.append(None if same else "computes other numbers than the CPU")
-        except Exception as e:
-            outcome.append(_first_sentence(e))
+    def compare() -> str | None:
+        pairs = zip(_operations(device, has_rois), _operations("cpu", has_rois), strict=True)
+        # GPUs round the factors of a convolution to 10 bits
+        same = all(torch.allclose(one, other, rtol=0.02, atol=0.02) for one, other in pairs)
+        return None if same else "computes other numbers than the CPU"
 
-    thread = threading.Thread(target=compare, daemon=True)
-    thread.start()
-    thread.join(TIME_LIMIT)
-    if not outcome:
+    try:
+        failure = within(TIME_LIMIT, compare)
+    except TimeoutError:
         return f"no operation ended within {TIME_LIMIT} s"
-    return outcome[0] and f"fails with PyTorch {torch.__version__} ({outcome[0]})"
+    except Exception as e:
+        failure = _first_sentence(e)
+    return failure and f"fails with PyTorch {torch.__version__} ({failure})"
 
 
 def _operations(device: str, has_rois: bool) -> list[torch.Tensor]:
