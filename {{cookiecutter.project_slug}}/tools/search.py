@@ -6,11 +6,11 @@ Search for better settings without a server: Optuna runs the trials of sweep.yam
     python tools/search.py --folds 0,1,2 --trials 50
     CUDA_VISIBLE_DEVICES=1 python tools/search.py       # a worker beside the first
 
-Each trial is a training in output/search/<study>/, on each fold if there are several; what counts
-is the mean over the folds of their best evaluations. Trials that fall behind stop early if the file
-has early_terminate. The same command continues a search that was interrupted or killed, and a
-trial within it from its last checkpoint. Workers share the study through a file in its folder, on
-several machines through a database:
+Each trial is a training in output/search/<study>/, one for each of the folds; what counts is the
+mean over the folds of their best evaluations. Trials that fall behind stop early if the file has
+early_terminate. The same command continues a search that was interrupted or killed, and a trial
+within it from its last checkpoint. Workers share the study through a file in its folder, on several
+machines through a database:
 
     python tools/search.py --storage postgresql+psycopg://USER@HOST/DATABASE
 """
@@ -153,7 +153,7 @@ def search(argv: list[str] | None) -> None:
         import optuna  # noqa: F401
     except ImportError as e:
         raise UserError(
-            f"{e}; uv sync --group search installs it, pip install --group search too"
+            f"{e}: uv sync --group search installs it, or pip install 'optuna>=4.9,<6'"
         ) from e
     from detection.workshop.search.space import read_space
 

@@ -34,13 +34,15 @@ with log.open("a") as f:
 mistake = pathlib.Path(__file__).with_name("mistake")
 if mistake.exists():
     sys.exit(print("train.py: " + mistake.read_text()) or 2)
-if lr > 1:
+if lr > 5:
     raise MemoryError("CUDA out of memory")
 (folder / "config.yaml").write_text(f"train: {{max_iter: {end}}}")
 fold = int(given.get("dataset.fold", 0))
 for k in range(end):
     with (folder / "metrics.json").open("a") as f:
         f.write(json.dumps({"iteration": k, "METRIC": (k + 1) * lr + fold}) + "\\n")
+    if lr > 1:
+        sys.exit(print("train.py: iteration 0: the loss is not finite") or 2)
     time.sleep(float(given["train.log_period"]))
 """.replace("METRIC", METRIC)
 
@@ -244,12 +246,19 @@ def test_trials_that_fall_behind_stop(sweep, run, tmp_path, capsys):
 
 
 def test_failed_trial_is_not_the_end_of_the_search(sweep, run, tmp_path, capsys):
-    assert run(sweep({"optimizer.lr": {"values": [7.0, 0.4]}})) == 0
-    failed, other = trials_of(tmp_path / "studies")
-    assert failed.state.name == "FAIL" and other.state.name == "COMPLETE"
-    assert failed.user_attrs["error"] == "MemoryError: CUDA out of memory"
+    assert run(sweep({"optimizer.lr": {"values": [7.0, 2.0, 0.4]}})) == 0
+    *failed, other = trials_of(tmp_path / "studies")
+    assert [t.state.name for t in failed] == ["FAIL", "FAIL"] and other.state.name == "COMPLETE"
+    assert failed[0].user_attrs["error"] == "MemoryError: CUDA out of memory"
+    assert failed[1].user_attrs["error"].endswith("the loss is not finite")
     text = capsys.readouterr().out
     assert "trial 0 failed (status 1)" in text and "    MemoryError: CUDA" in text
+    assert "1 complete, 2 failed" in text
+
+
+def test_failures_without_end_are_the_end(sweep, run, capsys):
+    assert run(sweep({"optimizer.lr": {"values": [7.0, 8.0, 9.0, 10.0, 11.0, 0.1]}})) == 2
+    assert "5 trials in a row have failed, the last with: MemoryError" in capsys.readouterr().err
 
 
 def test_mistake_ends_the_search_at_once(sweep, run, tmp_path, capsys):

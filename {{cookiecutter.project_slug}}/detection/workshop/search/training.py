@@ -25,6 +25,9 @@ class Training:
     A training that runs.
 
     It ends with this process, in whatever way that ends, and when the context is left early.
+
+    Attributes:
+        output_dir: its own.
     """
 
     def __init__(self, command: Sequence[str], output_dir: Path):
@@ -35,6 +38,7 @@ class Training:
         """
         self.output_dir = output_dir
         self._command = command
+        self._before = self._stamp()
 
     def __enter__(self):
         follow = str(Path(__file__).with_name("follow.py"))
@@ -63,6 +67,17 @@ class Training:
             with suppress(OSError):
                 self._process.stdin.close()  # which kills it
             self._process.wait()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether data and settings were good enough for an iteration; the log is opened then."""
+        return self._stamp() != self._before
+
+    def _stamp(self) -> tuple[int, int] | None:
+        with suppress(OSError):
+            metrics = (self.output_dir / "metrics.json").stat()
+            return metrics.st_ino, metrics.st_mtime_ns
+        return None
 
     def wait(self, look: Callable[[], bool]) -> int | None:
         """

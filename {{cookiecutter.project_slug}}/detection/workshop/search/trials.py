@@ -61,7 +61,7 @@ class Plan:
 
 
 class _Failed(Exception):
-    """A training has failed: (output directory, status)."""
+    """A training has failed: (output directory, status, whether it had begun)."""
 
 
 def run_trials(
@@ -116,12 +116,19 @@ def run_trials(
 
 
 def _fail(
-    search: Search, claim: Claim, output_dir: Path, status: int, say: Callable[[str], None]
+    search: Search,
+    claim: Claim,
+    output_dir: Path,
+    status: int,
+    has_begun: bool,
+    say: Callable[[str], None],
 ) -> str:
     """Record a failure and show why; UserError if it is a user's mistake, and the first trial."""
     lines = last_lines(output_dir)
     error = lines[-1] if lines else f"status {status}"
-    if status == 2 and not search.trials(TrialState.COMPLETE, TrialState.PRUNED):
+    # later on it is a loss that is not finite, or the machine
+    is_mistake = status == 2 and not has_begun
+    if is_mistake and not search.trials(TrialState.COMPLETE, TrialState.PRUNED):
         search.repeat(claim, error)
         raise UserError(error.partition(".py: ")[2] or error) from None
     say(f"trial {claim.trial.number} failed (status {status}); the end of {output_dir / CONSOLE}:")
@@ -150,7 +157,7 @@ def _run(
                 if status is None:
                     return None
                 if status:
-                    raise _Failed(output_dir, status)
+                    raise _Failed(output_dir, status, training.has_begun)
             if falls_behind():
                 return None
             curve = plan.curve(number, fold)
