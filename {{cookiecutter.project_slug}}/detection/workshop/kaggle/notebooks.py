@@ -17,6 +17,7 @@ RUN = """\
 !python tools/kaggle_notebook.py {folder} --inputs /kaggle/input --output OUTPUT OPTIONS
 assert _exit_code == 0, "the reason is above\""""
 HEAD = "!head -c 500 /kaggle/working/FILE"
+HOURS = "train.hours=8.5"  # Kaggle ends a session after 12, and then keeps nothing of it
 FILES = "!ls -l /kaggle/working/output/*"
 
 
@@ -35,7 +36,15 @@ def prediction_notebook(title: str, submission: str, options: Sequence[str]) -> 
 
 
 def training_notebook(title: str, options: Sequence[str]) -> str:
-    """The notebook that trains, or continues what an input has begun, as text."""
+    """
+    The notebook that trains, or continues what an input has begun, as text.
+
+    Args:
+        title: its first line.
+        options: what else kaggle_notebook.py gets; HOURS too, if no other is among them.
+    """
+    if not any(option.startswith("train.hours=") for option in options):
+        options = [*options, HOURS]
     head = (
         "Written by `make kaggle`. With the output of an earlier version among the inputs, that "
         "training continues. A secret called WANDB_API_KEY sends the run to W&B."
