@@ -11,7 +11,7 @@ from pathlib import Path
 folder = next(Path("/kaggle/input").rglob("wheels.txt")).parent
 !pip install --quiet --no-index --no-deps --find-links {folder}/wheels -r {folder}/wheels.txt
 assert _exit_code == 0, "make the folder again with this image's list, as its README says"
-!cp -r {folder}/project /tmp/project
+!cp -rT {folder}/project /tmp/project
 %cd /tmp/project"""
 RUN = """\
 !python tools/kaggle_notebook.py {folder} --inputs /kaggle/input --output OUTPUT OPTIONS

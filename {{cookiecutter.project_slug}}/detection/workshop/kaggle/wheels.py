@@ -66,18 +66,18 @@ def _resolve(image: Image, without: Sequence[str], folder: Path) -> list[str]:
     `name==version` of all that the image lacks or has at a version that does not fit, but for the
     wheels in a folder.
     """
-    own = dict(_wheels(folder))
     with tempfile.TemporaryDirectory() as temporary:
         # uv prefers the versions in an output file that exists
         output, excludes, constraints = (
             Path(temporary, name) for name in ("pins.txt", "excludes.txt", "constraints.txt")
         )
         preferred = {n: v for n, v in image.packages.items() if not v.local and n not in KEPT}
-        output.write_text(_as_lines(preferred))
+        output.write_text("".join(f"{name}=={version}\n" for name, version in preferred.items()))
         excludes.write_text("".join(f"{name}\n" for name in (*KEPT, *without)))
-        constraints.write_text(_as_lines(own))
+        files = {parse_wheel_filename(p.name)[0]: p for p in folder.resolve().glob("*.whl")}
+        constraints.write_text("".join(f"{n} @ {p.as_uri()}\n" for n, p in files.items()))
         command = ["pip", "compile", "pyproject.toml", "--output-file", output, "--quiet"]
-        command += ["--excludes", excludes, "--constraints", constraints, "--find-links", folder]
+        command += ["--excludes", excludes, "--constraints", constraints]
         command += ["--no-sources-package", "detectron2", "--python-version", image.python]
         command += ["--python-platform", f"x86_64-manylinux_2_{GLIBC}"]
         command += ["--no-header", "--no-annotate"]
@@ -87,12 +87,8 @@ def _resolve(image: Image, without: Sequence[str], folder: Path) -> list[str]:
     return [
         f"{canonicalize_name(pin.name)}{pin.specifier}"
         for pin in pins
-        if not image.has(pin.name, pin.specifier) and canonicalize_name(pin.name) not in own
+        if not image.has(pin.name, pin.specifier)
     ]
-
-
-def _as_lines(versions: dict[str, Version]) -> str:
-    return "".join(f"{name}=={version}\n" for name, version in versions.items())
 
 
 def _download(pins: list[str], folder: Path, image: Image) -> None:
