@@ -13,6 +13,7 @@ its inputs, ends. What is no option is an override of the config.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -126,9 +127,10 @@ def main(argv: list[str] | None = None) -> None:
     sizes = {part: size_of(output / "dataset" / part) / 1e6 for part in ("wheels", "runs")}
     total = size_of(output) / 1e6
     print(f"{output}: {total:.1f} MB, of which {len(pins)} wheels {sizes['wheels']:.1f} MB")
-    print("upload it, again after each change with `version` and -m for `create`, then run it:")
-    print(f"  kaggle datasets create -p {output}/dataset --dir-mode zip")
-    print(f"  kaggle kernels push -p {output}/notebook --accelerator NvidiaTeslaT4")
+    data, notebook = (shlex.quote(str(output / part)) for part in ("dataset", "notebook"))
+    print(f"  kaggle datasets create -p {data} --dir-mode zip")
+    print(f"  kaggle kernels push -p {notebook} --accelerator NvidiaTeslaT4")
+    print(f"and after changes  kaggle datasets version -p {data} --dir-mode zip -m MESSAGE")
 
 
 def _no_user() -> None:

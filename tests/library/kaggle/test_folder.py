@@ -8,10 +8,11 @@ import sys
 import pytest
 from conftest import PROJECT_ROOT
 from detection.utils.errors import UserError
+from detection.workshop.kaggle import wheels
 from detection.workshop.kaggle.folder import slug
 from detection.workshop.kaggle.image import KAGGLE, read_image
 from detection.workshop.kaggle.images import find_images, find_sample, names_in_sample
-from detection.workshop.kaggle.notebooks import prediction_notebook
+from detection.workshop.kaggle.notebooks import prediction_notebook, training_notebook
 from detection.workshop.submission.formats import FORMATS
 from tools import kaggle_folder
 
@@ -65,6 +66,25 @@ def test_mistakes_leave_nothing_behind(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full", "run"]
 
 
+def test_wheels_that_cannot_be_had_are_named(tmp_path, monkeypatch):
+    """Upstream's main, which is compiled; no uv; and a wheel of another machine."""
+    (folder := tmp_path / "wheels").mkdir()
+    image = read_image()
+    monkeypatch.setattr(wheels, "DETECTRON2", tmp_path / "none")
+    with pytest.raises(UserError, match=r"pip wheel.*--wheel FILE"):
+        wheels.gather_wheels(folder, image)
+    for name in ("detectron2-0.6-cp311-cp311-linux_x86_64.whl", "detectron2.whl", "none.whl"):
+        if name != "none.whl":
+            (tmp_path / name).touch()
+        with pytest.raises(UserError, match=name):
+            wheels.gather_wheels(folder, image, given=[str(tmp_path / name)])
+    (wheel := tmp_path / "detectron2-0.6-cp312-cp312-linux_x86_64.whl").touch()
+    monkeypatch.delenv("UV", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="pip install uv"):
+        wheels.gather_wheels(folder, image, given=[str(wheel)])
+
+
 @pytest.mark.parametrize("tool", ["kaggle_folder", "kaggle_notebook", "kaggle_competition"])
 def test_help_comes_without_torch(tool):
     code = f"import sys, tools.{tool} as t\ntry: t.main(['--help'])\nexcept SystemExit: pass\n"
@@ -84,6 +104,12 @@ def test_options_reach_the_command_as_they_are():
         text=True,
     ).stdout
     assert seen.splitlines() == options
+
+
+@pytest.mark.parametrize(("given", "hours"), [([], "8.5"), (["train.hours=17"], "17")])
+def test_training_ends_before_the_session_does(given, hours):
+    text = training_notebook("title", ["--train", "configs/d_fine_M.py", *given])
+    assert re.findall(r"train\.hours=([\d.]+)", text) == [hours]
 
 
 @pytest.fixture

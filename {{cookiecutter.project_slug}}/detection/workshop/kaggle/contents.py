@@ -113,8 +113,7 @@ def add_training(data: Path, args: argparse.Namespace, title: str) -> str:
     options = ["--train", config.as_posix()]
     if args.stop_after is not None:
         options.append(f"--stop-after={args.stop_after:g}")
-    hours = [] if any(o.startswith("train.hours=") for o in args.overrides) else ["train.hours=8.5"]
-    return training_notebook(title, [*options, *args.overrides, *hours])
+    return training_notebook(title, [*options, *args.overrides])
 
 
 def _add_categories(data: Path, given: str | None, cfg: DictConfig) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 folder = next(Path("/kaggle/input").rglob("wheels.txt")).parent
 !pip install --quiet --no-index --no-deps --find-links {folder}/wheels -r {folder}/wheels.txt
 assert _exit_code == 0, "make the folder again with this image's list, as its README says"
-!cp -r {folder}/project /tmp/project
+!cp -rT {folder}/project /tmp/project
 %cd /tmp/project"""
 RUN = """\
 !python tools/kaggle_notebook.py {folder} --inputs /kaggle/input --output OUTPUT OPTIONS
 assert _exit_code == 0, "the reason is above\""""
 HEAD = "!head -c 500 /kaggle/working/FILE"
+HOURS = "train.hours=8.5"  # Kaggle ends a session after 12, and then keeps nothing of it
 FILES = "!ls -l /kaggle/working/output/*"
 
 
@@ -35,7 +36,15 @@ def prediction_notebook(title: str, submission: str, options: Sequence[str]) -> 
 
 
 def training_notebook(title: str, options: Sequence[str]) -> str:
-    """The notebook that trains, or continues what an input has begun, as text."""
+    """
+    The notebook that trains, or continues what an input has begun, as text.
+
+    Args:
+        title: its first line.
+        options: what else kaggle_notebook.py gets; HOURS too, if no other is among them.
+    """
+    if not any(option.startswith("train.hours=") for option in options):
+        options = [*options, HOURS]
     head = (
         "Written by `make kaggle`. With the output of an earlier version among the inputs, that "
         "training continues. A secret called WANDB_API_KEY sends the run to W&B."

@@ -13,7 +13,8 @@ from email.parser import Parser
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.tags import compatible_tags, cpython_tags
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from detection.utils.errors import UserError
@@ -21,6 +22,8 @@ from detection.utils.paths import PROJECT_ROOT
 from detection.workshop.kaggle.image import Image
 
 GLIBC = 35  # 2.35 is Ubuntu 22.04's
+PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC, 4, -1)]
+PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
 KEPT = ("torch", "torchvision")  # they belong to the image's driver
 TIME_LIMIT = 3600  # seconds for all downloads
 DETECTRON2 = PROJECT_ROOT / "third_party" / "detectron2"
@@ -49,7 +52,7 @@ def gather_wheels(
             not fit what the image has.
     """
     for wheel in given:
-        _copy(wheel, folder)
+        _copy(wheel, folder, image)
     if "detectron2" not in dict(_wheels(folder)):
         _build_detectron2(folder)
     _download(_resolve(image, without, folder), folder, image)
@@ -63,18 +66,18 @@ def _resolve(image: Image, without: Sequence[str], folder: Path) -> list[str]:
     `name==version` of all that the image lacks or has at a version that does not fit, but for the
     wheels in a folder.
     """
-    own = dict(_wheels(folder))
     with tempfile.TemporaryDirectory() as temporary:
         # uv prefers the versions in an output file that exists
         output, excludes, constraints = (
             Path(temporary, name) for name in ("pins.txt", "excludes.txt", "constraints.txt")
         )
         preferred = {n: v for n, v in image.packages.items() if not v.local and n not in KEPT}
-        output.write_text(_as_lines(preferred))
+        output.write_text("".join(f"{name}=={version}\n" for name, version in preferred.items()))
         excludes.write_text("".join(f"{name}\n" for name in (*KEPT, *without)))
-        constraints.write_text(_as_lines(own))
+        files = {parse_wheel_filename(p.name)[0]: p for p in folder.resolve().glob("*.whl")}
+        constraints.write_text("".join(f"{n} @ {p.as_uri()}\n" for n, p in files.items()))
         command = ["pip", "compile", "pyproject.toml", "--output-file", output, "--quiet"]
-        command += ["--excludes", excludes, "--constraints", constraints, "--find-links", folder]
+        command += ["--excludes", excludes, "--constraints", constraints]
         command += ["--no-sources-package", "detectron2", "--python-version", image.python]
         command += ["--python-platform", f"x86_64-manylinux_2_{GLIBC}"]
         command += ["--no-header", "--no-annotate"]
@@ -84,37 +87,31 @@ def _resolve(image: Image, without: Sequence[str], folder: Path) -> list[str]:
     return [
         f"{canonicalize_name(pin.name)}{pin.specifier}"
         for pin in pins
-        if not image.has(pin.name, pin.specifier) and canonicalize_name(pin.name) not in own
+        if not image.has(pin.name, pin.specifier)
     ]
-
-
-def _as_lines(versions: dict[str, Version]) -> str:
-    return "".join(f"{name}=={version}\n" for name, version in versions.items())
 
 
 def _download(pins: list[str], folder: Path, image: Image) -> None:
     """Wheels of `name==version`; pure Python without a wheel is built."""
     if not pins:
         return
-    platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC, 4, -1)]
-    platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
     command = ["download", "--quiet", "--no-deps", "--dest", folder]
     command += ["--python-version", image.python, "--implementation", "cp"]
     for abi in (f"cp{image.python.replace('.', '')}", "abi3", "none"):
         command += ["--abi", abi]
-    for platform in platforms:
+    for platform in PLATFORMS:
         command += ["--platform", platform]
     _run([*_pip(), *command, *pins], "a package cannot be downloaded")
     for source in sorted(p for p in folder.iterdir() if p.suffix != ".whl"):
         before = set(folder.glob("*.whl"))
         problem = (
-            f"{source.name}: there is no wheel for Python {image.python} on Linux, and it cannot "
-            "be built here; build one on Kaggle with `pip wheel`, and give --wheel FILE"
+            f"{source.name}: has no wheel for Python {image.python} on Linux, and cannot be built "
+            "for it here; build it on Kaggle with `pip wheel`, and give --wheel FILE"
         )
         _build(source, folder, problem)
         (built,) = set(folder.glob("*.whl")) - before
-        if not built.stem.endswith("-none-any"):
-            raise UserError(problem.replace("cannot be built here", "is compiled"))
+        if not _fits(built.name, image):
+            raise UserError(problem)
         source.unlink()
 
 
@@ -134,19 +131,23 @@ def _build_detectron2(folder: Path) -> None:
 
 
 def _check(folder: Path, found: dict[str, Version], image: Image, without: Sequence[str]) -> None:
-    """Check what each wheel requires, as `pip check` would there."""
+    """Check what each wheel and the project require, as `pip check` would there."""
     there = Image(image.python, {**image.packages, **found})
     environment = image.environment()
-    for wheel in sorted(folder.glob("*.whl")):
-        for requirement in _requirements(wheel):
+    needed = {wheel.name: _requirements(wheel) for wheel in sorted(folder.glob("*.whl"))}
+    project = (PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    kept = re.findall(rf'^ *"((?:{"|".join(KEPT)})\b[^"]*)"', project, re.MULTILINE)
+    needed["pyproject.toml"] = map(Requirement, kept)  # the others are resolved
+    for source, requirements in needed.items():
+        for requirement in requirements:
             name = canonicalize_name(requirement.name)
             is_for_others = requirement.marker and not requirement.marker.evaluate(environment)
             if is_for_others or name in without or there.has(name, requirement.specifier):
                 continue
             has = f"{name} {there.packages[name]}" if name in there.packages else f"no {name}"
             raise UserError(
-                f"{wheel.name}: requires {requirement}, and the image has {has}; give wheels that "
-                "fit as --wheel, or a newer image's list as --image"
+                f"{source}: requires {requirement}, and the image has {has}; give wheels that fit "
+                "as --wheel, or a newer image's list as --image"
             )
 
 
@@ -163,10 +164,24 @@ def _wheels(folder: Path) -> Iterable[tuple[str, Version]]:
         yield name, version
 
 
-def _copy(wheel: str, folder: Path) -> None:
+def _copy(wheel: str, folder: Path, image: Image) -> None:
     if not wheel.endswith(".whl") or not Path(wheel).is_file():
         raise UserError(f"{wheel}: no such wheel; --wheel takes a .whl")
+    if not _fits(Path(wheel).name, image):
+        raise UserError(f"{wheel}: is not for Python {image.python} on Linux; give one that is")
     shutil.copy(wheel, folder)
+
+
+def _fits(wheel: str, image: Image) -> bool:
+    try:
+        tags = parse_wheel_filename(wheel)[3]
+    except InvalidWheelFilename as e:
+        raise UserError(f"{wheel}: is no wheel's name ({e}); name it as it was built") from e
+    version = tuple(map(int, image.python.split(".")))
+    platforms = [*PLATFORMS, "linux_x86_64"]
+    own = f"cp{image.python.replace('.', '')}"
+    known = {*cpython_tags(version, platforms=platforms), *compatible_tags(version, own, platforms)}
+    return bool(tags & known)
 
 
 def _uv() -> str:
