@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import OmegaConf
 
-from detection.config import fold_suffix, to_plain
+from detection.config import to_plain
 from detection.utils.errors import UserError
-from detection.utils.files import read_record, write_record
-from detection.utils.wandb_files import find_parts, newest_id, read_rows, sync_command
+from detection.utils.wandb_files import find_parts, read_rows, sync_command
 from detection.utils.wandb_runs import (
     CAPTURE,
     default_mode,
@@ -32,13 +32,14 @@ from detection.utils.wandb_runs import (
 )
 from detection.writers.metric_names import MetricNames
 from detection.writers.scalars import UnwrittenScalars, read_metrics
+from detection.writers.wandb_record import grouping, read_run_record, write_run_record
 
 if TYPE_CHECKING:
     import wandb
 
 logger = logging.getLogger(__name__)
 
-RECORD = "wandb_run.json"
+KILLED = 255  # the exit code of a run that W&B shows as killed, not as failed
 
 
 class WandbWriter(EventWriter):
@@ -117,6 +118,8 @@ class WandbWriter(EventWriter):
         self._earlier_best = {}  # of a resumed run's evaluations
         self._sync_command = ""
         self._has_warned = False
+        # called in another thread by W&B's Stop button; None: the button means Ctrl-C
+        self.on_stop: Callable[[], None] | None = None
 
     @property
     def run(self) -> wandb.Run | None:
@@ -130,7 +133,7 @@ class WandbWriter(EventWriter):
         self._scalars.start(start_iter)
         # the first iteration may be all that was, and be made up for
         is_resumed = start_iter > 0 or (self._output_dir / "last_checkpoint").exists()
-        record = self._read_record() if is_resumed else {}
+        record = read_run_record(self._output_dir) if is_resumed else {}
         # a sweep's agent chooses the id
         run_id = os.environ.get("WANDB_RUN_ID") or record.get("id") or uuid.uuid4().hex[:8]
         rows = read_rows(find_parts(self._output_dir, run_id)) if is_resumed else {}
@@ -141,7 +144,7 @@ class WandbWriter(EventWriter):
             return
         atexit.register(self._finish, 1)  # should another hook's failure prevent `close`
         with self._disabled_on_error():
-            self._write_record({"id": self._run.id})
+            write_run_record(self._output_dir, {"id": self._run.id})
             self._run.define_metric("iter")
             self._run.define_metric("*", step_metric="iter")
             self._catch_up(start_iter, rows, metrics, record.get("unfinished"))
@@ -159,13 +162,25 @@ class WandbWriter(EventWriter):
             for row, evaluated in rows:
                 if row["iter"] == failed_at:
                     numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
-                    self._write_record({"id": self._run.id, "unfinished": numbers})
+                    write_run_record(self._output_dir, {"id": self._run.id, "unfinished": numbers})
                 elif row["iter"] >= self._first:
                     self._log(row, evaluated)
 
+    def mark_preempting(self, number: int) -> None:
+        """
+        Tell W&B that a signal ends the run, so that a sweep hands it out again.
+
+        Not for SIGTERM in a sweep, by which its agent ends runs that fall behind.
+        """
+        if self._run is not None and not (number == signal.SIGTERM and self._run.sweep_id):
+            with self._disabled_on_error():
+                self._run.mark_preempting()
+
     def close(self) -> None:
-        # hooks close writers in a `finally`: an exception under way means a crash
-        self._finish(0 if sys.exc_info()[0] is None else 1)
+        # hooks close writers in a `finally`: an exception under way means that it was cut off
+        error = sys.exc_info()[1]
+        is_stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        self._finish(0 if error is None else KILLED if is_stopped else 1)
 
     def _open(self, run_id: str, cfg) -> None:
         """Set `_run`: offline if the server fails, None if W&B itself does."""
@@ -174,7 +189,7 @@ class WandbWriter(EventWriter):
             self._output_dir,
             run_id,
             self._mode,
-            make_settings(self._capture, **self._timeouts),
+            make_settings(self._capture, **self._timeouts, stop_fn=self.on_stop),
             self._warn_unsynced,
             project=self._project,
             entity=self._entity,
@@ -260,31 +275,3 @@ class WandbWriter(EventWriter):
         if not self._has_warned:
             self._has_warned = True
             logger.warning(f"W&B: not all could be sent; `{self._sync_command}` sends the rest")
-
-    def _read_record(self) -> dict:
-        """The run's `id`, or None; `unfinished`, a row that a crash left, or None."""
-        record = read_record(self._output_dir / RECORD)
-        if not isinstance(record.get("id"), str):
-            record = {"id": newest_id(self._output_dir)}
-            if record["id"]:
-                logger.warning(f"W&B: {RECORD} names no run; continuing the newest, {record['id']}")
-        unfinished = record.get("unfinished")
-        if not isinstance(unfinished, dict) or not isinstance(unfinished.get("iter"), int):
-            record["unfinished"] = None
-        return record
-
-    def _write_record(self, record: dict) -> None:
-        write_record(self._output_dir / RECORD, record)
-
-
-def grouping(name: str, fold: object) -> tuple[str | None, list[str]]:
-    """
-    The W&B group and tags of a run on a fold: those of one experiment share the group.
-
-    Args:
-        name: of the run, such as "faster_rcnn_fold0".
-        fold: `dataset.fold`; None: the run is on all data.
-    """
-    if fold is None:
-        return None, []
-    return name.removesuffix(fold_suffix(fold)), [f"fold {fold}"]

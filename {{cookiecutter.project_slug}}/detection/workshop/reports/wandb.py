@@ -12,7 +12,7 @@ from detection.utils.errors import UserError
 from detection.utils.files import read_record
 from detection.utils.wandb_files import sync_command
 from detection.workshop.analysis.runs import read_config
-from detection.writers.wandb_writer import grouping
+from detection.writers.wandb_record import grouping
 
 # tables: the page's rows, and their columns
 TABLES = {
