@@ -1,11 +1,14 @@
-"""What a training's folder and settings say of its W&B run: id, group and tags."""
+"""What a training's folder and settings say of its W&B run: id, rows, group and tags."""
 
 import logging
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf
+
 from detection.config import fold_suffix
 from detection.utils.files import read_record, write_record
-from detection.utils.wandb_files import newest_id
+from detection.utils.wandb_files import find_parts, newest_id, read_rows
+from detection.writers.scalars import read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,12 @@ def read_run_record(output_dir: Path) -> dict:
 def write_run_record(output_dir: Path, record: dict) -> None:
     """Write what `read_run_record` reads."""
     write_record(output_dir / RECORD, record)
+
+
+def read_logged(output_dir: Path, run_id: str, cfg: DictConfig) -> tuple[dict, dict]:
+    """{step: row} of the run's files, and {iteration: {name: value}} of metrics.json."""
+    json_file = OmegaConf.select(cfg, "writers.json.json_file")
+    return read_rows(find_parts(output_dir, run_id)), read_metrics(json_file) if json_file else {}
 
 
 def grouping(name: str, fold: object) -> tuple[str | None, list[str]]:
