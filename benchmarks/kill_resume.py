@@ -121,8 +121,8 @@ class Trainings:
         import atexit
 
         import train_net
-        from detection import config
         from detection.engine import launch as launching
+        from detection.utils import arguments as command_line
         from detection.utils import errors
         from wandb.sdk.data_types._private import MEDIA_TMP
 
@@ -133,12 +133,14 @@ class Trainings:
             watch(Path(arguments[-1].partition("=")[2]), point, trace)
         code = 0
         try:  # as the last lines of train_net.py
-            launching.launch(train_net.main, config.parse_args(arguments))
+            launching.launch(train_net.main, command_line.parse_args(arguments))
         except errors.UserError as e:
             print(f"error: {e}", file=sys.stderr)
             code = 1
         except KeyboardInterrupt:
             code = 1
+        except SystemExit as e:  # a clean stop
+            code = e.code
         except BaseException:
             import traceback
 
