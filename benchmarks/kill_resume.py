@@ -144,6 +144,8 @@ class Trainings:
             code = 1
         except KeyboardInterrupt:
             code = 1
+        except SystemExit as e:  # a clean stop
+            code = e.code
         except BaseException:
             import traceback
 

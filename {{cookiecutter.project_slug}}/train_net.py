@@ -28,10 +28,10 @@ from detection.config import load_config
 from detection.data.datasets import class_names
 from detection.engine import (
     BestCheckpointer,
+    CleanStop,
     Completion,
     EarlyStopping,
     EvalHook,
-    LossNormalizer,
     ModelArtifacts,
     PeriodicCheckpointer,
     PeriodicWriter,
@@ -83,10 +83,10 @@ def build_hooks(args, cfg, model, checkpointer) -> list[HookBase | None]:
         hooks.IterationTimer(warmup_iter=1),  # early: it times the step, not the other hooks
         SeedIterations(train.seed),
         hooks.LRScheduler(scheduler=budget.paced(instantiate(cfg.lr_multiplier))),
-        LossNormalizer(model),
         ema,  # before anything evaluates or saves the average
         PreciseBN.build(cfg, evaluated),  # before anything uses the statistics that it sets
         SyncStatistics([model, evaluated], train.eval_period, train.checkpointer.period),
+        CleanStop(checkpointer, writers),  # on SIGTERM, SIGUSR1 or W&B's Stop button
     ]
     result_hooks = [  # a resumed run repeats these if a kill cut them off
         PeriodicCheckpointer(checkpointer, **train.checkpointer),  # before the evaluation can fail

@@ -1,6 +1,7 @@
 """A W&B server on a loopback port: as much of its protocol as a run needs, and ways to fail."""
 
 import json
+import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,9 @@ class Run:
     exit_code: int | None = None
     upserts: list[dict] = field(default_factory=list)  # the variables of each UpsertBucket
     uploads: list[str] = field(default_factory=list)  # names of files
+    alerts: list[dict] = field(default_factory=list)  # title, text and severity
+    is_preempting: bool = False
+    used: list[str] = field(default_factory=list)  # ids of artifacts
 
 
 class WandbServer(ThreadingHTTPServer):
@@ -32,6 +36,9 @@ class WandbServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.runs: dict[str, Run] = {}
+        self.artifacts: dict[str, dict] = {}  # {id: name, type and metadata}
+        self.links: list[dict] = []  # from artifacts to collections
+        self.is_stopped = False  # by the Stop button
         self.sweeps: list[dict] = []  # the variables of each request for a new one
         self.status = 200
         self.requests = []  # "method path", and GraphQL's operations by name
@@ -68,11 +75,14 @@ class _Handler(BaseHTTPRequestHandler):
         answer = {}
         if status == 200 and self.path == "/graphql":
             request = json.loads(body)
-            operation = request.get("operationName", "")
+            # W&B's Python half names none
+            named = re.search(r"(?:query|mutation) (\w+)", request["query"])
+            operation = request.get("operationName") or (named[1] if named else "")
             self.server.requests.append(operation)
             answer = {"data": self._query(operation, request.get("variables"))}
         elif status == 200 and self.path.endswith("/file_stream"):
             self._stream(self.server.runs[self.path.split("/")[-2]], json.loads(body))
+            answer = {"stopped": self.server.is_stopped}
         content = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -106,10 +116,59 @@ class _Handler(BaseHTTPRequestHandler):
             return {"createRunFiles": {"runID": "3", "uploadHeaders": [], "files": files}}
         if operation == "Viewer":
             return {"viewer": {"id": "4", "entity": "entity", "teams": {"edges": []}}}
+        if operation == "NotifyScriptableRunAlert":
+            runs[variables["runName"]].alerts.append(variables)
+            return {"notifyScriptableRunAlert": {"success": True}}
+        if "rtifact" in operation or operation in ("ServerFeaturesQuery", "FetchOrgInfoFromEntity"):
+            return self._artifacts(operation, variables)
         if "config" in (variables or {}):  # the one without a name
             self.server.sweeps.append(variables)
             sweep = {"name": "sweep1", "project": project}
             return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+        return {}
+
+    def _artifacts(self, operation: str, variables: dict) -> dict:
+        """Takes every artifact for one that it has already, so that no file is sent."""
+        known = self.server.artifacts
+        if operation == "ServerFeaturesQuery":
+            return {"serverInfo": {"features": []}}
+        if operation == "CreateArtifact":
+            sent = variables["input"]
+            id_ = f"artifact-{len(known)}"
+            known[id_] = {
+                "name": sent["artifactCollectionName"],
+                "type": sent["artifactTypeName"],
+                "metadata": json.loads(sent["metadata"] or "{}"),
+            }
+            sequence = {"id": "5", "latestArtifact": {"id": id_, "versionIndex": 0}}
+            artifact = {"id": id_, "state": "COMMITTED", "artifactSequence": sequence}
+            return {"createArtifact": {"artifact": artifact}}
+        if operation == "UseArtifact":
+            used = variables.get("input", variables)
+            self.server.runs[used["runName"]].used.append(used["artifactID"])
+            return {"useArtifact": {"artifact": {"id": used["artifactID"]}}}
+        if operation == "ArtifactType":  # of the collection, which is new
+            return {"project": {"artifact": None}}
+        if operation == "ArtifactByID":
+            return {"artifact": _artifact(variables["id"], **known[variables["id"]])}
+        if operation == "ArtifactMembershipByName":
+            name = variables["name"].split(":")[0]
+            membership = {
+                "__typename": "ArtifactCollectionMembership",
+                "id": "6",
+                "versionIndex": 3,
+                "createdAt": "2024-01-01T00:00:00",
+                "aliases": [],
+                "artifactCollection": _collection("ArtifactSequence", name),
+                "artifact": _artifact(f"artifact-{name}", name, "model"),
+            }
+            return {"project": {"artifactCollectionMembership": membership}}
+        if operation == "FetchOrgInfoFromEntity":
+            org = {"name": "Org", "orgEntity": {"name": "org"}}
+            return {"entity": {"organization": org, "user": None}}
+        if operation == "LinkArtifact":
+            self.server.links.append(variables["input"])
+            return {"result": {"versionIndex": 0}}
         return {}
 
     @staticmethod
@@ -117,7 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
         return {
             "id": "3",
             "name": run_id,
-            "displayName": run_id,
+            "displayName": next(
+                (u["displayName"] for u in run.upserts if u["displayName"]), run_id
+            ),
             "config": run.config,
             "summaryMetrics": run.summary,
             "historyTail": json.dumps([json.dumps(row) for row in run.rows[-1:]]),
@@ -140,5 +201,35 @@ class _Handler(BaseHTTPRequestHandler):
                 run.rows.append(row)
         if "wandb-summary.json" in files:
             run.summary = files["wandb-summary.json"]["content"][-1]
+        run.is_preempting |= request.get("preempting", False)
         if request.get("complete"):
             run.exit_code = request["exitcode"]
+
+
+def _collection(kind: str, name: str) -> dict:
+    project = {"id": "1", "internalId": "1", "name": "project", "entity": {"name": "entity"}}
+    return {"__typename": kind, "id": "7", "name": name, "project": project}
+
+
+def _artifact(id_: str, name: str, type: str, metadata: dict | None = None) -> dict:
+    return {
+        "__typename": "Artifact",
+        "id": id_,
+        "artifactSequence": _collection("ArtifactSequence", name),
+        "versionIndex": 3,
+        "artifactType": {"name": type},
+        "description": None,
+        "metadata": json.dumps(metadata or {}),
+        "ttlDurationSeconds": -2,
+        "ttlIsInherited": True,
+        "tags": [],
+        "historyStep": None,
+        "state": "COMMITTED",
+        "size": 1,
+        "digest": "d",
+        "commitHash": "c",
+        "fileCount": 1,
+        "createdAt": "2024-01-01T00:00:00",
+        "updatedAt": "2024-01-01T00:00:00",
+        "aliases": [],
+    }

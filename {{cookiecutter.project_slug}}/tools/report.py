@@ -114,9 +114,9 @@ def report(args: argparse.Namespace) -> list[str]:
     """
     refuse_to_overwrite(args.output, args.json_file, args.results)
     if args.wandb:
-        from detection.workshop.reports.wandb import send_report, writer_settings  # slow to import
+        from detection.writers.wandb_beside import Beside  # slow to import
 
-        writer = writer_settings(args.run)
+        training = Beside(args.run)
     coco, results = read_ground_truth_and_results(args.results, args.json_file)
     if args.run:
         check_classes(args.run, [category["name"] for category in coco["categories"]])
@@ -127,16 +127,15 @@ def report(args: argparse.Namespace) -> list[str]:
     from detection.workshop.reports.errors import class_names, errors_section
     from detection.workshop.reports.page import render_page, write_page
     from detection.workshop.reports.training import run_section
-    from detection.workshop.reports.worst_images import worst_section
+    from detection.workshop.reports.worst_images import worst_images, worst_section
 
     matches = match(coco, results)
     page = errors_section(coco, results, matches)
     page |= run_section(curves) | competition_section(coco, results, args.metric)
     page["notes"] += page["run_notes"]
     image_root = args.image_root or read_image_root(args.results, args.json_file, args.run)
-    page["sheet"] = worst_section(
-        coco, class_names(coco), matches, image_root, args.count, page["min_score"]
-    )
+    shown = coco, class_names(coco), matches, image_root, args.count, page["min_score"]
+    page["sheet"] = worst_section(*shown)
     page["csv_file"] = str(Path(args.output).with_name("label_errors.csv"))
     suggestions = find_label_errors(coco, matches)[:MAX_SUGGESTIONS]
     page["suggestions"] = suggestion_section(coco, suggestions, image_root, args.count)
@@ -152,8 +151,10 @@ def report(args: argparse.Namespace) -> list[str]:
     missing = page["sheet"]["missing"]
     lines = page["notes"] + ([missing] if missing else [])
     if args.wandb:
+        from detection.workshop.reports.wandb import send_report
+
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
-        lines += send_report(args.run, writer, page, args.output)
+        lines += send_report(training, page, args.output, worst_images(*shown))
     return lines
 
 

@@ -5,8 +5,11 @@ Score predictions as the competition does; those of several folds count as one, 
     python tools/score_results.py predictions.json datasets/val.json
     python tools/score_results.py fold0.json datasets/folds/0/val.json \\
         fold1.json datasets/folds/1/val.json
+
+With --wandb the score goes to W&B, as a run in the group of the folds' trainings.
 """
 
+import logging
 import sys
 from pathlib import Path
 
@@ -28,11 +31,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--metric", default=DEFAULT_METRIC, help=f"{', '.join(METRICS)} (default: %(default)s)"
     )
+    parser.add_argument(
+        "--wandb", action="store_true", help="send it too; the results are in <run>/predictions"
+    )
     args = parser.parse_args(argv)
     metric = find_metric(args.metric)
-    coco, results = pool(pairs_of(args.files))
-    print(results_table(average_precision(coco, results), coco))
-    print(f"competition/{args.metric}: {describe(metric.score(coco, results))}")
+    pairs = pairs_of(args.files)
+    if args.wandb:
+        from detection.writers.wandb_folds import FoldsRun  # slow to import
+
+        run = FoldsRun(pairs)
+    coco, results = pool(pairs)
+    averages, score = average_precision(coco, results), metric.score(coco, results)
+    print(results_table(averages, coco))
+    print(f"competition/{args.metric}: {describe(score)}")
+    if args.wandb:
+        logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+        for line in run.send(args.metric, score, coco, results, averages):
+            print(line)
 
 
 def pairs_of(files: list[str]) -> list[tuple[str, str]]:

@@ -13,7 +13,9 @@ that is preempted, or out of time, queues again and continues with --resume.
 import argparse
 import os
 import shlex
+import signal
 import sys
+import time
 from pathlib import Path
 
 import submitit
@@ -39,15 +41,62 @@ class Training:
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
         import train_net
         from detection.engine.launch import launch
+        from detection.engine.stopping import Stopped
 
+        preemption = Preemption()
         argv = self._argv
         if int(os.environ.get("SLURM_RESTART_COUNT", 0)):  # SLURM itself has queued it again
             argv = resumed(argv)
-        launch(train_net.main, parse_training(argv))
+        try:
+            launch(train_net.main, parse_training(argv))
+        except Stopped as stop:
+            preemption.follow(stop.signal)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What is queued again; submitit calls it when SLURM is about to end the job."""
         return submitit.helpers.DelayedSubmission(Training(resumed(self._argv)))
+
+
+class Preemption:
+    """
+    Lets a training save its state between SLURM's signal and submitit's `scontrol requeue`.
+
+    The signal becomes SIGUSR1, by which a training stops. If that takes more than SAVING seconds,
+    the job is queued again at once, to continue from an earlier checkpoint.
+    """
+
+    SAVING = 60  # seconds; SLURM ends the job 90 s after the signal
+    LEFT_ALONE = 600  # seconds in which SLURM ends a job that has got SIGTERM
+
+    def __init__(self):
+        self._number = submitit.JobEnvironment._usr_sig()
+        self._queue_again = signal.getsignal(self._number)  # submitit's, which ends rank 0
+        self._is_announced = False
+        signal.signal(self._number, self._announce)
+
+    def follow(self, number: int) -> None:
+        """
+        Queue the job again after signal `number` has stopped its training, unless that is 0.
+
+        After SIGTERM, SLURM itself does so when it ends the job; before, it would count as failed.
+        """
+        signal.alarm(0)
+        signal.signal(self._number, self._queue_again)
+        if number == signal.SIGTERM and not self._is_announced:
+            if "SLURM_JOB_ID" not in os.environ:
+                sys.exit(128 + number)
+            time.sleep(self.LEFT_ALONE)
+        if number or self._is_announced:
+            self._queue_again(self._number, None)
+
+    def _announce(self, number: int, frame: object) -> None:
+        self._is_announced = True
+        if not callable(signal.getsignal(signal.SIGUSR1)):  # the training has not begun
+            self._queue_again(number, frame)
+            return
+        signal.signal(signal.SIGALRM, self._queue_again)
+        signal.alarm(self.SAVING)
+        signal.raise_signal(signal.SIGUSR1)
 
 
 def resumed(argv: list[str]) -> list[str]:

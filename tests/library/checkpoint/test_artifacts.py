@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,13 +13,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 import wandb
+import wandb_server
 from conftest import PROJECT_ROOT, read_wandb_records
+from detection.checkpoint import artifacts
 from detection.checkpoint.artifacts import WandbArtifactHandler
 from detection.checkpoint.checkpointer import WholeFileCheckpointer
 from detection.engine.checkpoint_hooks import BestCheckpointer, ModelArtifacts
 from detection.engine.hooks import EvalHook
 from detection.utils.errors import UserError
-from detection.utils.wandb_runs import tear_down
+from detection.utils.wandb_runs import make_settings, open_run, tear_down
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import hooks
 from detectron2.utils.file_io import PathManager
@@ -165,6 +168,7 @@ def test_checkpointer_loads_an_artifact(serve, tmp_path):
     DetectionCheckpointer(model).load("wandb-artifact://e/p/model:best")
     assert model.weight == 7
 
+    assert artifacts.versions["wandb-artifact://e/p/model:best"] == "e/p/model:v3"
     (file,) = (tmp_path / "cache").rglob("model_best.pth")
     assert file.parent.name == "model-v3", "under its version, as an alias moves on"
     assert sum(path.startswith("/artifactsV2") for path in server.requests) == 1
@@ -217,6 +221,7 @@ def test_without_a_key_or_a_server(tmp_path, monkeypatch):
 
 ENDINGS = {
     "fetch": """
+from detection.checkpoint import artifacts
 from detection.checkpoint.artifacts import WandbArtifactHandler
 try:
     WandbArtifactHandler(timeout=2)._get_local_path("wandb-artifact://e/p/model:best")
@@ -268,7 +273,7 @@ def test_python_ends_though_wandb_does_not(tmp_path, ending):
     assert out.endswith("end\n") and out.count("\n") == {"fetch": 2, "run": 1}[ending]
 
 
-def train_and_log(folder, steps=6, max_iter=6):
+def train_and_log(folder, steps=6, max_iter=6, link_to=None):
     scores = iter([10.0, 30.0, 20.0])
     trainer = tiny_trainer([1.0] * steps)
     checkpointer = WholeFileCheckpointer(
@@ -279,7 +284,7 @@ def train_and_log(folder, steps=6, max_iter=6):
             hooks.PeriodicCheckpointer(checkpointer, period=2),
             EvalHook(2, lambda: {"bbox": {"AP": next(scores)}}),
             BestCheckpointer(checkpointer, "bbox/AP"),
-            ModelArtifacts(checkpointer, "bbox/AP"),
+            ModelArtifacts(checkpointer, "bbox/AP", link_to=link_to),
         ]
     )
     trainer.train(0, max_iter)
@@ -332,6 +337,38 @@ def test_a_training_that_stops_early_logs_none(offline_run, tmp_path):
     assert logged_artifacts(offline_run) == []
 
 
+REGISTRY = "wandb-registry-model/trash"
+
+
+def test_best_is_linked_to_the_registry(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="detection")
+    with wandb_server.WandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        tear_down()
+        settings = make_settings([], init_timeout=60)
+        run = open_run(tmp_path, "abc", "online", settings, lambda: None, project="p")
+        train_and_log(tmp_path, link_to=REGISTRY)
+        run.finish()
+        tear_down()
+    best, last = server.artifacts.values()
+    assert best["metadata"]["value"] == 30 and last["metadata"]["iteration"] == 5
+    (link,) = server.links
+    assert server.artifacts[link["artifactID"]] is best
+    assert f"{link['projectName']}/{link['artifactPortfolioName']}" == REGISTRY
+    assert link["entityName"] == "org"
+    assert f"W&B: model-abc:v3 is linked to {REGISTRY}" in caplog.messages
+
+
+def test_best_of_an_offline_run_is_not_linked(offline_run, tmp_path, caplog):
+    train_and_log(tmp_path, link_to=REGISTRY)
+    assert len(logged_artifacts(offline_run)) == 2
+    said = f"W&B: model-abc is not linked to {REGISTRY} (the run is offline); its page in W&B can"
+    assert said in caplog.messages
+
+
 def test_what_fails_does_not_stop_training(offline_run, tmp_path, monkeypatch, caplog):
     def fail(*args, **kwargs):
         raise OSError("no space left")
@@ -352,9 +389,12 @@ def test_train_net_logs_and_loads_them(train_net, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     train_net("train.max_iter=1", "train.artifacts.enabled=True", f"train.output_dir={tmp_path}")
     (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
-    artifacts = [r.artifact for r in read_wandb_records(file) if r.HasField("artifact")]
-    assert "last" in [alias for artifact in artifacts for alias in artifact.aliases]
-    assert json.loads(artifacts[-1].metadata)["config"]["train"]["max_iter"] == 1
+    logged = [r.artifact for r in read_wandb_records(file) if r.HasField("artifact")]
+    assert logged[0].type == "dataset" and logged[0].use_after_commit
+    metadata = json.loads(logged[0].metadata)
+    assert metadata["train"]["images"] == 8 and metadata["val"]["file"] == "val.json"
+    assert "last" in [alias for artifact in logged for alias in artifact.aliases]
+    assert json.loads(logged[-1].metadata)["config"]["train"]["max_iter"] == 1
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     args = [

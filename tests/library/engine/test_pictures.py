@@ -229,7 +229,7 @@ def test_what_fails_does_not_stop_training(dataset, tmp_path, monkeypatch, caplo
     def fail(*args, **kwargs):
         raise wandb.Error("broken")
 
-    monkeypatch.setattr(pictures, "_wandb_image", fail)
+    monkeypatch.setattr(pictures, "boxes_image", fail)
     writer = WandbWriter(str(tmp_path), MetricNames("detectron2", dataset), period=5)
     train(dataset, [writer], max_iter=3)
     assert "no pictures of iteration 2: Error('broken')" in caplog.text

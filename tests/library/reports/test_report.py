@@ -12,11 +12,13 @@ import cv2
 import numpy as np
 import pytest
 import report as tool
-from conftest import PROJECT_ROOT, read_wandb_rows
+from conftest import PROJECT_ROOT, read_wandb_records, read_wandb_rows
 from detection.data import coco as annotations
 from detection.evaluation import error_analysis, matching
 from detection.evaluation.average_precision import average_precision, evaluate
+from detection.workshop.reports.errors import class_names
 from detection.workshop.reports.page import PageBox, picture
+from detection.workshop.reports.worst_images import worst_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_reader import Page
@@ -521,6 +523,27 @@ def send(planted, run_folder, **settings: str) -> subprocess.CompletedProcess:
     )
 
 
+def test_worst_images_for_a_table_are_bounded_and_counted(planted):
+    coco, results = (
+        json.loads((planted / name).read_text(encoding="utf-8"))
+        for name in ("val.json", "results.json")
+    )
+    annotate(coco, 1, PAPER, [0, 0, 90, 90], iscrowd=1)
+    (planted / "6.png").rename(planted / "6.old")
+    try:
+        names = class_names(coco)
+        args = coco, names, matching.match(coco, results), str(planted), 4, 0.5
+        first, second, both = worst_images(*args, max_side=32)
+    finally:
+        (planted / "6.old").rename(planted / "6.png")
+    assert [i.file_name for i in (first, second, both)] == ["1.png", "2.png", "5.png"]
+    assert (first.false_positives, first.misses, len(first.truth)) == (1, 1, 1)
+    assert first.pixels.shape == (32, 32, 3) and first.size == (SIDE, SIDE)
+    (box,), (found,) = first.truth, first.detections
+    assert box.corners == found.corners == (10, 10, 30, 30) and found.score == 0.9
+    assert names[box.label] == NAMES[0] and names[found.label] == EVIL
+
+
 @pytest.mark.slow
 def test_the_same_figures_go_to_wandb(planted, run_folder):
     process = send(planted, run_folder, MODE="offline")
@@ -528,8 +551,8 @@ def test_the_same_figures_go_to_wandb(planted, run_folder):
     assert "W&B: offline run; `wandb sync" in process.stdout
     page = Page(run_folder / "report.html", "worst")
     (part,) = (run_folder / "wandb").glob("offline-run-*")
-    row, more = read_wandb_rows(part)
-    row |= more
+    row, *more = read_wandb_rows(part)
+    row = {k: v for part_ in (row, *more) for k, v in part_.items()}
 
     assert row["report/AP50"] == pytest.approx(float(page.rows("classes")["all"][1]), abs=0.05)
     assert row[f"report/AP-{NAMES[2]}"] == pytest.approx(100)
@@ -545,6 +568,27 @@ def test_the_same_figures_go_to_wandb(planted, run_folder):
     assert tables["sizes"]["small"][0] == 10 and len(tables["calibration"]) == 10
     assert [NAMES[0], "background", 3] in table["data"]
     assert "report/precision_recall_table.path" in row
+    assert row["report/worst_images._type"] == "table-file"
+    (file,) = part.glob("*.wandb")
+    logged = [r.artifact for r in read_wandb_records(file) if r.HasField("artifact")]
+    (logged,) = [artifact for artifact in logged if "worst_images" in artifact.name]
+    files = {entry.path: Path(entry.local_path) for entry in logged.manifest.contents}
+    (name,) = [name for name in files if name.endswith(".table.json")]
+    table = json.loads(files[name].read_text())
+    assert table["columns"] == ["file", "picture", "cost", "false positives", "misses", "boxes"]
+    shown = [re.search(r"(\S+) · cost (\S+)", card).groups() for card in page.cards]
+    assert [(line[0], f"{line[2]:.2f}") for line in table["data"]] == shown
+    lines = {line[0]: line[3:] for line in table["data"]}
+    # of detections from the threshold with the best F1 on, 0.95
+    assert lines["1.png"] == [0, 1, 1] and lines["6.png"] == [0, 1, 2] and lines["0.png"][1] == 0
+    picture = table["data"][0][1]
+    assert picture["boxes"].keys() == {"ground_truth", "predictions"}
+    assert picture["path"] in files and picture["width"] == SIDE
+    column = table["column_types"]["params"]["type_map"]["picture"]["params"]["allowed_types"][0]
+    layers = column["params"]["box_class_maps"]["params"]["val"]
+    assert layers.keys() == {"ground_truth", "predictions"}
+    for labels in layers.values():
+        assert list(labels.values()) == [EVIL, NAMES[2], NAMES[0]]
     html = (part / "files" / row["report/page.path"]).read_text(encoding="utf-8")
     assert html == page.html
     # the training's own run is left as it was
@@ -569,8 +613,10 @@ def test_report_goes_to_a_server_or_waits_for_it(planted, run_folder, is_reachab
     assert run.rows[0]["report/AP"] > 0 and run.exit_code == 0
     assert any(name.endswith(".html") for name in run.uploads)
     assert run.upserts[0]["jobType"] == "report" and run.upserts[0]["project"] == "trash"
-    # it does without artifacts, which W&B's tables need
-    assert "W&B: not all could be sent; `wandb sync" in process.stdout
+    assert "W&B: not all could be sent" not in process.stdout
+    names = " ".join(artifact["name"] for artifact in server.artifacts.values())
+    assert "reportworst_images" in names and "reportconfusion_table" in names
+    assert [row for row in run.rows if "report/worst_images" in row]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """W&B runs and a loopback server: online, resumed, crashed, and with the server at its worst."""
 
+import hashlib
 import json
 import logging
 import math
@@ -13,18 +14,28 @@ from pathlib import Path
 
 import pytest
 import wandb
-from conftest import PROJECT_ROOT, read_metrics, read_wandb_rows, train_command
+from conftest import (
+    PROJECT_ROOT,
+    read_metrics,
+    read_wandb_records,
+    read_wandb_rows,
+    train_command,
+)
+from detection.checkpoint import artifacts
 from detection.engine.hooks import EvalHook, PeriodicWriter
+from detection.engine.stopping import CleanStop, Stopped
 from detection.utils.errors import UserError
 from detection.utils.wandb_files import find_parts
 from detection.utils.wandb_runs import CAPTURE, tear_down, time_limit, without_secrets
 from detection.writers.files import JSONWriter
 from detection.writers.metric_names import MetricNames
 from detection.writers.wandb_writer import WandbWriter
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
 from omegaconf import OmegaConf
 from tiny_training import tiny_trainer
+from wandb.sdk.lib.run_stopping import RunStopChecker
 from wandb_server import WandbServer
 
 API_KEY = "0123456789abcdef" * 2 + "01234567"
@@ -82,11 +93,26 @@ class At(HookBase):
             self._action()
 
 
+class Slowly(HookBase):
+    """Takes its time with each iteration."""
+
+    def after_step(self):
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def train(output_dir, names):
     """Trains one parameter for real; the writers see an evaluation every EVAL_PERIOD."""
 
-    def run(start_iter=0, max_iter=MAX_ITER, hooks=(), evaluate=APS.get, **arguments):
+    def run(
+        start_iter=0,
+        max_iter=MAX_ITER,
+        hooks=(),
+        evaluate=APS.get,
+        cfg=CFG,
+        stoppable=False,
+        **arguments,
+    ):
         losses = [1 + 1 / (k + 1) for k in range(start_iter, max_iter)]
         writer = WandbWriter(
             str(output_dir),
@@ -102,17 +128,21 @@ def train(output_dir, names):
             ap = evaluate(trainer.iter) or 0
             return {"bbox": {"AP": ap, "AP-x.y": ap / 2, "APl": math.nan}}
 
+        if stoppable:
+            checkpointer = DetectionCheckpointer(trainer.model, str(output_dir), trainer=trainer)
+            hooks = [*hooks, CleanStop(checkpointer, [writer])]
         trainer.register_hooks(
             [
                 *hooks,
                 EvalHook(EVAL_PERIOD, results),
-                PeriodicWriter(JSONWriter(str(output_dir / "metrics.json"), PERIOD, 1), CFG),
-                PeriodicWriter(writer, CFG),
+                PeriodicWriter(JSONWriter(str(output_dir / "metrics.json"), PERIOD, 1), cfg),
+                PeriodicWriter(writer, cfg),
             ]
         )
         # as after loading a checkpoint, which a resumed schedule needs
         trainer.train(start_iter, max_iter)
 
+    run.output_dir = output_dir
     return run
 
 
@@ -391,9 +421,139 @@ def test_without_secrets():
     }
 
 
+@pytest.mark.parametrize("way", ["button", "SIGUSR1", "SIGTERM in a sweep"])
+def test_stop(server, train, output_dir, said, way, monkeypatch):
+    """By the button on the run's page, and by signals."""
+    server.is_stopped = way == "button"
+    number = getattr(signal, way.split()[0], None)
+    if "sweep" in way:
+        monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+        monkeypatch.setenv("WANDB_RUN_ID", "chosen")
+        tear_down()
+
+    poll = RunStopChecker.__init__.__kwdefaults__
+    monkeypatch.setitem(poll, "poll_interval", 0.2)  # in place of 15 s
+    hooks = [At(5, lambda: signal.raise_signal(number))] if number else [Slowly()]
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        with pytest.raises(Stopped):
+            train(max_iter=1000, hooks=hooks, stoppable=True, alerts=True)
+    finally:
+        for n, handler in handlers.items():
+            signal.signal(n, handler)
+    run = only_run(server)
+    # a sweep's agent itself ends runs by SIGTERM, which must not start again
+    assert run.is_preempting == (way == "SIGUSR1") and run.exit_code == 255
+    (saved,) = output_dir.glob("model_*.pth")
+    assert saved.name == "model_0000005.pth" or not number
+    assert [alert["title"] for alert in run.alerts] == ["tiny: stopped"]
+    assert len(said()) == 1, "nothing but where the run is"
+
+
+def test_alerts(server, train, said):
+    best = {"val_metric": "bbox/AP", "mode": "max"}
+    train(alerts={"no_better_for": 2}, best=best)
+    no_better, finished = only_run(server).alerts
+    assert no_better["title"] == "tiny: no better for 2 evaluations"
+    assert no_better["text"] == "best bbox/AP 30, at iteration 13, 25 now, at iteration 27"
+    assert no_better["severity"] == "WARN"
+    assert finished["title"] == "tiny: finished" and finished["severity"] == "INFO"
+
+
+def test_alerts_count_on_after_a_resume_and_tell_of_crashes(server, train):
+    best = {"val_metric": "bbox/AP", "mode": "min"}
+    cfg = OmegaConf.merge(CFG, {"writers": {"json": {"json_file": "${output_dir}/metrics.json"}}})
+    cfg.output_dir = str(train.output_dir)
+
+    def not_finite():
+        try:
+            raise FloatingPointError("the loss is not finite (total_loss nan)")
+        except FloatingPointError as e:
+            raise UserError("iteration 28: the loss is not finite; the images were a.jpg") from e
+
+    arguments = {"cfg": cfg, "alerts": {"no_better_for": 3}, "best": best}
+    with pytest.raises(RuntimeError):
+        train(hooks=[At(22, lambda: fail(RuntimeError("out of luck")))], **arguments)
+    with pytest.raises(UserError):
+        train(start_iter=21, hooks=[At(28, not_finite)], **arguments)
+    alerts = {alert["title"]: alert for alert in only_run(server).alerts}
+    assert list(alerts) == [
+        "tiny: crashed",
+        "tiny: no better for 3 evaluations",
+        "tiny: the loss is not finite",
+    ]
+    assert alerts["tiny: crashed"]["text"] == "out of luck"
+    assert alerts["tiny: crashed"]["severity"] == "ERROR"
+    assert "a.jpg" in alerts["tiny: the loss is not finite"]["text"]
+
+
+def test_no_alerts_by_default_and_no_unknown_ones(server, train):
+    train(max_iter=7)
+    assert not only_run(server).alerts
+    with pytest.raises(UserError, match="no W&B alert 'done'; there are finished, crashed"):
+        train(max_iter=7, alerts={"done": True})
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_run_uses_its_data_set_and_the_checkpoint_it_started_from(
+    server, train, output_dir, tmp_path, monkeypatch, said, mode
+):
+    categories = [{"id": 3, "name": "캔"}, {"id": 7, "name": "x.y"}]
+    boxes = [{"id": k, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1]} for k in range(2)]
+    coco = {"images": [{"id": 1}], "annotations": boxes, "categories": categories}
+    content = json.dumps(coco, ensure_ascii=False).encode()
+    (tmp_path / "train.json").write_bytes(content)
+    (tmp_path / "val.json").write_bytes(content + b" ")
+    start = "wandb-artifact://entity/project/model:best"
+    monkeypatch.setitem(artifacts.versions, start, "entity/project/model:v3")
+    splits = {s: {"json_file": str(tmp_path / f"{s}.json")} for s in ("train", "val")}
+    data = {"fold": 2, **splits, "pseudo": {"json_file": None}}
+    cfg = OmegaConf.merge(CFG, {"dataset": data, "train": {"init_checkpoint": start}})
+    train(max_iter=7, cfg=cfg, mode=mode, dataset="files")
+    hashes = {
+        split: hashlib.sha256((tmp_path / f"{split}.json").read_bytes()).hexdigest()
+        for split in ("train", "val")
+    }
+    if mode == "offline":
+        tear_down()  # its process has written all
+        (part,) = find_parts(output_dir, "*")
+        (file,) = part.glob("*.wandb")
+        records = read_wandb_records(file)
+        (artifact,) = [r.artifact for r in records if r.HasField("artifact")]
+        assert artifact.use_after_commit and artifact.type == "dataset"
+        contents = {e.path: e.local_path for e in artifact.manifest.contents}
+        assert contents.keys() == {"dataset.json", "train.json", "val.json"}
+        assert not server.requests
+        return
+    run = only_run(server)
+    config = json.loads(run.config)
+    assert config["dataset_sha256"]["value"] == hashes
+    assert config["init_artifact"]["value"] == "entity/project/model:v3"
+    (id_,) = server.artifacts
+    assert config["train"]["value"]["init_checkpoint"] == "entity/project/model:best"
+    assert set(run.used) == {id_, "artifact-model"}
+    metadata = server.artifacts[id_]["metadata"]
+    assert server.artifacts[id_]["name"] == "dataset_fold2" and metadata["fold"] == 2
+    assert metadata["train"] == {
+        "file": "train.json",
+        "sha256": hashes["train"],
+        "images": 1,
+        "annotations": 2,
+        "classes": {"캔": 2, "x.y": 0},
+    }
+    assert len(said()) == 1
+
+
+def test_data_set_that_cannot_be_read_costs_no_run(server, train, said):
+    cfg = OmegaConf.merge(CFG, {"dataset": {"train": {"json_file": "/nowhere.json"}}})
+    train(max_iter=7, cfg=cfg)
+    assert len(only_run(server).rows) == 2 and not server.artifacts
+    assert "the data set is not recorded" in said()[0]
+
+
 @pytest.mark.slow
 def test_interrupt(server, on_toy, output_dir):
-    """Ctrl-C in a real training, whose run is then marked failed and goes on."""
+    """Ctrl-C in a real training, whose run is then marked killed and goes on."""
     arguments = [
         f"train.output_dir={output_dir}",
         "train.eval_period=0",
@@ -416,7 +576,7 @@ def test_interrupt(server, on_toy, output_dir):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and "--resume" in stderr.splitlines()[-1]
-    assert only_run(server).exit_code == 1
+    assert only_run(server).exit_code == 255
     assert {1, 3, 5} <= {row["iter"] for row in only_run(server).rows}
 
     command = train_command(on_toy, *arguments, "train.max_iter=12", "--resume")

@@ -31,7 +31,9 @@ train = dict(
     metric=DEFAULT_METRIC,
     # that metric as it is logged, also what early stopping and sweeps go by; e.g. "bbox/AP"
     best_checkpointer=dict(val_metric="competition/${train.metric}", mode="max"),
-    artifacts=dict(enabled=False),  # the best and the last model to W&B: hundreds of MB a run
+    # the best and the last model to W&B: hundreds of MB a run; link_to: the best one also to the
+    # Registry, e.g. "wandb-registry-model/trash"
+    artifacts=dict(enabled=False, link_to=None),
     early_stopping=dict(patience=None),  # e.g. 5 evaluations without a better one; None: off
     eval_period=1000,  # iterations; 0: only at the end
     val_loss=dict(enabled=False),  # the losses on dataloader.test too, at each evaluation

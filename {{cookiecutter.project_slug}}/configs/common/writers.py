@@ -35,6 +35,9 @@ writers = dict(
         mode=None,  # online, offline, disabled; None: online if a key is configured
         init_timeout=15,  # seconds until a silent server means offline
         finish_timeout=60,  # seconds at the end for what is still to be sent
+        dataset="hashes",  # as an artifact: hashes and counts; files: the json files too; None
+        alerts=False,  # True: when it ends or gets no better; or e.g. {no_better_for: 5}
+        best="${train.best_checkpointer}",  # what alerts go by
         capture=[],  # what else to record: code, console, git, machine, requirements, stats
     ),
     mlflow=L(MLflowWriter)(

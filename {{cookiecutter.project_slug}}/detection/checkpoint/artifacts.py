@@ -15,6 +15,7 @@ from detection.utils.wandb_runs import default_mode, start_service, tear_down, t
 logger = logging.getLogger(__name__)
 
 
+versions: dict[str, str] = {}  # {path that was loaded: entity/project/name:version}
 _QUERIES = 6  # to the server, at most, to know an artifact and its files
 
 
@@ -73,6 +74,7 @@ class WandbArtifactHandler(PathHandler):
         file = _choose(path, file, files)
         # the version, since an alias moves
         collection = name.split(":")[0]
+        versions[path] = f"{entity}/{project}/{collection}:{artifact.version}"
         root = os.path.join(
             cache_dir, "wandb-artifact", entity, project, f"{collection}-{artifact.version}"
         )

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from detection.data.tiles import Tiles, tile_records
 from detection.utils.errors import UserError
+from detection.utils.signals import outlive_stop
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def build_train_loader(
         collate_fn=trivial_batch_collator,
         pin_memory=False,  # model inputs are lists of Instances, which it cannot pin
         persistent_workers=num_workers > 0,
+        worker_init_fn=outlive_stop,
     )
 
 

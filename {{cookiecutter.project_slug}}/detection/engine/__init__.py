@@ -10,7 +10,6 @@ from detection.engine.checkpoint_hooks import (
 from detection.engine.completion import Completion
 from detection.engine.hooks import (
     EvalHook,
-    LossNormalizer,
     PeriodicWriter,
     PreciseBN,
     SeedIterations,
@@ -19,15 +18,16 @@ from detection.engine.hooks import (
 from detection.engine.launch import run
 from detection.engine.prediction_images import PredictionImages
 from detection.engine.setup import find_start, prepared, set_max_iter
+from detection.engine.stopping import CleanStop
 from detection.engine.time_budget import TimeBudget
 from detection.engine.trainer import build_trainer
 
 __all__ = [
     "BestCheckpointer",
+    "CleanStop",
     "Completion",
     "EarlyStopping",
     "EvalHook",
-    "LossNormalizer",
     "ModelArtifacts",
     "PeriodicCheckpointer",
     "PeriodicWriter",

@@ -5,6 +5,7 @@ import math
 import operator
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
@@ -23,7 +24,11 @@ from detection.engine.hooks import is_cut_off
 from detection.utils.errors import UserError
 from detection.utils.files import read_record, write_atomically, write_record
 from detection.utils.paths import BEST_RESULTS, LAST_RESULTS
+from detection.utils.wandb_runs import time_limit
 from detection.writers.metric_names import MetricNames
+
+if TYPE_CHECKING:
+    import wandb
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +43,24 @@ class ModelArtifacts(HookBase):
     save checkpoints and before the writer that closes the run.
     """
 
-    def __init__(self, checkpointer: Checkpointer, val_metric: str, enabled: bool = True):
+    def __init__(
+        self,
+        checkpointer: Checkpointer,
+        val_metric: str,
+        enabled: bool = True,
+        link_to: str | None = None,
+    ):
         """
         Args:
             checkpointer: its `save_dir` holds the checkpoints.
             val_metric: the name of the metric that picks the best, e.g. "competition/mAP50".
-            enabled: False: nothing is logged.
+            enabled: False: nothing is logged, unless `link_to` is given.
+            link_to: the collection of W&B's Registry that the best one is linked to, as
+                "wandb-registry-model/trash", once it is uploaded, for which the run's
+                `finish_timeout` is time; None: none.
         """
-        self._enabled = enabled and comm.is_main_process()
+        self._enabled = (enabled or bool(link_to)) and comm.is_main_process()
+        self._link_to = link_to
         self._checkpointer = checkpointer
         self._val_metric = val_metric
 
@@ -62,14 +77,31 @@ class ModelArtifacts(HookBase):
         latest = self.trainer.storage.latest()
         if self._val_metric in latest:
             last["value"] = latest[self._val_metric][0]
+        artifact = None
         try:
             if best := read_record(folder / "model_best.json"):
-                self._log(folder / "model_best.pth", best, "best")
+                artifact = self._log(folder / "model_best.pth", best, "best")
             self._log(Path(self._checkpointer.get_checkpoint_file()), last, "last")
         except Exception as e:  # a training that is done must not end in an error
             logger.warning(f"W&B: checkpoints not logged ({e!r})")
+        if self._link_to and artifact is not None:
+            self._link(artifact)
 
-    def _log(self, path: Path, metadata: dict, alias: str) -> None:
+    def _link(self, artifact: "wandb.Artifact") -> None:
+        timeout = self._run.settings.finish_timeout
+        try:
+            if self._run.offline:
+                raise ValueError("the run is offline")
+            artifact.wait(int(timeout))
+            with time_limit(timeout):
+                self._run.link_artifact(artifact, self._link_to)
+            logger.info(f"W&B: {artifact.name} is linked to {self._link_to}")
+        except Exception as e:
+            logger.warning(
+                f"W&B: {artifact.name} is not linked to {self._link_to} ({e}); its page in W&B can"
+            )
+
+    def _log(self, path: Path, metadata: dict, alias: str) -> "wandb.Artifact":
         if classes := getattr(self._checkpointer, "classes", None):
             metadata = {**metadata, KEY: classes}
         import wandb
@@ -78,7 +110,7 @@ class ModelArtifacts(HookBase):
         artifact = wandb.Artifact(f"model-{self._run.id}", type="model", metadata=metadata)
         # no copies of hundreds of MB: it is not written to any more
         artifact.add_file(str(path), policy="immutable", skip_cache=True)
-        self._run.log_artifact(artifact, aliases=[alias])
+        return self._run.log_artifact(artifact, aliases=[alias])
 
 
 class BestCheckpointer(HookBase):

@@ -60,11 +60,14 @@ class PreciseBN(hooks.PreciseBN):
 
 class SyncStatistics(HookBase):
     """
-    Averages BatchNorm's statistics and loss normalizers over the processes.
+    Averages BatchNorm's statistics and loss normalizers over the processes, and saves what the
+    model itself does not.
 
     Each process has statistics of its own images, and only the main one's are saved: without this
     hook the others would evaluate, and continue with, a model that differs from the checkpoint.
-    All processes take part in `after_step`.
+    All processes take part in `after_step`. Before a stop (see CleanStop), which must change
+    nothing, each one's are saved. The normalizers, of RetinaNet's and FCOS's losses, are no part of
+    upstream's checkpoints.
     """
 
     def __init__(self, models: Sequence[torch.nn.Module], *periods: int):
@@ -73,21 +76,48 @@ class SyncStatistics(HookBase):
             models: whose statistics are averaged, each once.
             periods: iterations between evaluations, and between checkpoints; 0: none.
         """
-        self._models = list({id(model): model for model in models}.values())
+        models = {id(model): model for model in models}.values()
+        modules = [module for model in models for module in model.modules()]
+        self._norms = [
+            m for m in modules if isinstance(m, _BatchNorm) and m.running_mean is not None
+        ]
+        self._normalized = [m for m in modules if hasattr(m, "loss_normalizer")]
         self._periods = periods
+        self._gathered = None
 
     def after_step(self):
         done = self.trainer.iter + 1
         is_due = done == self.trainer.max_iter or any(p and done % p == 0 for p in self._periods)
         if not is_due or comm.get_world_size() == 1:
             return
-        for module in (module for model in self._models for module in model.modules()):
-            if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                for statistic in (module.running_mean, module.running_var):
-                    distributed.all_reduce(statistic)
-                    statistic /= comm.get_world_size()
-            if hasattr(module, "loss_normalizer"):
-                module.loss_normalizer = np.mean(comm.all_gather(module.loss_normalizer)).item()
+        for statistic in self._running():
+            distributed.all_reduce(statistic)
+            statistic /= comm.get_world_size()
+        for module in self._normalized:
+            module.loss_normalizer = np.mean(comm.all_gather(module.loss_normalizer)).item()
+
+    def gather(self) -> None:
+        """Let the next checkpoint have each process's statistics; called in all of them."""
+        own = {"running": [statistic.cpu() for statistic in self._running()], **self._normalizers()}
+        self._gathered = comm.gather(own)
+
+    def state_dict(self):
+        return {"processes": self._gathered or [self._normalizers()]}
+
+    def load_state_dict(self, state_dict):
+        processes = state_dict["processes"]
+        own = processes[comm.get_rank() if len(processes) == comm.get_world_size() else 0]
+        for module, value in zip(self._normalized, own["normalizers"], strict=True):
+            module.loss_normalizer = value
+        # none: the model has them
+        for statistic, value in zip(self._running(), own.get("running", ()), strict=False):
+            statistic.copy_(value)
+
+    def _running(self) -> list[torch.Tensor]:
+        return [s for norm in self._norms for s in (norm.running_mean, norm.running_var)]
+
+    def _normalizers(self) -> dict:
+        return {"normalizers": [module.loss_normalizer for module in self._normalized]}
 
 
 class EvalHook(hooks.EvalHook):
@@ -105,24 +135,6 @@ class EvalHook(hooks.EvalHook):
 
     def after_train(self):
         """Do nothing: the last iteration has been evaluated, unlike upstream's."""
-
-
-class LossNormalizer(HookBase):
-    """Saves the running normalizer of RetinaNet's and FCOS's losses, as upstream does not."""
-
-    def __init__(self, model: torch.nn.Module):
-        self._modules = dict(model.named_modules())
-
-    def state_dict(self):
-        return {
-            name: module.loss_normalizer
-            for name, module in self._modules.items()
-            if hasattr(module, "loss_normalizer")
-        }
-
-    def load_state_dict(self, state_dict):
-        for name, value in state_dict.items():
-            self._modules[name].loss_normalizer = value
 
 
 class PeriodicWriter(hooks.PeriodicWriter):

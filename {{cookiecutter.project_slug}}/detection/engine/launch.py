@@ -4,16 +4,19 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from detectron2.engine import launch as spawn
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import distributed
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from detection.engine.stopping import STOPPED, Stopped, ending_together, stop_passed_on
 from detection.utils.cli import exit_status, print_any_name
 from detection.utils.errors import RAISED, UserError
+from detection.utils.signals import STOP_SIGNALS
 
 # what torchrun or a cluster's job sets for each process
 TORCHRUN_VARIABLES = (
@@ -27,7 +30,7 @@ TORCHRUN_VARIABLES = (
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """`launch`, and end the program as `exit_status` says."""
+    """`launch`, and end the program as `exit_status` says, or with STOPPED after a stop."""
     interrupted = "interrupted; --resume continues from the last checkpoint"
     sys.exit(exit_status(lambda: launch(main, args), interrupted))
 
@@ -44,6 +47,7 @@ def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace)
     Raises:
         UserError: from `main`, or for more processes than GPUs, processes started twice, or
             several machines without an address.
+        Stopped: from `main`.
     """
     is_started = all(name in os.environ for name in TORCHRUN_VARIABLES)
     if is_started and args.num_gpus * args.num_machines > 1:
@@ -70,15 +74,21 @@ def launch(main: Callable[[argparse.Namespace], None], args: argparse.Namespace)
         _join()
         _call(main, args)
         return
+    is_parent = args.num_gpus * args.num_machines > 1
     try:
-        spawn(
-            _call,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(main, args),
-        )
+        with stop_passed_on() if is_parent else nullcontext():
+            spawn(
+                _call,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(main, args),
+            )
+    except ProcessExitedException as e:
+        if e.exit_code in (STOPPED, *(-number for number in STOP_SIGNALS)):
+            raise Stopped from None
+        raise
     except ProcessRaisedException as e:
         if RAISED.search(str(e)):
             raise UserError(str(e)) from None
@@ -107,6 +117,7 @@ def _call(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) 
         # otherwise each process would use all cores
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
     print_any_name()  # in a process that was started here, too
-    main(args)
+    with ending_together():
+        main(args)
     if distributed.is_initialized():
         distributed.destroy_process_group()

@@ -15,6 +15,7 @@ from detectron2.utils.events import TensorboardXWriter
 from detection.data.coco import read_coco
 from detection.utils.drawing import Box, BoxPainter
 from detection.utils.images import read_image
+from detection.writers.wandb_media import boxes_image
 from detection.writers.wandb_writer import WandbWriter
 from detection.writers.writer import Writer
 
@@ -123,7 +124,7 @@ class PredictionImages(HookBase, DatasetEvaluator):
             padding = [(0, all_ - own) for all_, own in zip(canvas, pixels.shape, strict=True)]
             height, width = canvas[:2] / pixels.shape[:2] * size[::-1]
             media.setdefault("pictures", []).append(
-                _wandb_image(
+                boxes_image(
                     np.pad(pixels, padding, constant_values=128),
                     (width, height),
                     truth,
@@ -171,44 +172,3 @@ def _shrink(pixels: np.ndarray, max_width: int, max_height: int) -> np.ndarray:
         return pixels
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-
-
-def _wandb_image(
-    pixels: np.ndarray,
-    size: tuple[float, float],
-    truth: list[Box],
-    predictions: list[Box],
-    class_names: list[str],
-    caption: str,
-):
-    """A wandb.Image; boxes are in pixels of an image of that (width, height)."""
-    import wandb  # there is a W&B writer
-
-    width, height = size
-
-    def box_data(box: Box) -> dict:
-        x1, y1, x2, y2 = box.corners
-        name = class_names[box.label]
-        data = {
-            "position": {
-                "minX": float(x1 / width),
-                "maxX": float(x2 / width),
-                "minY": float(y1 / height),
-                "maxY": float(y2 / height),
-            },
-            "class_id": box.label,
-            "box_caption": name if box.score is None else f"{name} {box.score:.2f}",
-        }
-        return data if box.score is None else {**data, "scores": {"score": box.score}}
-
-    class_labels = dict(enumerate(class_names))
-    boxes = {"ground_truth": truth, "predictions": predictions}
-    return wandb.Image(
-        pixels,
-        caption=caption,
-        file_type="jpg",
-        boxes={
-            name: {"box_data": [box_data(b) for b in found], "class_labels": class_labels}
-            for name, found in boxes.items()
-        },
-    )

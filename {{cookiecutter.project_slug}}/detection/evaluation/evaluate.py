@@ -7,6 +7,7 @@ import torch
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 
 from detection.data.batching import detect
+from detection.utils.signals import outliving_stop
 
 
 def evaluate(
@@ -24,4 +25,4 @@ def evaluate(
         {task: {metric: value}}.
     """
     with inference_context(model):
-        return inference_on_dataset(partial(detect, model), loader, evaluator)
+        return inference_on_dataset(partial(detect, model), outliving_stop(loader), evaluator)

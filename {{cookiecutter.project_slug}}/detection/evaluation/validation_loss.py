@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detection.data.samples import require_masks
 from detection.data.tiles import Tiles, tile_records
 from detection.utils.errors import UserError
+from detection.utils.signals import outliving_stop
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def with_validation_losses(
         annotated.dataset = LazyCall(_tiles_with_objects)(
             images=annotated.dataset, settings=cfg.tiles
         )
-    loader = instantiate(annotated)
+    loader = outliving_stop(instantiate(annotated))
     return lambda: {**test(), "val_loss": validation_losses(model, loader)}
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 from omegaconf import OmegaConf
 
-from detection.config import fold_suffix, to_plain
 from detection.utils.errors import UserError
-from detection.utils.files import read_record, write_record
-from detection.utils.wandb_files import find_parts, newest_id, read_rows, sync_command
+from detection.utils.wandb_files import sync_command
 from detection.utils.wandb_runs import (
     CAPTURE,
     default_mode,
@@ -28,17 +27,24 @@ from detection.utils.wandb_runs import (
     open_run,
     tear_down,
     time_limit,
-    without_secrets,
 )
 from detection.writers.metric_names import MetricNames
-from detection.writers.scalars import UnwrittenScalars, read_metrics
+from detection.writers.scalars import UnwrittenScalars
+from detection.writers.wandb_alerts import Alerts
+from detection.writers.wandb_lineage import RECORDED, Inputs
+from detection.writers.wandb_record import (
+    grouping,
+    read_logged,
+    read_run_record,
+    write_run_record,
+)
 
 if TYPE_CHECKING:
     import wandb
 
 logger = logging.getLogger(__name__)
 
-RECORD = "wandb_run.json"
+KILLED = 255  # the exit code of a run that W&B shows as killed, not as failed
 
 
 class WandbWriter(EventWriter):
@@ -67,6 +73,9 @@ class WandbWriter(EventWriter):
         init_timeout: float = 15,
         finish_timeout: float = 60,
         capture: Sequence[str] = (),
+        dataset: str | None = "hashes",
+        alerts: bool | Mapping = False,
+        best: Mapping | None = None,
     ):
         """
         Args:
@@ -87,19 +96,24 @@ class WandbWriter(EventWriter):
                 at any time; it is ended then.
             capture: what else W&B may record; any of "code", "console", "git", "machine",
                 "requirements" and "stats" (of the system).
+            dataset: what is recorded of it; "hashes", "files" (with hashes) or None.
+            alerts: those of `Alerts`.
+            best: `val_metric` and `mode` of evaluations, for alerts.
 
         Raises:
-            UserError: an unknown name in `capture`, or W&B is not installed.
+            UserError: an unknown name in `capture` or `alerts`, another `dataset`, or W&B is not
+                installed.
         """
+        if dataset not in (None, *RECORDED):
+            raise UserError(f"writers.wandb.dataset={dataset}: give {', '.join(RECORDED)} or null")
         if unknown := set(capture) - CAPTURE.keys():
             raise UserError(f"W&B captures no {unknown.pop()!r}; there are {', '.join(CAPTURE)}")
         self.period = period
         self._output_dir = Path(output_dir)
         self._metric_names = metric_names
-        self._project = project or None
-        self._entity = entity or None
+        self._init = {"project": project or None, "entity": entity or None, "notes": notes}
         self._name = name or self._output_dir.resolve().name
-        self._group, self._tags, self._notes = group, list(tags), notes
+        self._group, self._tags = group, list(tags)
         self._scalars = UnwrittenScalars(window_size)
         self._mode = mode or os.environ.get("WANDB_MODE")
         if self._mode != "disabled":
@@ -109,6 +123,8 @@ class WandbWriter(EventWriter):
             except ImportError as e:
                 raise UserError(f"W&B: {e}; install it, or train with writers.wandb=null") from e
         self._capture = list(capture)
+        self._dataset = dataset
+        self._alerts = Alerts(alerts, **(best or {}))
         self._timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
         self._run = None
         self._first = 0  # the first iteration that the run does not have yet
@@ -117,6 +133,8 @@ class WandbWriter(EventWriter):
         self._earlier_best = {}  # of a resumed run's evaluations
         self._sync_command = ""
         self._has_warned = False
+        # called in another thread by W&B's Stop button; None: the button means Ctrl-C
+        self.on_stop: Callable[[], None] | None = None
 
     @property
     def run(self) -> wandb.Run | None:
@@ -130,21 +148,21 @@ class WandbWriter(EventWriter):
         self._scalars.start(start_iter)
         # the first iteration may be all that was, and be made up for
         is_resumed = start_iter > 0 or (self._output_dir / "last_checkpoint").exists()
-        record = self._read_record() if is_resumed else {}
+        record = read_run_record(self._output_dir) if is_resumed else {}
         # a sweep's agent chooses the id
         run_id = os.environ.get("WANDB_RUN_ID") or record.get("id") or uuid.uuid4().hex[:8]
-        rows = read_rows(find_parts(self._output_dir, run_id)) if is_resumed else {}
-        json_file = OmegaConf.select(cfg, "writers.json.json_file") if is_resumed else None
-        metrics = read_metrics(json_file) if json_file else {}
-        self._open(run_id, cfg)
+        logged = read_logged(self._output_dir, run_id, cfg) if is_resumed else ({}, {})
+        inputs = Inputs(cfg, self._dataset)
+        self._open(run_id, cfg, inputs.config)
         if self._run is None:
             return
         atexit.register(self._finish, 1)  # should another hook's failure prevent `close`
         with self._disabled_on_error():
-            self._write_record({"id": self._run.id})
+            write_run_record(self._output_dir, {"id": self._run.id})
             self._run.define_metric("iter")
             self._run.define_metric("*", step_metric="iter")
-            self._catch_up(start_iter, rows, metrics, record.get("unfinished"))
+            inputs.record(self._run)
+            self._catch_up(start_iter, *logged, record.get("unfinished"))
 
     def write(self) -> None:
         if self._run is None:
@@ -154,37 +172,52 @@ class WandbWriter(EventWriter):
         rows = dict(self._scalars.rows())
         for iteration in self.media:  # of an evaluation that had no scores
             rows.setdefault(iteration, {})
-        rows = [self._rename(*row) for row in sorted(rows.items())]
         with self._disabled_on_error():
-            for row, evaluated in rows:
-                if row["iter"] == failed_at:
+            for iteration, scalars in sorted(rows.items()):
+                row, evaluated = self._rename(iteration, scalars)
+                if iteration == failed_at:
                     numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
-                    self._write_record({"id": self._run.id, "unfinished": numbers})
-                elif row["iter"] >= self._first:
+                    write_run_record(self._output_dir, {"id": self._run.id, "unfinished": numbers})
+                    continue
+                if iteration >= self._first:
                     self._log(row, evaluated)
+                self._alerts.see(iteration, scalars, self._run)
+
+    def mark_preempting(self, number: int) -> None:
+        """
+        Tell W&B that a signal ends the run, so that a sweep hands it out again.
+
+        Not for SIGTERM in a sweep, by which its agent ends runs that fall behind.
+        """
+        if self._run is not None and not (number == signal.SIGTERM and self._run.sweep_id):
+            with self._disabled_on_error():
+                self._run.mark_preempting()
 
     def close(self) -> None:
-        # hooks close writers in a `finally`: an exception under way means a crash
-        self._finish(0 if sys.exc_info()[0] is None else 1)
+        # hooks close writers in a `finally`: an exception under way means that it was cut off
+        error = sys.exc_info()[1]
+        is_stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        if self._run is not None:
+            with self._disabled_on_error():
+                self._alerts.end(self._run, error)
+        self._finish(0 if error is None else KILLED if is_stopped else 1)
 
-    def _open(self, run_id: str, cfg) -> None:
+    def _open(self, run_id: str, cfg, config: dict) -> None:
         """Set `_run`: offline if the server fails, None if W&B itself does."""
         group, tags = grouping(self._name, OmegaConf.select(cfg, "dataset.fold"))
         self._run = open_run(
             self._output_dir,
             run_id,
             self._mode,
-            make_settings(self._capture, **self._timeouts),
+            make_settings(self._capture, **self._timeouts, stop_fn=self.on_stop),
             self._warn_unsynced,
-            project=self._project,
-            entity=self._entity,
+            **self._init,
             name=self._name,
             group=self._group or os.environ.get("WANDB_RUN_GROUP") or group,
             job_type="train",
             tags=[*self._tags, *tags],
-            notes=self._notes,
             resume="allow",
-            config=without_secrets(to_plain(cfg)),
+            config=config,
         )
         if self._run is not None:
             self._sync_command = sync_command(self._run)
@@ -200,6 +233,8 @@ class WandbWriter(EventWriter):
         last = max(rows, default=-1)
         self._first = last + 1 if self._run.offline else self._run.starting_step
         for iteration, scalars in metrics.items():
+            if iteration < start_iter:
+                self._alerts.see(iteration, scalars, None)
             if iteration > last:  # a kill has cost W&B's own file the last second
                 rows[iteration] = self._rename(iteration, scalars)[0]
         if unfinished:
@@ -260,31 +295,3 @@ class WandbWriter(EventWriter):
         if not self._has_warned:
             self._has_warned = True
             logger.warning(f"W&B: not all could be sent; `{self._sync_command}` sends the rest")
-
-    def _read_record(self) -> dict:
-        """The run's `id`, or None; `unfinished`, a row that a crash left, or None."""
-        record = read_record(self._output_dir / RECORD)
-        if not isinstance(record.get("id"), str):
-            record = {"id": newest_id(self._output_dir)}
-            if record["id"]:
-                logger.warning(f"W&B: {RECORD} names no run; continuing the newest, {record['id']}")
-        unfinished = record.get("unfinished")
-        if not isinstance(unfinished, dict) or not isinstance(unfinished.get("iter"), int):
-            record["unfinished"] = None
-        return record
-
-    def _write_record(self, record: dict) -> None:
-        write_record(self._output_dir / RECORD, record)
-
-
-def grouping(name: str, fold: object) -> tuple[str | None, list[str]]:
-    """
-    The W&B group and tags of a run on a fold: those of one experiment share the group.
-
-    Args:
-        name: of the run, such as "faster_rcnn_fold0".
-        fold: `dataset.fold`; None: the run is on all data.
-    """
-    if fold is None:
-        return None, []
-    return name.removesuffix(fold_suffix(fold)), [f"fold {fold}"]

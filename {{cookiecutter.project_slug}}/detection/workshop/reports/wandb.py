@@ -1,18 +1,11 @@
 """Sends the page of `make report` to W&B, with its figures."""
 
-import os
-import uuid
-from pathlib import Path
-
 import numpy as np
 import wandb
 
-from detection.utils import wandb_runs
-from detection.utils.errors import UserError
-from detection.utils.files import read_record
-from detection.utils.wandb_files import sync_command
-from detection.workshop.analysis.runs import read_config
-from detection.writers.wandb_writer import grouping
+from detection.workshop.reports.worst_images import WorstImage
+from detection.writers.wandb_beside import Beside
+from detection.writers.wandb_media import boxes_image
 
 # tables: the page's rows, and their columns
 TABLES = {
@@ -23,77 +16,32 @@ TABLES = {
 }
 
 
-def writer_settings(run: str) -> dict:
-    """
-    The settings of a training's W&B writer, from its config.yaml.
-
-    Args:
-        run: output folder of the training.
-
-    Raises:
-        UserError: the training was without W&B.
-    """
-    writer = (read_config(run).get("writers") or {}).get("wandb")
-    if not writer or _mode(writer) == "disabled":
-        raise UserError(f"{run}: its config.yaml has no W&B project; leave out --wandb")
-    return writer
-
-
-def send_report(run: str, writer: dict, page: dict, page_file: str) -> list[str]:
+def send_report(training: Beside, page: dict, page_file: str, worst: list[WorstImage]) -> list[str]:
     """
     Send a report as a W&B run of its own, of the job type "report", to the training's project.
 
-    The training's own run stays as it is, so that a resume finds only the training's rows.
-
     Args:
-        run: output folder of the training.
-        writer: its `writer_settings`.
+        training: the run is beside its run.
         page: the values of its template.
         page_file: the page.
+        worst: what a table shows.
 
     Returns:
         Lines to print, if not all could be sent.
     """
-    unsent = []
-    timeouts = {key: writer[key] for key in ("init_timeout", "finish_timeout") if key in writer}
-    training = writer.get("name") or Path(run).resolve().name
-    group, tags = grouping(training, (read_config(run).get("dataset") or {}).get("fold"))
-    config = {"training": training, "results": page["results_file"]}
+    config = {"training": training.name, "results": page["results_file"]}
     config |= {"annotations": page["json_file"]}
-    if isinstance(id_ := read_record(Path(run) / "wandb_run.json").get("id"), str):
-        config["training_run"] = id_
-    wandb_run = wandb_runs.open_run(
-        Path(run),
-        uuid.uuid4().hex[:8],
-        _mode(writer),
-        wandb_runs.make_settings([], **timeouts),
-        lambda: unsent.append(True),
-        project=writer.get("project") or None,
-        entity=writer.get("entity") or None,
-        name=f"{training}: report",
-        group=writer.get("group") or os.environ.get("WANDB_RUN_GROUP") or group,
-        job_type="report",
-        tags=[*writer.get("tags", []), *tags],
-        config=config,
-    )
-    if wandb_run is None:
-        return []
-    command = sync_command(wandb_run)
-    try:
-        with wandb_runs.time_limit(wandb_run.settings.finish_timeout):
-            html = wandb.Html(page_file, inject=False)
-            wandb_run.log({"report/page": html, **_named(_scalars(page))})
-            # afterwards, since W&B makes artifacts of them, which more can prevent
-            wandb_run.log(_named(_tables(page)))
-    except Exception:  # W&B's own process is gone; the page is written
-        unsent.append(True)
-    if not wandb_runs.finish_run(wandb_run) or unsent:
-        return [f"W&B: not all could be sent; `{command}` sends the rest"]
-    return []
+    if training.training_run:
+        config["training_run"] = training.training_run
 
+    def scalars() -> dict:
+        html = wandb.Html(page_file, inject=False)
+        return {"report/page": html, **_named(_scalars(page))}
 
-def _mode(writer: dict) -> str:
-    return writer.get("mode") or os.environ.get("WANDB_MODE") or wandb_runs.default_mode()
+    # afterwards, since W&B makes artifacts of them, which more can prevent
+    tables = [lambda: _named(_tables(page)), lambda: _named(_images(worst))]
+    name = f"{training.name}: report"
+    return training.send("report", name, training.tags, config, [scalars, *tables])
 
 
 def _named(values: dict) -> dict:
@@ -130,3 +78,20 @@ def _tables(page: dict) -> dict:
     cells, title = wandb.Table(list(fields), cells), {"title": "Confusion at IoU 0.5"}
     tables["confusion"] = wandb.plot_table("wandb/confusion_matrix/v1", cells, fields, title)
     return tables
+
+
+def _images(worst: list[WorstImage]) -> dict:
+    columns = ["file", "picture", "cost", "false positives", "misses", "boxes"]
+    rows = []
+    for image in worst:
+        picture = boxes_image(
+            image.pixels,
+            image.size,
+            image.truth,
+            image.detections,
+            image.class_names,
+            image.file_name,
+        )
+        counts = [image.false_positives, image.misses, len(image.truth)]
+        rows.append([image.file_name, picture, image.cost, *counts])
+    return {"worst_images": wandb.Table(columns, rows)} if rows else {}

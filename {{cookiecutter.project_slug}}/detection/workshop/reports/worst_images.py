@@ -1,6 +1,7 @@
 """The images that cost a model most, with their boxes and its detections, and why."""
 
 import os
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -12,16 +13,19 @@ from detection.evaluation.matching import (
     CLASS,
     CORRECT,
     DUPLICATE,
+    IGNORED,
     PLACE,
     BoxTable,
     Matches,
 )
+from detection.utils.drawing import Box
 from detection.utils.images import ImageError
 from detection.utils.thumbnails import read_thumbnails
 from detection.workshop.reports.page import PICTURE_SIDE, PageBox, picture
 
 MAX_REASONS = 5
 MIN_COST = 0.05  # of a reason that is written out; what costs less is summed up
+MAX_IMAGES = 100  # of W&B's table
 MAX_NAMED = 6  # boxes, all of which are named; of more only what is wrong
 
 
@@ -48,7 +52,7 @@ def worst_section(
     images = sorted(coco["images"], key=lambda image: image["id"])
     truth, detections = matches.truth, matches.detections
     costs, box_cost = image_costs(matches), box_costs(matches)
-    chosen = [int(i) for i in np.argsort(-costs, kind="stable")[:count] if costs[i] > 0]
+    chosen = _choose(costs, count)
     annotated, detected = (table.by_image(len(images)) for table in (truth, detections))
     paths = [os.path.join(image_root, str(images[i].get("file_name", ""))) for i in chosen]
     cards, unreadable = [], []
@@ -84,6 +88,79 @@ def worst_section(
             f"drawn on nothing. The first: {unreadable[0]}; --image-root sets their folder."
         )
     return {"cards": cards, "missing": line}
+
+
+class WorstImage(NamedTuple):
+    """An image that costs much, its boxes, and the detections that are counted."""
+
+    file_name: str
+    pixels: np.ndarray  # uint8 (H, W, 3) RGB
+    size: tuple[int, int]  # (width, height) in whose pixels the boxes are
+    truth: list[Box]
+    detections: list[Box]
+    class_names: list[str]
+    cost: float
+    false_positives: int
+    misses: int
+
+
+def worst_images(
+    coco: dict,
+    class_names: list[str],
+    matches: Matches,
+    image_root: str,
+    count: int,
+    min_score: float,
+    max_side: int = 1024,
+) -> list[WorstImage]:
+    """
+    The images that `worst_section` shows, at most MAX_IMAGES, those that can be read.
+
+    Args:
+        coco, class_names, matches, image_root, count: as there.
+        min_score: of the detections that count; a box that none of them finds is a miss.
+        max_side: the longer side of a picture in pixels.
+    """
+    images = sorted(coco["images"], key=lambda image: image["id"])
+    truth, detections = matches.truth, matches.detections
+    costs = image_costs(matches)
+    chosen = _choose(costs, min(count, MAX_IMAGES))
+    annotated, detected = (table.by_image(len(images)) for table in (truth, detections))
+    counts = detections.scores >= min_score
+    found = set(matches.partners[counts & (matches.kinds == CORRECT)].tolist())
+    is_false = counts & ~np.isin(matches.kinds, (CORRECT, IGNORED))
+    paths = [os.path.join(image_root, str(images[i].get("file_name", ""))) for i in chosen]
+    pictures = read_thumbnails(paths, max_side, "pictures for W&B")
+    worst = []
+    for i, pixels in zip(chosen, pictures, strict=True):
+        if isinstance(pixels, ImageError):
+            continue
+        boxes = [int(b) for b in annotated[i] if matches.is_real[b]]
+        drawn = [int(d) for d in detected[i] if counts[d]]
+        size = tuple(max(int(images[i].get(k) or 0), 1) for k in ("width", "height"))
+        worst.append(
+            WorstImage(
+                str(images[i].get("file_name", images[i]["id"])),
+                pixels[:, :, ::-1],
+                size,
+                [_box(truth, b) for b in boxes],
+                [_box(detections, d, float(detections.scores[d])) for d in drawn],
+                class_names,
+                round(float(costs[i]), 4),
+                int(is_false[drawn].sum()),
+                sum(b not in found for b in boxes),
+            )
+        )
+    return worst
+
+
+def _choose(costs: np.ndarray, count: int) -> list[int]:
+    return [int(i) for i in np.argsort(-costs, kind="stable")[:count] if costs[i] > 0]
+
+
+def _box(table: BoxTable, position: int, score: float | None = None) -> Box:
+    x, y, width, height = map(float, table.boxes[position])
+    return Box(int(table.labels[position]), (x, y, x + width, y + height), score)
 
 
 def _reasons(
