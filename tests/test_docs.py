@@ -165,7 +165,8 @@ class Walk:
         shim.chmod(0o755)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "VIRTUAL_"))}
         self.environment = kept | {
-            "PATH": os.pathsep.join([str(folder), os.environ["PATH"]]),
+            # as activated
+            "PATH": os.pathsep.join([str(folder), str(project / ".venv/bin"), os.environ["PATH"]]),
             "UV": str(shim),
             "UV_NO_SYNC": "1",
             "WANDB_MODE": "offline",
@@ -223,10 +224,9 @@ class Walk:
             lines = recipe.replace("\\\n", " ").splitlines()
             programs = [shlex.split(line) for line in lines if "run --no-sync python" in line]
             return [argv for words in programs for argv in self.check(words)]
-        if command[0] in ("cd", "docker", "uvx"):
-            return []  # Docker, and what the network has
-        assert Path(command[0]).name == "uv" and command[1] == "run", command
-        program = next(word for word in command[2:] if re.match(r"python$|wandb$|torchrun$", word))
+        if command[0] in ("cd", "docker", "source", "uvx"):
+            return []  # the shell's, Docker, and what the network has
+        program = next(word for word in command if re.match(r"python$|wandb$|torchrun$", word))
         after = command[command.index(program) + 1 :]
         if program == "wandb":
             self.run([str(self.project / ".venv/bin/wandb"), after[0], "--help"])
