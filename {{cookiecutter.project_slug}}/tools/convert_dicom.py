@@ -8,7 +8,7 @@ Convert a folder of DICOM files, as of the RSNA's or VinBigData's competitions, 
 Grey levels are those that a radiologist sees: rescaled, in the file's window, and inverted where
 low values are white. A file of more than 8 bits without a window goes from its lowest value to its
 highest. Subfolders are kept. An interrupted run continues with the files that are missing. The
-reader, pydicom, is an extra: `uv run --extra dicom python …`, or `pip install -e ".[dicom]"`.
+reader, pydicom, is optional: `uv pip install --group dicom`.
 """
 
 import argparse

@@ -153,7 +153,7 @@ def search(argv: list[str] | None) -> None:
         import optuna  # noqa: F401
     except ImportError as e:
         raise UserError(
-            f"{e}: uv sync --group search installs it, or pip install 'optuna>=4.9,<6'"
+            f"{e}: uv pip install --group search installs it, or pip with the same option"
         ) from e
     from detection.workshop.search.space import read_space
 

@@ -224,7 +224,7 @@ def test_bad_files_are_one_line_or_left_out(tmp_path, capsys, pixels, tags, says
 def test_pydicom_is_optional(tmp_path, capsys, monkeypatch):
     write_dicom(tmp_path / "in" / "a.dcm")
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    assert "is missing: use `uv run --extra dicom python …`" in refusal(capsys, tmp_path / "in")
+    assert "uv pip install --group dicom" in refusal(capsys, tmp_path / "in")
 
 
 def test_bad_folders_are_one_line(tmp_path, capsys):

@@ -207,7 +207,7 @@ def test_what_a_search_cannot_do_is_one_line(sweep, run, tmp_path, capsys, chang
 def test_optuna_is_optional(sweep, run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert run(sweep(LR)) == 2
-    assert "uv sync --group search" in capsys.readouterr().err
+    assert "uv pip install --group search" in capsys.readouterr().err
 
 
 def test_mean_over_the_folds_decides(sweep, run, toy, tmp_path, capsys):

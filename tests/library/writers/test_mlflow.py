@@ -183,5 +183,5 @@ def test_off_by_default_and_not_needed_then(monkeypatch):
     writer.close()
     assert writer.pictures is None
     node.enabled = True
-    with pytest.raises(UserError, match="uv sync --group mlflow"):
+    with pytest.raises(UserError, match="uv pip install --group mlflow"):
         instantiate(node)

@@ -41,7 +41,7 @@ writers = dict(
         capture=[],  # what else to record: code, console, git, machine, requirements, stats
     ),
     mlflow=L(MLflowWriter)(
-        enabled=False,  # True: MLflow too, which `uv sync --group mlflow` installs
+        enabled=False,  # True: MLflow too, which `uv pip install --group mlflow` installs
         tracking_uri=None,  # a server or a folder; None: MLFLOW_TRACKING_URI, else output/mlruns
         experiment="{{ cookiecutter.project_slug }}",
         name=None,  # None: the output directory's name

@@ -95,7 +95,7 @@ class MLflowWriter(EventWriter):
                 import mlflow  # noqa: F401
                 import sqlalchemy  # noqa: F401
             except ImportError as e:
-                raise UserError(f"MLflow: {e}; `uv sync --group mlflow` installs it") from e
+                raise UserError(f"MLflow: {e}; `uv pip install --group mlflow` installs it") from e
 
     def start(self, start_iter: int, cfg) -> None:
         """Open the run: a resumed training's is that of the output directory, else a new one."""

@@ -3,7 +3,7 @@ Reads DICOM files as a radiologist's screen shows them.
 
 Stored values become those of the modality (rescale slope and intercept), and a window or a table of
 values of interest picks the range from black to white. MONOCHROME1, where low values are white, is
-inverted; padding is black. pydicom reads the files; it is an extra of this project, `dicom`.
+inverted; padding is black. pydicom reads the files; it is optional, the group `dicom` of pyproject.toml.
 """
 
 import re
@@ -19,7 +19,6 @@ from detection.utils.text import printable
 if TYPE_CHECKING:
     import pydicom
 
-INSTALL = 'use `uv run --extra dicom python …`, or `pip install -e ".[dicom]"`'
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 
 
@@ -81,7 +80,10 @@ def load_pydicom():
         import pydicom
         import pydicom.pixels
     except ImportError as e:
-        raise UserError(f"pydicom, which reads DICOM, is missing: {INSTALL}") from e
+        raise UserError(
+            "pydicom, which reads DICOM, is missing: `uv pip install --group dicom` installs it, or "
+            "pip with the same option"
+        ) from e
     # values that break a rule of the standard, but can be read, are common
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     warnings.filterwarnings("ignore", module="pydicom")
