@@ -3,7 +3,7 @@ Reads DICOM files as a radiologist's screen shows them.
 
 Stored values become those of the modality (rescale slope and intercept), and a window or a table of
 values of interest picks the range from black to white. MONOCHROME1, where low values are white, is
-inverted; padding is black. pydicom reads the files; it is optional, the group `dicom` of pyproject.toml.
+inverted; padding is black. pydicom, which reads the files, is the group `dicom` of pyproject.toml.
 """
 
 import re
@@ -81,7 +81,7 @@ def load_pydicom():
         import pydicom.pixels
     except ImportError as e:
         raise UserError(
-            "pydicom, which reads DICOM, is missing: `uv pip install --group dicom` installs it, or "
+            "pydicom, which reads DICOM, is missing: `uv pip install --group dicom` adds it, or "
             "pip with the same option"
         ) from e
     # values that break a rule of the standard, but can be read, are common
