@@ -1,6 +1,7 @@
 """The template's notebook for Colab, executed without network."""
 
 import importlib.metadata
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from kaggle_machine import Machine, pack
 TEMPLATE = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Colab's machines are Linux")
 @pytest.mark.slow
 def test_colab_generates_a_project_and_runs_its_demo(tmp_path):
     """Shortened; and a wheel stands in for the build of detectron2, which downloads its parts."""

@@ -20,6 +20,7 @@ KEYS = {"WANDB_API_KEY": "w" * 40, "KAGGLE_KEY": "k" * 32, "KAGGLE_API_TOKEN": "
 SHORT = ["dataloader.train.total_batch_size=2", "train.eval_period=0", "train.log_period=1"]
 SHORT += ["train.checkpointer.period=2", "train.hours=null"]
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Kaggle's machines are Linux")
 needs_uv = pytest.mark.skipif(not (os.environ.get("UV") or shutil.which("uv")), reason="no uv")
 
 
@@ -90,6 +91,7 @@ def check_metadata(folder):
     assert [data["id"]] == metadata["dataset_sources"]
 
 
+@on_linux
 @needs_uv
 @pytest.mark.slow
 def test_from_a_training_to_a_submission(machine, project, write, tmp_path):
