@@ -25,7 +25,7 @@ from test_training import SMOKE, _numbers, _wandb_history
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 
 SHORT = (
-    *("train.max_iter=16", "train.eval_period=7", "train.checkpointer.period=100"),
+    *("train.max_iter=11", "train.eval_period=7", "train.checkpointer.period=100"),
     *("train.log_period=3", "train.pictures.count=0", "train.ema.enabled=True"),
 )
 STOP_AFTER = 7  # iterations, when an evaluation is due too
@@ -55,7 +55,7 @@ def stop_resume_compare(args) -> None:
     raise stop.value
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopped_training_resumes_as_if_it_had_not_been(processes, on_toy, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # sums depend on it
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
