@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from detection.engine.stopping import STOPPED, Stopped, ending_together, stop_passed_on
+from detection.engine.stopping import STOPPED, Stopped, stop_passed_on
 from detection.utils.cli import exit_status, print_any_name
 from detection.utils.errors import RAISED, UserError
 from detection.utils.signals import STOP_SIGNALS
@@ -117,7 +117,15 @@ def _call(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) 
         # otherwise each process would use all cores
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
     print_any_name()  # in a process that was started here, too
-    with ending_together():
+    try:
         main(args)
+    except Stopped:
+        comm.synchronize()  # the first process to end would end the others
+        _leave()
+        raise
+    _leave()
+
+
+def _leave() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()

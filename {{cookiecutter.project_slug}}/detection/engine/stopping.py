@@ -112,16 +112,6 @@ class CleanStop(HookBase):
 
 
 @contextmanager
-def ending_together() -> Iterator[None]:
-    """Let the processes wait for each other after a stop: the first to end would end the others."""
-    try:
-        yield
-    except Stopped:
-        comm.synchronize()
-        raise
-
-
-@contextmanager
 def stop_passed_on() -> Iterator[None]:
     """Send the signals on to the processes that this one has started, and ends after."""
 
