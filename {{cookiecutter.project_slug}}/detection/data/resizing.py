@@ -71,15 +71,15 @@ class ResizeSquare(T.Augmentation):
         """
         super().__init__()
         is_one = isinstance(short_edge_length, int)
-        self._sides = [short_edge_length] if is_one else list(short_edge_length)
-        self._letterbox = letterbox
+        self.sides = [short_edge_length] if is_one else list(short_edge_length)
+        self.letterbox = letterbox
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """A transform for an image (H, W, 3)."""
         height, width = image.shape[:2]
-        side = self._sides[0] if len(self._sides) == 1 else int(np.random.choice(self._sides))
+        side = self.sides[0] if len(self.sides) == 1 else int(np.random.choice(self.sides))
         size = side, side
-        if self._letterbox:
+        if self.letterbox:
             factor = side / max(height, width)
             size = max(1, round(factor * height)), max(1, round(factor * width))
         return ResizeTransform(height, width, *size, Image.BILINEAR)

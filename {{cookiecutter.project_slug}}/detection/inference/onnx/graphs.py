@@ -1,4 +1,4 @@
-"""Detectors as functions of tensors alone, for any number of images, so that they can be exported."""
+"""Detectors as functions of tensors, for any number of images, so that they can be exported."""
 
 import math
 
@@ -70,8 +70,10 @@ class Graph(nn.Module):
         """
         count = scores.shape[2]
         scores, index = top(scores.flatten(1), self.limit)
-        boxes = picked(boxes.flatten(1, 2), index) if boxes.ndim == 4 else picked(boxes, index % count)
-        return boxes, scores, index // count
+        labels = index // count
+        # not %, which the exporter cannot write for a number that depends on the image's size
+        place = index if boxes.ndim == 4 else index - labels * count
+        return picked(boxes.flatten(1, -2), place), scores, labels
 
 
 class RCNNGraph(Graph):
@@ -81,8 +83,9 @@ class RCNNGraph(Graph):
         features = self.model.backbone(pixels)
         boxes, is_box = self._propose(features, sizes)
         heads = self.model.roi_heads
-        is_cascade = isinstance(heads, CascadeROIHeads)
-        stages = list(zip(heads.box_head, heads.box_predictor)) if is_cascade else [(heads.box_head, heads.box_predictor)]
+        stages = [(heads.box_head, heads.box_predictor)]
+        if isinstance(heads, CascadeROIHeads):
+            stages = list(zip(*stages[0], strict=True))
         maps = [features[name] for name in heads.box_in_features]
         count, total = boxes.shape[1], 0
         for number, (head, predictor) in enumerate(stages):
@@ -157,7 +160,9 @@ class DenseGraph(Graph):
             best, index = top(values.flatten(1), model.test_topk_candidates)
             place = index // model.num_classes
             deltas = picked(by_anchor(deltas, 4), place)
-            found = model.box2box_transform.apply_deltas(deltas.flatten(0, 1), fixed[place.flatten()])
+            found = model.box2box_transform.apply_deltas(
+                deltas.flatten(0, 1), fixed[place.flatten()]
+            )
             boxes.append(found.reshape(deltas.shape))
             scores.append(best)
             labels.append(index % model.num_classes)
@@ -229,9 +234,7 @@ def pooled(pooler: ROIPooler, maps: list[Tensor], boxes: Tensor) -> Tensor:
     first = pooler.level_poolers[0]
     images = torch.arange(boxes.shape[0])[:, None].expand(boxes.shape[:2])
     areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1).flatten()
-    levels = pooler.canonical_level + (
-        areas.sqrt() / pooler.canonical_box_size + 1e-8
-    ).log2()
+    levels = pooler.canonical_level + (areas.sqrt() / pooler.canonical_box_size + 1e-8).log2()
     levels = levels.floor().clamp(pooler.min_level, pooler.max_level) - pooler.min_level
     return pool(
         maps,

@@ -77,7 +77,7 @@ def _(maps, boxes, levels, scales, size, sampling_ratio, aligned):
 
 def translations() -> dict:
     """What `torch.onnx.export` has to write for the operators above."""
-    from onnxscript import INT64
+    from onnxscript import BOOL, INT32, INT64
     from onnxscript import opset18 as op
 
     def onnx_suppress(boxes, scores, iou_threshold, score_threshold, limit):
@@ -118,5 +118,12 @@ def translations() -> dict:
         back = op.ScatterElements(numbers, owners, numbers, axis=0)
         return op.Gather(op.Concat(*parts, axis=0), back)
 
-    ops = torch.ops.detection
-    return {ops.suppress.default: onnx_suppress, ops.pool.default: onnx_pool}
+    def onnx_all(values):
+        return op.Cast(op.ReduceMin(op.Cast(values, to=INT32.dtype), keepdims=0), to=BOOL.dtype)
+
+    ops = torch.ops
+    return {
+        ops.detection.suppress.default: onnx_suppress,
+        ops.detection.pool.default: onnx_pool,
+        ops.aten._is_all_true.default: onnx_all,  # in checks of transformers
+    }
