@@ -20,9 +20,10 @@ from detection.inference.onnx.graphs import graph_of
 from detection.inference.onnx.masks import pasted
 from detection.inference.onnx.metadata import Metadata
 from detection.inference.onnx.runner import OnnxDetector
+from detection.modeling.anchors import set_anchors
 from detection.utils.run_lengths import run_lengths
 from detectron2.config import LazyConfig, instantiate
-from detectron2.layers import paste_masks_in_image
+from detectron2.layers import ShapeSpec, paste_masks_in_image
 from pycocotools import mask as pycocotools_mask
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "modeling"))
@@ -56,44 +57,36 @@ def tiny_of_detectron2(kind: str, num_classes: int) -> torch.nn.Module:
     smoke = LazyConfig.load(str(PROJECT_ROOT / SMOKE)).model
     config = LazyConfig.load(str(PROJECT_ROOT / f"configs/models/{kind}.py")).model
     config.backbone = smoke.backbone
+    maps, strides = ["p2", "p3", "p4"], [4, 8, 16]
+    shape = ShapeSpec(channels=64, height=7, width=7)
     if kind in ("retinanet", "fcos"):
-        maps = ["p2", "p3", "p4"]
         config.num_classes, config.head_in_features = num_classes, maps
         config.test_topk_candidates = 100
-        config.head.input_shape = config.head.input_shape[:3]
-        for shape in config.head.input_shape:
-            shape.channels = 64
+        config.head.input_shape = [ShapeSpec(channels=64)] * 3
         config.head.conv_dims = [64]
         if kind == "retinanet":
-            config.anchor_generator.sizes = [[s, 1.3 * s] for s in (16, 32, 64)]
-            config.anchor_generator.aspect_ratios = [0.5, 1.0, 2.0]
-            config.head.num_anchors = 6
-        config.anchor_generator.strides = [4, 8, 16]
-        model = instantiate(config)
-        with torch.no_grad():
-            for name, parameter in model.head.named_parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
-                if name == "cls_score.bias":
-                    parameter.fill_(-1.0)
-        return model
-    config.proposal_generator = smoke.proposal_generator
-    heads = config.roi_heads
-    heads.num_classes, heads.box_in_features = num_classes, ["p2", "p3", "p4"]
-    heads.box_pooler.scales = [1 / 4, 1 / 8, 1 / 16]
-    stages = [(heads.box_head, heads.box_predictor)] if "box_head" in heads else []
-    stages += zip(heads.get("box_heads", []), heads.get("box_predictors", []), strict=True)
-    for head, predictor in stages:
-        head.input_shape.channels, head.fc_dims, predictor.input_shape.channels = 64, [32], 32
-    if kind == "mask_rcnn":
-        heads.mask_in_features, heads.mask_pooler.scales = (
-            ["p2", "p3", "p4"],
-            [1 / 4, 1 / 8, 1 / 16],
-        )
-        heads.mask_head.input_shape.channels, heads.mask_head.conv_dims = 64, [16, 16]
+            config.anchor_generator.strides = strides
+            set_anchors(config, {"sizes": [16, 32, 64], "aspect_ratios": [0.5, 1.0, 2.0]})
+    else:
+        config.proposal_generator = smoke.proposal_generator
+        heads = config.roi_heads
+        heads.num_classes, heads.box_in_features = num_classes, maps
+        heads.box_pooler.scales = [1 / stride for stride in strides]
+        for head in heads.get("box_heads") or [heads.box_head]:
+            head.input_shape, head.fc_dims = shape, [32]
+        for predictor in heads.get("box_predictors") or [heads.box_predictor]:
+            predictor.input_shape = ShapeSpec(channels=32)
+        if kind == "mask_rcnn":
+            heads.mask_in_features, heads.mask_pooler.scales = maps, heads.box_pooler.scales
+            heads.mask_head.input_shape = ShapeSpec(channels=64, height=14, width=14)
+            heads.mask_head.conv_dims = [16, 16]
     model = instantiate(config)
+    head, spread = (model.head, 0.03) if hasattr(model, "head") else (model.roi_heads, 0.1)
     with torch.no_grad():
-        for parameter in model.roi_heads.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+        for name, parameter in head.named_parameters():
+            parameter.add_(spread * torch.randn_like(parameter))
+            if name == "cls_score.bias":  # of a dense detector, or it would be sure of nothing
+                parameter.fill_(-1.0)
     return model
 
 
