@@ -12,6 +12,7 @@ import predict
 import pytest
 import torch
 from conftest import PROJECT_ROOT
+from detection.checkpoint.load import load_weights
 from detection.classes import CLASSES
 from detection.config import load_config
 from detection.data.results import images_file
@@ -21,9 +22,11 @@ from detection.inference.onnx.masks import pasted
 from detection.inference.onnx.metadata import Metadata
 from detection.inference.onnx.runner import OnnxDetector
 from detection.modeling.anchors import set_anchors
+from detection.utils.images import read_image
 from detection.utils.run_lengths import run_lengths
 from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec, paste_masks_in_image
+from PIL import Image
 from pycocotools import mask as pycocotools_mask
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "modeling"))
@@ -202,14 +205,15 @@ def test_graph_of_each_kind_finds_what_its_model_finds(kind):
             assert (ours != whole.numpy()).mean() < 0.02
 
 
-def test_dense_detector_of_any_size_and_number(tmp_path):
+def test_dense_detector_of_one_size(tmp_path):
+    """Images of several shapes on canvases of one."""
     model = tiny("fcos")
-    metadata = described(model, ["a", "b", "c"], None)
+    metadata = described(model, ["a", "b", "c"], None, canvas=[96, 160])
     write(model, metadata, tmp_path / "m.onnx")
     detector = OnnxDetector(tmp_path / "m.onnx", threads=1)
     assert detector.metadata == metadata
-    shapes = [(96, 96), (120, 90), (64, 150), (90, 120)]
-    assert_detects_as(model, detector, [picture(*shape, k) for k, shape in enumerate(shapes)])
+    images = [picture(*shape, k) for k, shape in enumerate([(96, 160), (120, 200), (48, 80)])]
+    assert_detects_as(model, detector, images)
 
 
 def test_detr_of_one_size_one_class_and_pairs(tmp_path):
@@ -288,6 +292,15 @@ def test_onnx_predicts_as_the_checkpoint_without_torch(exported, toy, on_toy):
         ), result
 
 
+def test_rcnn_of_any_size_and_number(exported, on_toy):
+    model = instantiate(load_config(SMOKE, on_toy).model).eval()
+    load_weights(model, "", str(exported[0] / "model.pth"))
+    model.roi_heads.box_predictor.test_score_thresh = 0.0
+    detector = OnnxDetector(exported[0] / "model.onnx", threads=1)
+    shapes = [(96, 96), (120, 90), (64, 150), (90, 120), (200, 96)]
+    assert_detects_as(model, detector, [picture(*shape, k) for k, shape in enumerate(shapes)])
+
+
 def test_nothing_found(exported):
     detector = OnnxDetector(exported[0] / "model.onnx", threads=1)
     boxes, scores, _ = detector.run([np.zeros((3, 0, 0), np.uint8)], (96, 128))
@@ -316,7 +329,7 @@ def test_spoilt_file_is_refused(exported, monkeypatch, capsys, tmp_path):
     [
         (["tta.enabled=True"], "tta.enabled=True cannot be exported"),
         (["tiles.enabled=True"], "tiles.enabled=True cannot be exported"),
-        (["--size", "100x128"], "multiples of 32 pixels"),
+        (["--size", "100x128"], "multiples of 16 pixels"),
         (["dataloader.test.mapper.augmentations=[]"], "nothing cannot be exported"),
         (["--json", "missing.json"], "missing.json: cannot be read"),
     ],
@@ -372,6 +385,13 @@ def test_masks_as_detectron2_and_pycocotools_make_them():
         encoded = pycocotools_mask.encode(np.asfortranarray(mask, np.uint8))
         expected = {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
         assert run_lengths(np.asarray(mask, bool)) == expected
+
+
+def test_jpeg_has_the_same_pixels_without_simplejpeg(tmp_path, monkeypatch):
+    Image.fromarray(picture(75, 101)).save(tmp_path / "a.jpg", quality=90)
+    expected = read_image(str(tmp_path / "a.jpg"))
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    assert (read_image(str(tmp_path / "a.jpg")) == expected).all()
 
 
 def test_resizing_is_that_of_the_loader():
