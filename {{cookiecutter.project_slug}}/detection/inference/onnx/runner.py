@@ -69,8 +69,8 @@ class OnnxDetector:
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as e:  # its own, which have no common class
-            reason = str(e).strip().splitlines()[0]
-            raise UserError(f"{file}: cannot be run ({reason}); export again") from e
+            raise UserError(f"{file}: cannot be run ({_reason(e)}); export again") from e
+        self._file = str(file)
         texts = self._session.get_modelmeta().custom_metadata_map
         self.metadata = Metadata.read(texts, str(file))
 
@@ -116,7 +116,18 @@ class OnnxDetector:
         for number, image in enumerate(images):
             batch[number, :, : image.shape[1], : image.shape[2]] = image
             sizes[number] = image.shape[1:]
-        return self._session.run(None, {"images": batch, "sizes": sizes})
+        try:
+            return self._session.run(None, {"images": batch, "sizes": sizes})
+        except Exception as e:  # its own, which have no common class
+            height, width = canvas
+            raise UserError(
+                f"{self._file}: cannot be run on {count} images of {height}×{width} "
+                f"({_reason(e)}); export again with --size {height}x{width}"
+            ) from e
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _detections(
