@@ -175,7 +175,8 @@ def _program(graph: Graph, metadata: Metadata) -> torch.export.ExportedProgram:
     # two images: with one the exporter takes it for a constant
     count = metadata.batch or 2
     step = metadata.multiple
-    height, width = metadata.canvas or (4 * step, 5 * step)
+    # so large that no feature map has a side of 1, which it takes for a constant too
+    height, width = metadata.canvas or (-(-384 // step) * step, -(-512 // step) * step)
     images = torch.zeros(count, 3, height, width, dtype=torch.uint8)
     sizes = torch.tensor([[height - 1, width - 1]] * count)
     dynamic = [{}, {}]
