@@ -154,7 +154,7 @@ def write(model: nn.Module, metadata: Metadata, file: str | Path) -> None:
     graph = graph_of(model, metadata.min_score, metadata.max_per_image).eval()
     program = _program(graph, metadata)
     names = OUTPUTS if metadata.has_masks else OUTPUTS[:3]
-    with _quiet():
+    with _quiet(), _explained(metadata.config):
         torch.onnx.export(
             program,
             f=str(file),
@@ -187,16 +187,21 @@ def _program(graph: Graph, metadata: Metadata) -> torch.export.ExportedProgram:
             dynamic[0][axis] = step * Dim(name, min=1, max=1024)
     modules = {sys.modules[type(m).__module__] for m in graph.modules()}
     modules = [m for m in modules if m.__name__.startswith("transformers.")]
+    with torch.no_grad(), _symbolic_len(modules), _quiet(), _explained(metadata.config):
+        return torch.export.export(
+            graph, (images, sizes), dynamic_shapes=tuple(dynamic), strict=False
+        )
+
+
+@contextmanager
+def _explained(config: str) -> Iterator[None]:
+    """Turn the exporter's errors into one line."""
     try:
-        with torch.no_grad(), _symbolic_len(modules), _quiet():
-            return torch.export.export(
-                graph, (images, sizes), dynamic_shapes=tuple(dynamic), strict=False
-            )
+        yield
     except Exception as e:  # of many kinds
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else repr(e)
+        reason = (str(e).strip() or repr(e)).splitlines()[0]
         raise UserError(
-            f"{metadata.config}: cannot be exported so ({reason}); try --size HEIGHTxWIDTH, and "
-            "--batch 1"
+            f"{config}: cannot be exported so ({reason}); try --size HEIGHTxWIDTH, and --batch 1"
         ) from e
 
 
