@@ -13,10 +13,11 @@ WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
 # What the generated pyproject.toml depends on: a project of that name would depend on itself.
 DEPENDENCIES = set(
     "alembic detectron2 fvcore hotcoco huggingface-hub hydra-core imagehash iopath jinja2 "
-    "markupsafe matplotlib mlflow-skinny numpy omegaconf opencv-python-headless optuna "
-    "packaging pillow pre-commit pycocotools pydicom pylibjpeg pylibjpeg-openjpeg pytest "
-    "pytest-timeout pyyaml ruff safetensors scikit-learn scipy simplejpeg sqlalchemy "
-    "submitit tabulate tensorboard timm torch torchvision tqdm transformers wandb wcwidth".split()
+    "markupsafe matplotlib mlflow-skinny numpy omegaconf onnx onnxruntime onnxscript "
+    "opencv-python-headless optuna packaging pillow pre-commit pycocotools pydicom "
+    "pylibjpeg pylibjpeg-openjpeg pytest pytest-timeout pyyaml ruff safetensors "
+    "scikit-learn scipy simplejpeg sqlalchemy submitit tabulate tensorboard timm torch "
+    "torchvision tqdm transformers wandb wcwidth".split()
 )
 # W&B refuses the first six; the others would end or change the Python string that they land in.
 WANDB_FORBIDDEN = "/#?%:\\" + "'\"`{}"

@@ -5,6 +5,7 @@ Predict on images with a trained model, for submissions, ensembles and reports:
     python predict.py --config-file configs/faster_rcnn_R_50_FPN.py datasets/test.json
     python predict.py --config-file … --checkpoint model.pth "photos/*.jpg" --output photos.json
     python predict.py --config-file … datasets/test.json tta.enabled=True
+    python predict.py --onnx output/…/model.onnx datasets/test.json
 
 Writes COCO results with the json's image and category ids; the images of a folder are numbered.
 `….images.json` beside the results lists the images. If interrupted, the same command continues.
@@ -13,9 +14,14 @@ Writes COCO results with the json's image and category ids; the images of a fold
 import sys
 
 from detection.utils.arguments import early_args, parse_prediction_args
+from detection.utils.cli import exit_status
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    early_args(parse_prediction_args, __doc__)
+    args = early_args(parse_prediction_args, __doc__)
+    if args.onnx:  # what needs neither PyTorch nor detectron2
+        from detection.inference.onnx.predict import predict
+
+        sys.exit(exit_status(lambda: predict(args), "interrupted; the same command continues"))
 
 import os
 from pathlib import Path
@@ -27,9 +33,9 @@ from detection.config import load_config
 from detection.data.coco import write_json
 from detection.data.image_roots import config_root
 from detection.data.results import check_same_images, images_file, write_images
+from detection.inference.batches import batches_file
 from detection.inference.predictor import (
     Predictor,
-    batches_file,
     model_name,
     prediction_settings,
     set_thresholds,
@@ -39,7 +45,6 @@ from detection.inference.tiles import with_tiles
 from detection.inference.tta import with_tta
 from detection.modeling.build import build_model
 from detection.utils.arguments import find_config
-from detection.utils.cli import exit_status
 from detection.utils.failures import explained
 from detection.utils.files import refuse_to_overwrite
 from detection.utils.output_lock import locked_file
@@ -90,4 +95,4 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     setup_logger()
     setup_logger(name="detection")
-    sys.exit(exit_status(main, interrupted="interrupted; the same command continues"))
+    sys.exit(exit_status(main, "interrupted; the same command continues"))

@@ -72,7 +72,7 @@ class ResizeSquare(T.Augmentation):
         super().__init__()
         is_one = isinstance(short_edge_length, int)
         self.short_edge_length = [short_edge_length] if is_one else list(short_edge_length)
-        self._letterbox = letterbox
+        self.letterbox = letterbox
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """A transform for an image (H, W, 3)."""
@@ -80,7 +80,7 @@ class ResizeSquare(T.Augmentation):
         sides = self.short_edge_length
         side = sides[0] if len(sides) == 1 else int(np.random.choice(sides))
         size = side, side
-        if self._letterbox:
+        if self.letterbox:
             factor = side / max(height, width)
             size = max(1, round(factor * height)), max(1, round(factor * width))
         return ResizeTransform(height, width, *size, Image.BILINEAR)

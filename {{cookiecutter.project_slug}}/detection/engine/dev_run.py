@@ -13,7 +13,8 @@ from detection.checkpoint.load import load_weights
 from detection.config import accepts_argument
 from detection.data.coco import read_coco, write_json
 from detection.data.datasets import class_names, first_images
-from detection.inference.predictor import Predictor, batches_file
+from detection.inference.batches import batches_file
+from detection.inference.predictor import Predictor
 from detection.inference.tiles import with_tiles
 from detection.inference.tta import with_tta
 from detection.modeling.build import build_model

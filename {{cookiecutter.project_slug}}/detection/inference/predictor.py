@@ -1,11 +1,8 @@
-"""Predicts in batches that are kept on disk, so that an interrupted prediction continues."""
+"""Predicts on images that workers load, in batches."""
 
-import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,22 +18,9 @@ from detection.classes import CLASSES
 from detection.config import to_plain
 from detection.data.batching import detect
 from detection.data.coco import category_id_map
+from detection.inference.batches import predict_in_batches
 from detection.utils.errors import UserError
-from detection.utils.files import write_atomically
-from detection.utils.image_files import is_file, likely_roots
-from detection.utils.progress import progress
-
-logger = logging.getLogger(__name__)
-
-
-def _check_presence(names: list[str], image_root: str, json_file: str) -> None:
-    if not any(is_file(image_root, name) for name in names):
-        roots = likely_roots(image_root, names)
-        where = f" (they are in {' and in '.join(roots)})" if roots else ""
-        raise UserError(
-            f"{json_file}: none of its images, such as {names[0]}, is in {image_root}; give "
-            f"--image-root{where}"
-        )
+from detection.utils.files import sha256
 
 
 def set_thresholds(cfg: DictConfig, model: torch.nn.Module, min_score: float, limit: int) -> None:
@@ -109,23 +93,11 @@ class Predictor:
             COCO results: `image_id, category_id, bbox, score`, boxes as (x, y, w, h) in pixels,
             with the ids of the json.
         """
-        partial = batches_file(output)
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        done = _read_partial(partial, key)
-        if done:
-            logger.info(f"{partial}: continues after {len(done)} batches")
-        batches = -(-len(self._images) // self._batch_size)
-        if not done:
-            write_atomically(partial, f"{json.dumps(key)}\n".encode())
-        with open(partial, "a", encoding="utf-8") as f:
-            left = self._batches(len(done))
-            for results in progress(left, batches, "batches", len(done)):
-                f.write(json.dumps(results) + "\n")
-                f.flush()
-                done.append(results)
-        return [result for results in done for result in results]
+        count = -(-len(self._images) // self._batch_size)
+        return predict_in_batches(output, settings, count, self.batches)
 
-    def _batches(self, start: int) -> Iterator[list[dict]]:
+    def batches(self, start: int = 0) -> Iterator[list[dict]]:
+        """Yield the results of each batch from a number on."""
         rest = self._dataset_dicts[start * self._batch_size :]
         loader = DataLoader(
             MapDataset(DatasetFromList(rest, copy=False), self._mapper),
@@ -165,11 +137,6 @@ class _Read:
             return UserError(f"{file}: cannot be read ({reason}); repair it or leave it out")
 
 
-def batches_file(output: Path) -> Path:
-    """The file of finished batches while `output` is incomplete."""
-    return output.with_name(f"{output.name}.batches")
-
-
 def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> dict:
     """Collect what results depend on: the model, its weights, the images and their mapper."""
     weights = Path(weights)
@@ -193,28 +160,6 @@ def prediction_settings(cfg: DictConfig, coco: dict, weights: str, **other) -> d
 def model_name(cfg: DictConfig, weights: str) -> str:
     """What tells predictions of one model from another's: `weights@fingerprint`."""
     views = {name: to_plain(cfg[name]) for name in ("tta", "tiles") if cfg[name].enabled}
-    digest = hashlib.sha256(json.dumps(views, sort_keys=True).encode())
-    if Path(weights).is_file():
-        with open(weights, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    else:
-        digest.update(weights.encode())
-    return f"{weights}{''.join(f' with {name}' for name in views)}@{digest.hexdigest()[:12]}"
-
-
-def _read_partial(partial: Path, key: str) -> list[list[dict]]:
-    """Read finished batches of the same settings; drop a torn last one from the file."""
-    if not partial.is_file():
-        return []
-    lines = partial.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    if not lines or lines[0] != json.dumps(key) + "\n":
-        logger.info(f"{partial}: has other settings, so prediction starts again")
-        return []
-    done = []
-    with suppress(ValueError):
-        for line in lines[1:]:
-            done.append(json.loads(line[: line.index("\n")]))
-    if 1 + len(done) < len(lines):
-        write_atomically(partial, "".join(lines[: 1 + len(done)]).encode())
-    return done
+    known = json.dumps(views, sort_keys=True).encode()
+    digest = sha256(weights, known)
+    return f"{weights}{''.join(f' with {name}' for name in views)}@{digest[:12]}"

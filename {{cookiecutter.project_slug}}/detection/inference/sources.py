@@ -7,9 +7,8 @@ from pathlib import Path
 
 from detection.classes import CLASSES
 from detection.data.coco import category_id_map, read_coco, validate
-from detection.inference.predictor import _check_presence
 from detection.utils.errors import UserError
-from detection.utils.image_files import ImageFolder, image_size
+from detection.utils.image_files import ImageFolder, image_size, is_file, likely_roots
 from detection.utils.paths import DATASETS, in_project
 
 logger = logging.getLogger(__name__)
@@ -77,6 +76,16 @@ def results_name(source: str) -> str:
     plain = name.replace("**", "any").replace("*", "any").replace("?", "one")
     plain = plain.replace("[", "").replace("]", "")
     return plain if plain != name else f"{name}.folder"
+
+
+def _check_presence(names: list[str], image_root: str, source: str) -> None:
+    if not any(is_file(image_root, name) for name in names):
+        roots = likely_roots(image_root, names)
+        where = f" (they are in {' and in '.join(roots)})" if roots else ""
+        raise UserError(
+            f"{source}: none of its images, such as {names[0]}, is in {image_root}; give "
+            f"--image-root{where}"
+        )
 
 
 def _fixed_part(pattern: str) -> str:

@@ -73,9 +73,12 @@ def parse_prediction_args(argv: list[str] | None, doc: str) -> argparse.Namespac
     parser = command_parser(doc)
     add_config_file(parser, "of the training")
     parser.add_argument(
-        "--checkpoint",
-        default="best",
-        help="best, last, a path, a URL or wandb-artifact://… (default: %(default)s)",
+        "--checkpoint", help="best, last, a path, a URL or wandb-artifact://… (default: best)"
+    )
+    parser.add_argument(
+        "--onnx",
+        metavar="FILE",
+        help="of tools/export.py, in place of a config and a checkpoint; needs no PyTorch",
     )
     parser.add_argument(
         "images",
@@ -96,14 +99,12 @@ def parse_prediction_args(argv: list[str] | None, doc: str) -> argparse.Namespac
     parser.add_argument(
         "--min-score",
         type=unit_interval,
-        default=0.0,
-        help="leave out boxes below; mAP wants all (default: %(default)s)",
+        help="leave out boxes below; mAP wants all (default: 0, or that of the ONNX file)",
     )
     parser.add_argument(
         "--max-per-image",
         type=positive_int,
-        default=100,
-        help="the best boxes kept (default: %(default)s)",
+        help="the best boxes kept (default: 100, or that of the ONNX file)",
     )
     args = parser.parse_intermixed_args(argv)
     files, args.opts = split_overrides(args.images)
@@ -111,6 +112,11 @@ def parse_prediction_args(argv: list[str] | None, doc: str) -> argparse.Namespac
         named = "; not " + ", ".join(files) if files else ""
         parser.error(f"name the images by one json, folder or quoted pattern{named}")
     (args.images,) = files
+    if args.onnx is None:
+        defaults = {"checkpoint": "best", "min_score": 0.0, "max_per_image": 100}
+        vars(args).update({k: v for k, v in defaults.items() if getattr(args, k) is None})
+    elif given := [v for v in (args.config_file, args.checkpoint, *args.opts) if v]:
+        parser.error(f"--onnx has its config and weights in the file; leave out {given[0]}")
     return args
 
 
@@ -131,7 +137,8 @@ def early_args(
 
     def check() -> None:
         vars(args).update(vars(parse(None, doc)))
-        find_config(args.config_file)
+        if not getattr(args, "onnx", None):
+            find_config(args.config_file)
         for override in args.opts:
             split_override(override)
         images = getattr(args, "images", ".")

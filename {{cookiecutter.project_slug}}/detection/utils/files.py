@@ -1,5 +1,6 @@
 """Atomic writes that never overwrite an input file."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -55,6 +56,18 @@ def write_atomically(
         with suppress(OSError):
             partial.unlink()
         raise UserError(f"{name or path}: cannot be written ({e.strerror or e}){remedy}") from e
+
+
+def sha256(path: str | Path, first: bytes = b"") -> str:
+    """The hexadecimal SHA-256 of `first` and a file's content; of its name where it is no file."""
+    digest = hashlib.sha256(first)
+    if Path(path).is_file():
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    else:
+        digest.update(str(path).encode())
+    return digest.hexdigest()
 
 
 def read_record(path: Path) -> dict:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import simplejpeg
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from detection.utils.bit_depth import BITS_PER_SAMPLE, bits_per_sample, to_eight_bits
@@ -164,6 +163,8 @@ def _error(path: str | Path, error: Exception) -> ImageError:
 
 def _decode_jpeg(data: bytes, at_least: int | None) -> Decoded | None:
     try:
+        import simplejpeg  # no part of `predict.py --onnx`'s needs
+
         height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
         if color_space in ("CMYK", "YCCK"):
             return None
@@ -176,7 +177,7 @@ def _decode_jpeg(data: bytes, at_least: int | None) -> Decoded | None:
             pixels = simplejpeg.decode_jpeg(data, "RGB", **least)
     except UserError:
         raise
-    except ValueError:  # damaged; Pillow knows whether all pixels are there
+    except (ImportError, ValueError):  # damaged: Pillow knows whether all pixels are there
         return None
     return _upright(pixels, (width, height), jpeg_orientation(data))
 

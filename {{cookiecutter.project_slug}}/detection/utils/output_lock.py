@@ -10,8 +10,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
-from detectron2.utils import comm
-
 from detection.utils.errors import UserError
 
 try:
@@ -35,6 +33,8 @@ def locked_output(output_dir: str) -> Iterator[None]:
     Keep an output directory for this training, whose processes all come here; UserError if another
     training uses it, or it cannot be written.
     """
+    from detectron2.utils import comm  # slow to import
+
     file = problem = None
     if comm.is_main_process() and "://" not in output_dir:
         try:

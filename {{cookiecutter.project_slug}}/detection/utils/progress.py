@@ -3,9 +3,8 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
-
-from tqdm import tqdm
 
 PERIOD = 10  # seconds between two lines
 
@@ -22,7 +21,11 @@ def progress(items: Iterable[T], total: int, title: str, done: int = 0) -> Itera
         title: what happens, e.g. "reading images".
         done: how many were done before.
     """
+    tqdm = None
     if sys.stderr.isatty():
+        with suppress(ImportError):  # no part of `predict.py --onnx`'s needs
+            from tqdm import tqdm
+    if tqdm:
         yield from tqdm(items, title, total, leave=False, initial=done, dynamic_ncols=True)
         return
     last = time.monotonic()

@@ -73,7 +73,9 @@ class DeformableAttention(nn.Module):
         weights = weights.softmax(-1).unflatten(-1, self._shape[1:])
         anchors = references[:, :, None, :, None]
         if references.shape[-1] == 2:
-            units = references.new_tensor([[w, h] for h, w in shapes])[:, None]
+            # not `new_tensor`, which would be a constant in an exported file
+            units = [references.new_full((), side) for h, w in shapes for side in (w, h)]
+            units = torch.stack(units).unflatten(0, (-1, 1, 2))
             places = anchors + offsets / units
         else:
             places = anchors[..., :2] + offsets / num_points * anchors[..., 2:] / 2

@@ -108,7 +108,7 @@ class DeformableTransformer(nn.Module):
 
         proposed = self._propose(pixels, points, shapes, padding)
         boxes = proposed[1].detach()
-        content = self.tgt_embed.weight[: boxes.shape[1]].expand(len(boxes), -1, -1)
+        content = self.tgt_embed.weight[: boxes.shape[1]].expand(boxes.shape[0], -1, -1)
         hidden, first = None, 0
         if noised is not None:
             first = noised.content.shape[1]
