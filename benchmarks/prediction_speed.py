@@ -84,7 +84,8 @@ def make_theirs(cfg, model, coco: dict, folder: Path, workers: int):
 
 def make_ours(cfg, model, coco: dict, folder: Path, workers: int, batch_size: int):
     """Return a function that predicts on all images as predict.py does."""
-    from detection.inference.predictor import Predictor, batches_file
+    from detection.inference.batches import batches_file
+    from detection.inference.predictor import Predictor
 
     def predict() -> int:
         predictor = Predictor(cfg, model, coco, str(folder), batch_size, workers)
