@@ -3,8 +3,8 @@ Write the sources of the documentation, with the pages that are generated, into 
 
     python scripts/build_docs.py build/docs
 
-docs/ is copied; reference/settings.md comes from the configs, reference/project.md is the README of
-a project with all the default answers, and coming-from.md gets its table of metric names.
+docs/ is copied; reference/settings.md comes from the configs, project/ has the README and the
+pages of a project with all the default answers, and coming-from.md gets its table of metric names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXAMPLE = "https://github.com/OWNER/cookiecutter-detectron2/blob/example"
 NOTE = """
 !!! note
 
-    This is the README of a project with all the default answers; yours has your names in it.
+    This is of a project with all the default answers; yours has your names in it.
 """
 
 
@@ -39,14 +39,13 @@ def build(output: Path) -> None:
         config.write_text(f'{{"replay_dir": "{Path(folder, "replay").as_posix()}"}}')
         options = {"no_input": True, "output_dir": folder, "config_file": str(config)}
         project = Path(cookiecutter(str(TEMPLATE), **options))
-        pages = {
-            "settings.md": settings_page.page(project / "configs"),
-            "project.md": project_readme((project / "README.md").read_text(encoding="utf-8")),
-        }
+        pages = {"reference/settings.md": settings_page.page(project / "configs")}
+        for path in (project / "README.md", *project.glob("docs/*.md")):
+            pages[f"project/{path.name}"] = project_page(path.read_text(encoding="utf-8"))
         names = metric_names(project)
-    (output / "reference").mkdir(exist_ok=True)
     for name, text in pages.items():
-        (output / "reference" / name).write_text(text, encoding="utf-8")
+        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).write_text(text, encoding="utf-8")
     page = output / "coming-from.md"
     text = page.read_text(encoding="utf-8")
     before, mark, after = text.partition("<!-- the table of metric names -->")
@@ -54,9 +53,10 @@ def build(output: Path) -> None:
     page.write_text(before + names + after, encoding="utf-8")
 
 
-def project_readme(text: str) -> str:
-    """The README of a project, whose links to files go to the generated example."""
-    text = re.sub(r"\]\((?!https?:|#)([^)]+)\)", rf"]({EXAMPLE}/\1)", text)
+def project_page(text: str) -> str:
+    """A page of a project, whose links to files other than pages go to the generated example."""
+    text = re.sub(r"\]\((?:docs/|\.\./(?=README))", "](", text)
+    text = re.sub(r"\]\((?!https?:|#|[\w-]+\.md\b)(?:\.\./)?([^)]+)\)", rf"]({EXAMPLE}/\1)", text)
     title, rest = text.split("\n", 1)
     return f"{title}\n{NOTE}{rest}"
 

@@ -39,6 +39,7 @@ RENDERED = {
     "detection/classes.py",
     "detection/evaluation/competition_metrics.py",
     "detection/workshop/submission/formats.py",
+    "docs/models.md",
     "pyproject.toml",
 }
 # One of each kind, where a test reads every file.

@@ -105,10 +105,10 @@ def recipes() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("target", sorted(recipes().keys() - {"help"}))
-def test_readme_has_the_plain_form_of_each_target(target):
+def test_the_page_of_commands_has_the_plain_form_of_each_target(target):
     """With the scripts that `make` runs, and with options that they have."""
-    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
-    (row,) = re.findall(rf"^\| `{target}` \| (.*) \|$", readme, re.MULTILINE)
+    page = (PROJECT_ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| `{target}` \| (.*) \|$", page, re.MULTILINE)
     forms = re.findall(r"`([^`]+)`", row)
     assert forms
     scripts = []

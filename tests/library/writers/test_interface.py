@@ -1,4 +1,4 @@
-"""The interface of writers: all that are shipped have it, and the README's own one trains."""
+"""The interface of writers: all that are shipped have it, and the page's own one trains."""
 
 import argparse
 import csv
@@ -19,13 +19,13 @@ from detectron2.utils.registry import locate
 from omegaconf import OmegaConf
 from test_writers import CFG, LOSSES, train
 
-README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (PROJECT_ROOT / "docs/tracking.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def own_writer(tmp_path, monkeypatch):
-    """The class in the README."""
-    (code,) = re.findall(r'```python\n(""".*?)```', README, re.DOTALL)
+    """The class in the PAGE."""
+    (code,) = re.findall(r'```python\n(""".*?)```', PAGE, re.DOTALL)
     assert code.strip().count("\n") <= 25
     (tmp_path / "csv_writer.py").write_text(code, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
