@@ -27,6 +27,7 @@ from detection.workshop.kaggle.command import user_name
 from detection.workshop.kaggle.folder import (
     Names,
     copy_project,
+    find_weights,
     new_folder,
     project_name,
     size_of,
@@ -99,6 +100,8 @@ def main(argv: list[str] | None = None) -> None:
         name=slug(args.name or project_name(), kind),
         competition=args.competition,
     )
+    for run in args.runs:
+        find_weights(run)  # or fail now
     output = Path(args.output or in_project(f"output/kaggle/{kind}"))
     with new_folder(output) as folder:
         data, notebook = folder / "dataset", folder / "notebook"

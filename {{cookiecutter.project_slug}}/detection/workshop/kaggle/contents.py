@@ -14,6 +14,7 @@ from detection.evaluation.score_threshold import FILE as THRESHOLD
 from detection.utils.arguments import find_config
 from detection.utils.errors import UserError
 from detection.utils.paths import PROJECT_ROOT, in_project
+from detection.workshop.kaggle.folder import find_weights
 from detection.workshop.kaggle.notebooks import prediction_notebook, training_notebook
 from detection.workshop.kaggle.scoring import CALIBRATION, CATEGORIES
 from detection.workshop.submission.formats import DEFAULT_FORMAT, FORMATS
@@ -63,24 +64,6 @@ def add_runs(data: Path, args: argparse.Namespace, title: str) -> str:
             options.append(f"--{name.replace('_', '-')}={value}")
     suffix = FORMATS[DEFAULT_FORMAT].suffix
     return prediction_notebook(title, f"submission{suffix}", [*options, *args.overrides])
-
-
-def find_weights(run: str) -> tuple[Path, Path]:
-    """
-    The checkpoint and the config.yaml of a run, given by its folder or by the checkpoint.
-
-    Raises:
-        UserError: one of them is missing.
-    """
-    weights = Path(run)
-    if weights.suffix != ".pth":
-        weights = weights / "model_best.pth"
-    if not weights.is_file():
-        raise UserError(f"{weights}: no such checkpoint; give the output of a training, or a .pth")
-    config = weights.parent / "config.yaml"
-    if not config.is_file():
-        raise UserError(f"{config}: is missing; the checkpoint needs its training's config")
-    return weights, config
 
 
 def add_training(data: Path, args: argparse.Namespace, title: str) -> str:

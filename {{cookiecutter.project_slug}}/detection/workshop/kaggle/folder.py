@@ -149,3 +149,21 @@ def _write_json(path: Path, content: dict) -> None:
 def size_of(folder: Path) -> int:
     """The bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def find_weights(run: str) -> tuple[Path, Path]:
+    """
+    The checkpoint and the config.yaml of a run, given by its folder or by the checkpoint.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    weights = Path(run)
+    if weights.suffix != ".pth":
+        weights = weights / "model_best.pth"
+    if not weights.is_file():
+        raise UserError(f"{weights}: no such checkpoint; give the output of a training, or a .pth")
+    config = weights.parent / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{config}: is missing; the checkpoint needs its training's config")
+    return weights, config
