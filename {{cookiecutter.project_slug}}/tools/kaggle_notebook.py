@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--stop-after",
         type=float,
         default=11.5,
-        help="hours until a training is interrupted, to be continued (default: %(default)s)",
+        help="hours until a training is stopped, to be continued (default: %(default)s)",
     )
     parser.add_argument("--images", help="the folder of the images (default: by the sample)")
     parser.add_argument("--sample", help="the sample submission (default: the one there is)")

@@ -14,12 +14,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 ENDS_LATE = """
-import time, pathlib, sys
-try:
-    time.sleep(float(sys.argv[2]))
-except KeyboardInterrupt:
-    pathlib.Path(sys.argv[1]).touch()
-    sys.exit(130)
+import pathlib, signal, sys, time
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(pathlib.Path(sys.argv[1]).touch() or 143))
+time.sleep(float(sys.argv[2]))
 sys.exit(int(sys.argv[3]))
 """
 
@@ -30,7 +28,7 @@ def script(tmp_path):
     return str(path)
 
 
-def test_script_is_interrupted_when_its_time_is_up(script, tmp_path):
+def test_script_is_stopped_when_its_time_is_up(script, tmp_path):
     saved = tmp_path / "saved"
     assert not run_until(2, script, saved, 60, 0) and saved.exists()
 

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 
@@ -26,7 +25,7 @@ def run_script(script: str, *args: object) -> None:
 
 def run_until(seconds: float, script: str, *args: object) -> bool:
     """
-    The same, but interrupt the script, as Ctrl-C does, when its time is up.
+    The same, but stop the script by SIGTERM when its time is up.
 
     Returns:
         Whether it has ended by itself.
@@ -35,7 +34,7 @@ def run_until(seconds: float, script: str, *args: object) -> bool:
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # a training saves a checkpoint first
         try:
             process.wait(SAVING)
         except subprocess.TimeoutExpired:
