@@ -57,6 +57,8 @@ def project_page(text: str) -> str:
     """A page of a project, whose links to files other than pages go to the generated example."""
     text = re.sub(r"\]\((?:docs/|\.\./(?=README))", "](", text)
     text = re.sub(r"\]\((?!https?:|#|[\w-]+\.md\b)(?:\.\./)?([^)]+)\)", rf"]({EXAMPLE}/\1)", text)
+    # Python-Markdown indents what belongs to an item of a list by 4, GitHub by 3
+    text = re.sub(r"^((?: {4})* {3})(?=\S)", r"\1 ", text, flags=re.MULTILINE)
     title, rest = text.split("\n", 1)
     return f"{title}\n{NOTE}{rest}"
 
