@@ -1,12 +1,12 @@
 """Compares a detector of small objects with and without tiles, and times both.
 
-    python benchmarks/small_objects.py PROJECT [--iterations 2000] [--side 384] [--tile 384]
+    python benchmarks/small_objects.py PROJECT [--iterations 800] [--side 256] [--tile 256]
 
 PROJECT is a generated project; run it with that project's Python. Draws images of 1536 × 1536
 pixels with objects of 8 to 24 pixels on a busy ground. The detector of configs/debug/smoke.py is
 trained twice from the same random weights, for as many iterations and with inputs of the same size,
 `--side` pixels: once on whole images, once on tiles and whole images. An input of tiles holds fewer
-objects, so that a few hundred iterations are too few to learn the classes from them. Prints AP by
+objects, so that a hundred iterations are too few to learn the classes from them. Prints AP by
 the objects' size, and what an image costs in the evaluation beside the detector's own time for as
 many inputs.
 """
@@ -137,10 +137,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("project", type=Path)
-    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--iterations", type=int, default=800)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--side", type=int, default=384, help="of an input, in pixels")
-    parser.add_argument("--tile", type=int, default=384, help="tiles.size")
+    parser.add_argument("--side", type=int, default=256, help="of an input, in pixels")
+    parser.add_argument("--tile", type=int, default=256, help="tiles.size")
     parser.add_argument("--train", type=int, default=24, help="images to train on")
     parser.add_argument("--val", type=int, default=8, help="images to evaluate on")
     parser.add_argument("--output", type=Path, help="a folder to keep; default: a temporary one")
