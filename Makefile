@@ -42,7 +42,7 @@ library-tests: $(filter $(CURDIR)/%,$(UV))  ## the library's tests in PROJECT=â€
 	@[ -x "$(PYTHON)" ] || { echo "$(PYTHON): missing; set PROJECT to a project after \`make setup\`"; exit 2; }
 	$(UV) pip install --quiet --python $(PYTHON) --target $(LIBRARY_TOOLS) --no-deps \
 	    -r tests/library/requirements.txt
-	$(UV) pip install --quiet --python $(PYTHON) --group $(abspath $(PROJECT))/pyproject.toml:mlflow
+	$(UV) pip install --quiet --python $(PYTHON) $(foreach group,export mlflow,--group $(abspath $(PROJECT))/pyproject.toml:$(group))
 	cd $(PROJECT) && OMP_NUM_THREADS=1 PYTHONPATH=$(LIBRARY_TOOLS)$${PYTHONPATH:+:$$PYTHONPATH} \
 	    $(PYTHON) -m pytest -c $(CURDIR)/tests/library/pytest.ini --rootdir $(CURDIR)/tests/library \
 	    --confcutdir $(CURDIR)/tests/library -n 2 --dist loadfile --durations=10 \

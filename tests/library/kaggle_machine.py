@@ -97,7 +97,9 @@ class Machine:
         for entry in SITE.iterdir():
             if entry.name not in gone and entry.suffix != ".pth":
                 (self._site / entry.name).symlink_to(entry)
-        (pip,) = Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")
+        # where Debian has it, too
+        folders = Path(ensurepip.__file__).parent / "_bundled", Path("/usr/share/python-wheels")
+        pip = next(file for folder in folders for file in folder.glob("pip-*.whl"))
         with zipfile.ZipFile(pip) as archive:
             archive.extractall(self._site)
 

@@ -105,7 +105,7 @@ def _add_categories(data: Path, given: str | None, cfg: DictConfig) -> None:
     if Path(file).is_file():
         coco = read_coco(str(file))
         categories = [{"id": c["id"], "name": c["name"]} for c in coco.get("categories", [])]
-        (data / CATEGORIES).write_text(json.dumps(categories))
+        (data / CATEGORIES).write_text(json.dumps(categories), encoding="utf-8")
     elif given or FORMATS[DEFAULT_FORMAT].label == "category_id":
         raise UserError(
             f"{file}: is missing, and the submission wants the ids of its categories; name an "

@@ -90,7 +90,7 @@ def copy_project(target: Path) -> None:
 
 def write_data_set(folder: Path, names: Names, pins: Sequence[str]) -> None:
     """Write the list of wheels that the notebook installs, and the data set's metadata."""
-    (folder / "wheels.txt").write_text("".join(f"{pin}\n" for pin in pins))
+    (folder / "wheels.txt").write_text("".join(f"{pin}\n" for pin in pins), encoding="utf-8")
     metadata = {
         "title": f"{names.name}-files",
         "id": f"{names.user}/{names.name}-files",
@@ -119,7 +119,7 @@ def write_notebook(
         earlier_output: whether the output of the notebook's last version is an input.
     """
     own = f"{names.user}/{names.name}"
-    (folder / "notebook.ipynb").write_text(text)
+    (folder / "notebook.ipynb").write_text(text, encoding="utf-8")
     metadata = {
         "id": own,
         "title": names.name,  # the address follows from the title
@@ -143,7 +143,7 @@ def write_notebook(
 
 
 def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def size_of(folder: Path) -> int:

@@ -72,17 +72,20 @@ def _resolve(image: Image, without: Sequence[str], folder: Path) -> list[str]:
             Path(temporary, name) for name in ("pins.txt", "excludes.txt", "constraints.txt")
         )
         preferred = {n: v for n, v in image.packages.items() if not v.local and n not in KEPT}
-        output.write_text("".join(f"{name}=={version}\n" for name, version in preferred.items()))
-        excludes.write_text("".join(f"{name}\n" for name in (*KEPT, *without)))
+        pins = "".join(f"{name}=={version}\n" for name, version in preferred.items())
+        output.write_text(pins, encoding="utf-8")
+        lines = "".join(f"{name}\n" for name in (*KEPT, *without))
+        excludes.write_text(lines, encoding="utf-8")
         files = {parse_wheel_filename(p.name)[0]: p for p in folder.resolve().glob("*.whl")}
-        constraints.write_text("".join(f"{n} @ {p.as_uri()}\n" for n, p in files.items()))
+        lines = "".join(f"{n} @ {p.as_uri()}\n" for n, p in files.items())
+        constraints.write_text(lines, encoding="utf-8")
         command = ["pip", "compile", "pyproject.toml", "--output-file", output, "--quiet"]
         command += ["--excludes", excludes, "--constraints", constraints]
         command += ["--no-sources-package", "detectron2", "--python-version", image.python]
         command += ["--python-platform", f"x86_64-manylinux_2_{GLIBC}"]
         command += ["--no-header", "--no-annotate"]
         _run([_uv(), *command], "cannot resolve pyproject.toml")
-        lines = output.read_text().splitlines()
+        lines = output.read_text(encoding="utf-8").splitlines()
     pins = [Requirement(line) for line in lines if re.match(r"[\w.-]+==", line)]
     return [
         f"{canonicalize_name(pin.name)}{pin.specifier}"
@@ -206,6 +209,8 @@ def _run(command: Sequence[str | Path], problem: str) -> None:
             env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
             capture_output=True,
             text=True,
+            encoding="utf-8",
+            errors="replace",
             check=True,
             timeout=TIME_LIMIT,
         )
