@@ -123,6 +123,22 @@ def test_pyproject_says_what_was_answered(bake, name):
         assert (project / source["path"] / "pyproject.toml").is_file()
 
 
+@pytest.mark.parametrize("source", ["pypi", "git"])
+def test_links_lead_to_files_and_headings(bake, source):
+    project = bake(detectron2_source=source)
+    pages = [project / "README.md", *sorted(project.glob("docs/*.md"))]
+    assert len(pages) > 5
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {path}"
+            if anchor:
+                titles = re.findall("^#+ (.*)", target.read_text(encoding="utf-8"), re.MULTILINE)
+                anchors = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
+                assert anchor in anchors, f"{page.name}: {path}#{anchor}"
+
+
 def test_a_project_cannot_take_the_name_of_a_dependency(bake):
     data = tomllib.loads((bake() / "pyproject.toml").read_text(encoding="utf-8"))
     requirements = sum(data["dependency-groups"].values(), data["project"]["dependencies"])
