@@ -528,7 +528,7 @@ def train_with_one_short_of_memory(args) -> None:
     results = []
     for most in (4, 2 if rank else 4):  # enough everywhere, and too little on the second
         model = OnlyFitsInParts(most)
-        ddp = create_ddp_model(model, find_unused_parameters=True)
+        ddp = create_ddp_model(model, find_unused_parameters=True, device_ids=None)
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=0.1)
         batches = [images(*(rank + k * step for k in range(4))) for step in (1.0, 2.0)]
         trainer = Trainer(ddp, batches, optimizer, accumulate="auto")
@@ -544,7 +544,7 @@ def train_with_one_short_of_memory(args) -> None:
     model = OnlyFitsInParts(2 if rank else 0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     try:
-        ddp = create_ddp_model(model, find_unused_parameters=True)
+        ddp = create_ddp_model(model, find_unused_parameters=True, device_ids=None)
         Trainer(ddp, [images(1.0)], optimizer, accumulate="auto").train(0, 1)
     except UserError as e:
         refused.append(str(e))
