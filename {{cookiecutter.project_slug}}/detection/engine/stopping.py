@@ -94,6 +94,7 @@ class CleanStop(HookBase):
         raise Stopped(request if request in STOP_SIGNALS else 0)
 
     def after_train(self):
+        self._group = None  # so that it ends with the others, and not as Python does
         # a signal while writers are closing after a stop must not cut them off
         if not isinstance(sys.exc_info()[1], Stopped):
             for number, handler in self._handlers.items():
