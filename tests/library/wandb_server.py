@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         if operation == "ArtifactType":  # of the collection, which is new
             return {"project": {"artifact": None}}
         if operation == "ArtifactByID":
-            return {"artifact": _artifact(variables["id"], **known[variables["id"]])}
+            return {"artifact": described_artifact(variables["id"], **known[variables["id"]])}
         if operation == "ArtifactMembershipByName":
             name = variables["name"].split(":")[0]
             membership = {
@@ -159,8 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
                 "versionIndex": 3,
                 "createdAt": "2024-01-01T00:00:00",
                 "aliases": [],
-                "artifactCollection": _collection("ArtifactSequence", name),
-                "artifact": _artifact(f"artifact-{name}", name, "model"),
+                "artifactCollection": collection("ArtifactSequence", name),
+                "artifact": described_artifact(f"artifact-{name}", name, "model"),
             }
             return {"project": {"artifactCollectionMembership": membership}}
         if operation == "FetchOrgInfoFromEntity":
@@ -206,16 +206,22 @@ class _Handler(BaseHTTPRequestHandler):
             run.exit_code = request["exitcode"]
 
 
-def _collection(kind: str, name: str) -> dict:
-    project = {"id": "1", "internalId": "1", "name": "project", "entity": {"name": "entity"}}
+PROJECT = {"id": "1", "internalId": "1", "name": "project", "entity": {"name": "entity"}}
+
+
+def collection(kind: str, name: str, project: dict = PROJECT) -> dict:
+    """A collection of artifacts, as W&B's server describes it."""
     return {"__typename": kind, "id": "7", "name": name, "project": project}
 
 
-def _artifact(id_: str, name: str, type: str, metadata: dict | None = None) -> dict:
+def described_artifact(
+    id_: str, name: str, type: str, metadata: dict | None = None, project: dict = PROJECT
+) -> dict:
+    """An artifact's third version, as W&B's server describes it."""
     return {
         "__typename": "Artifact",
         "id": id_,
-        "artifactSequence": _collection("ArtifactSequence", name),
+        "artifactSequence": collection("ArtifactSequence", name, project),
         "versionIndex": 3,
         "artifactType": {"name": type},
         "description": None,

@@ -85,31 +85,7 @@ MEMBERSHIP = {
     "createdAt": "2024-01-01T00:00:00",
     "aliases": [],
     "artifactCollection": {"__typename": "ArtifactSequence", "name": "model", "project": PROJECT},
-    "artifact": {
-        "__typename": "Artifact",
-        "id": "artifact-1",
-        "artifactSequence": {
-            "__typename": "ArtifactSequence",
-            "name": "model",
-            "project": PROJECT,
-        },
-        "versionIndex": 3,
-        "artifactType": {"name": "model"},
-        "description": None,
-        "metadata": "{}",
-        "ttlDurationSeconds": -2,
-        "ttlIsInherited": True,
-        "tags": [],
-        "historyStep": None,
-        "state": "COMMITTED",
-        "size": 1,
-        "digest": "d",
-        "commitHash": "c",
-        "fileCount": 1,
-        "createdAt": "2024-01-01T00:00:00",
-        "updatedAt": "2024-01-01T00:00:00",
-        "aliases": [],
-    },
+    "artifact": wandb_server.described_artifact("artifact-1", "model", "model", project=PROJECT),
 }
 
 

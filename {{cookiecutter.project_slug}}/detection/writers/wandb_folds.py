@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from detection.evaluation.competition_metrics import METRICS
-from detection.evaluation.intervals import COVERED, resample
+from detection.evaluation.intervals import COVERED, interval, resample
 from detection.evaluation.metric import Score, named_scores
 from detection.utils.errors import UserError
 from detection.writers.metric_names import PRESETS, MetricNames
@@ -64,8 +64,8 @@ class FoldsRun:
         scalars = dict(names(*item) for item in scores.items() if np.isfinite(item[1]))
         scalars["images"] = len(coco["images"])
         lines = []
-        if interval := _interval(metric, coco, results):
-            low, high = interval
+        if bounds := _interval(metric, coco, results):
+            low, high = bounds
             scalars |= {f"competition/{metric}_low": low, f"competition/{metric}_high": high}
             lines.append(f"{COVERED} % of resampled images: {low:.4f} to {high:.4f}")
         is_one = len(self._pairs) == 1
@@ -99,8 +99,5 @@ def _interval(metric: str, coco: dict, results: Sequence[dict]) -> tuple[float, 
     """Of the score; None for a metric whose resampling takes long, or if there is none."""
     if METRICS[metric].whole:
         return None
-    values = resample(metric, coco, results).values
-    values = values[np.isfinite(values)]
-    outside = (100 - COVERED) / 2
-    low, high = np.percentile(values, [outside, 100 - outside]) if values.size else (None, None)
-    return None if low is None else (float(low), float(high))
+    low, high = interval(resample(metric, coco, results).values)
+    return (low, high) if np.isfinite(low) else None
