@@ -10,7 +10,7 @@ INSTALL = """\
 from pathlib import Path
 folder = next(Path("/kaggle/input").rglob("wheels.txt")).parent
 !pip install --quiet --no-index --no-deps --find-links {folder}/wheels -r {folder}/wheels.txt
-assert _exit_code == 0, "make the folder again with this image's list, as its README says"
+assert _exit_code == 0, "make the folder again with this image's list, as docs/kaggle.md says"
 !cp -rT {folder}/project /tmp/project
 %cd /tmp/project"""
 RUN = """\
